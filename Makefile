@@ -1,0 +1,40 @@
+# What there is to do with the project. `make test` is the one command that passes the tests.
+
+CARGO ?= cargo
+MACOS_TARGET := aarch64-apple-darwin
+
+.PHONY: help build test fmt-check clippy unit-and-program-tests doc-check metal-check bench
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build target/release/microgpt
+	$(CARGO) build --release --locked
+
+test: fmt-check clippy metal-check doc-check unit-and-program-tests ## Pass all checks and tests
+
+fmt-check:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit-and-program-tests:
+	$(CARGO) test --locked
+
+doc-check:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+# The macOS build can be checked on Linux too, given that target's standard library.
+metal-check:
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MACOS_TARGET)/lib" ]; then \
+		echo "$(CARGO) check --locked --target $(MACOS_TARGET) --features metal"; \
+		$(CARGO) check --locked --target $(MACOS_TARGET) --features metal; \
+	elif [ -n "$$MICROGPT_REQUIRE_METAL_CHECK" ]; then \
+		echo "the check of the macOS build needs: rustup target add $(MACOS_TARGET)" >&2; exit 1; \
+	else \
+		echo "skipped: the check of the macOS build needs: rustup target add $(MACOS_TARGET)"; \
+	fi
+
+bench: ## Measure a training step and generation
+	$(CARGO) bench --locked

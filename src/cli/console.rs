@@ -1,0 +1,79 @@
+//! How the program speaks: results on stdout, everything else on stderr.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use super::Failure;
+
+/// Writing a result failed.
+#[derive(Debug)]
+pub struct StdoutError(pub io::Error);
+
+impl fmt::Display for StdoutError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "cannot write to standard output: {}", self.0)
+    }
+}
+
+impl std::error::Error for StdoutError {}
+
+/// Standard output, buffered. What is left in the buffer counts only after `finish`.
+pub struct Output(io::BufWriter<io::StdoutLock<'static>>);
+
+impl Output {
+    pub fn new() -> Self {
+        Self(io::BufWriter::with_capacity(1 << 16, io::stdout().lock()))
+    }
+
+    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        self.0.write_all(text.as_bytes()).map_err(StdoutError)?;
+        Ok(())
+    }
+
+    /// Makes everything written so far visible.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        self.0.flush().map_err(StdoutError)?;
+        Ok(())
+    }
+}
+
+/// Writes a result in one go.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut output = Output::new();
+    output.write(text)?;
+    output.flush()
+}
+
+/// Writes a line to stderr. Nobody can be told where that fails, so a failure is ignored.
+pub fn note(line: fmt::Arguments) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A number with its thousands set apart: 12,345.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Text on a single line: line breaks become `\n` and `\r`.
+pub fn single_line(text: &str) -> String {
+    text.replace('\n', "\\n").replace('\r', "\\r")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let numbers = [0, 999, 1000, 1234567];
+        assert_eq!(numbers.map(thousands), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,44 @@
+//! `microgpt export`: a model without what only training needs, in full or half precision.
+
+use anyhow::Context;
+
+use super::{Failure, Words, console, open_model_dir};
+use crate::model::ModelMeta;
+use crate::store::{META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save};
+
+pub fn run(words: &Words) -> Result<(), Failure> {
+    let output = words.path("output").ok_or_else(|| {
+        Failure::Usage("export needs --output DIR, where to write the model".to_string())
+    })?;
+    let snapshot = open_model_dir(words)?;
+    let (meta, weights) = ModelMeta::load(&snapshot)?;
+    if output.exists() && Snapshot::open(&output)?.has(TRAIN_STATE) {
+        return Err(Failure::from(anyhow::anyhow!(
+            "{} holds a model in training, which the export would spoil; choose another --output",
+            output.display()
+        )));
+    }
+    let precision = if words.has("half") {
+        Precision::F16
+    } else {
+        weights.precision
+    };
+    let encoded =
+        encode_tensors(&weights.tensors, precision).context("cannot export the weights")?;
+    let size = encoded.len() as u64;
+    save(
+        &output,
+        &[
+            (WEIGHTS, encoded),
+            (META, meta.to_json().to_string().into_bytes()),
+        ],
+    )?;
+    console::note(format_args!(
+        "exported {} {} weights, {} bytes, to {}",
+        console::thousands(meta.parameters()? as u64),
+        precision.name(),
+        console::thousands(size),
+        output.display()
+    ));
+    Ok(())
+}

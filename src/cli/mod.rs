@@ -1,0 +1,72 @@
+//! What the shell sees: the table of commands and options, a file for each command, and how things
+//! are said.
+//!
+//! Results go to stdout, everything else to stderr. A command line becomes [`Words`] by the table,
+//! and each command takes from these the values it needs, checked and ready to use.
+
+mod chat;
+mod console;
+mod export;
+mod failure;
+mod generate;
+mod help;
+mod info;
+mod progress;
+mod sampling;
+mod table;
+mod train;
+mod words;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use failure::Failure;
+use table::{COMMANDS, Command};
+use words::{Request, Words};
+
+use crate::model::{InferenceGpt, ModelMeta};
+use crate::store::Snapshot;
+
+/// Runs the program with the words after its name.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    match Request::parse(arguments.collect())? {
+        Request::Help(None) => console::print(&help::overview()),
+        Request::Help(Some(command)) => console::print(&help::page(command)),
+        Request::Version => console::print(&format!("microgpt {}\n", env!("CARGO_PKG_VERSION"))),
+        Request::Run(words) => (words.command.run)(&words),
+    }
+}
+
+/// Where the model is that a command works on: `--model-dir`, or `MODEL_DIR`, or the place where
+/// `train` puts it.
+fn model_dir(words: &Words) -> PathBuf {
+    let from_environment = || {
+        std::env::var_os("MODEL_DIR")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+    };
+    words
+        .path("model-dir")
+        .or_else(from_environment)
+        .unwrap_or_else(|| PathBuf::from(table::DEFAULT_MODEL_DIR))
+}
+
+/// Loads the model that a command works on.
+fn load_model(words: &Words) -> Result<Arc<InferenceGpt>, Failure> {
+    let snapshot = open_model_dir(words)?;
+    let (meta, weights) = ModelMeta::load(&snapshot)?;
+    Ok(Arc::new(InferenceGpt::new(meta, weights.tensors)))
+}
+
+/// Opens the model directory that a command works on.
+fn open_model_dir(words: &Words) -> Result<Snapshot, Failure> {
+    let dir = model_dir(words);
+    if !dir.exists() {
+        return Err(Failure::from(anyhow::anyhow!(
+            "there is no model in {}; make one with `microgpt train --output {0}`",
+            dir.display()
+        )));
+    }
+    Ok(Snapshot::open(&dir)?)
+}

@@ -1,0 +1,16 @@
+//! microgpt: a complete GPT, from a text file to a trained model to new text.
+//!
+//! Text flows through the house in one direction, and a room uses only the rooms below it:
+//!
+//! - [`cli`]: what the shell sees.
+//! - [`train`]: the loop, Adam, the learning rate; what a run goes on from.
+//! - [`model`]: the GPT that trains and the GPT that speaks, sampling, generating.
+//! - [`store`]: the model directory. [`data`]: text to tokens. [`ops`]: the operations of the
+//!   model, each with its gradient.
+
+pub mod cli;
+pub mod data;
+pub mod model;
+pub mod ops;
+pub mod store;
+pub mod train;

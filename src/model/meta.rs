@@ -1,0 +1,157 @@
+//! meta.json: what a model's weights mean.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use super::ModelConfig;
+use crate::data::{SPECIAL_TOKENS, Tokenizer};
+use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS, tensor_file};
+
+/// A model's size and vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelMeta {
+    pub config: ModelConfig,
+    pub tokenizer: Tokenizer,
+}
+
+impl ModelMeta {
+    /// Reads and checks meta.json and the weights of a model directory.
+    pub fn load(snapshot: &Snapshot) -> Result<(Self, TensorFile)> {
+        if !snapshot.has(META) || !snapshot.has(WEIGHTS) {
+            let missing = snapshot.path(if snapshot.has(META) { WEIGHTS } else { META });
+            let dir = missing.parent().unwrap_or(Path::new("")).display();
+            bail!(
+                "{} is missing; is {dir} a model that `microgpt train` made?",
+                missing.display()
+            );
+        }
+        let meta = Self::from_json(&snapshot.read_json(META)?)
+            .with_context(|| snapshot.path(META).display().to_string())?;
+        let weights = tensor_file(&snapshot.read(WEIGHTS)?, meta.tensors(), true)
+            .with_context(|| snapshot.path(WEIGHTS).display().to_string())?;
+        Ok((meta, weights))
+    }
+
+    /// The names and shapes of the weights.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, [usize; 2])> + use<> {
+        self.config.tensors(self.tokenizer.vocab_size())
+    }
+
+    /// The number of weights.
+    pub fn parameters(&self) -> Result<usize> {
+        self.config.parameters(self.tokenizer.vocab_size())
+    }
+
+    /// Whether the model was trained on conversations.
+    pub fn is_chat(&self) -> bool {
+        self.tokenizer.chat_tokens().is_some()
+    }
+
+    /// The content of meta.json.
+    pub fn to_json(&self) -> serde_json::Value {
+        let ModelConfig {
+            n_embd,
+            n_head,
+            n_layer,
+            block_size,
+        } = self.config;
+        let mut meta = json!({
+            "vocab_size": self.tokenizer.vocab_size(),
+            "n_embd": n_embd,
+            "n_head": n_head,
+            "n_layer": n_layer,
+            "block_size": block_size,
+            "chars": self.tokenizer.chars(),
+        });
+        if self.is_chat() {
+            meta["special_tokens"] = json!(SPECIAL_TOKENS);
+        }
+        meta
+    }
+
+    fn from_json(meta: &JsonObject) -> Result<Self> {
+        let size = |key| {
+            meta.whole(key)
+                .and_then(|value| Ok(usize::try_from(value)?))
+        };
+        let config = ModelConfig {
+            n_embd: size("n_embd")?,
+            n_head: size("n_head")?,
+            n_layer: size("n_layer")?,
+            block_size: size("block_size")?,
+        };
+        config.validate()?;
+        let chars = meta
+            .strings("chars")?
+            .into_iter()
+            .map(|text| match text.chars().collect::<Vec<_>>()[..] {
+                [c] => Ok(c),
+                _ => bail!("\"chars\" has to hold single characters, found {text:?}"),
+            })
+            .collect::<Result<Vec<char>>>()?;
+        let special = meta.get_strings("special_tokens")?.unwrap_or_default();
+        ensure!(
+            special.is_empty() || special == SPECIAL_TOKENS,
+            "\"special_tokens\" has to be {SPECIAL_TOKENS:?} or missing, found {special:?}"
+        );
+        let tokenizer = Tokenizer::new(chars, !special.is_empty())?;
+        let vocab_size = size("vocab_size")?;
+        ensure!(
+            vocab_size == tokenizer.vocab_size(),
+            "\"vocab_size\" is {vocab_size}, but {} characters and {} special tokens make {}",
+            tokenizer.chars().len(),
+            tokenizer.vocab_size() - tokenizer.chars().len(),
+            tokenizer.vocab_size()
+        );
+        config.parameters(vocab_size)?;
+        Ok(Self { config, tokenizer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(change: impl Fn(&mut serde_json::Value)) -> Result<ModelMeta> {
+        let tokenizer = Tokenizer::from_texts(["ab"].into_iter(), true);
+        let mut meta = ModelMeta {
+            config: ModelConfig::default(),
+            tokenizer,
+        }
+        .to_json();
+        change(&mut meta);
+        ModelMeta::from_json(&JsonObject::parse(meta.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_more_is_ignored() {
+        let meta = read(|meta| meta["author"] = json!("somebody")).unwrap();
+        assert_eq!(meta.config, ModelConfig::default());
+        assert_eq!(meta.tokenizer.chars(), ['a', 'b']);
+        assert!(meta.is_chat());
+        let text = read(|meta| {
+            meta["special_tokens"] = json!(null);
+            meta["vocab_size"] = json!(3);
+        });
+        assert!(!text.unwrap().is_chat());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = |key: &str, value: serde_json::Value| {
+            read(|m| m[key] = value.clone()).unwrap_err().to_string()
+        };
+        assert!(error("vocab_size", json!(7)).contains("\"vocab_size\" is 7"));
+        assert!(error("n_head", json!(0)).contains("n_head must be at least 1"));
+        assert!(
+            error("n_embd", json!("16"))
+                .contains("\"n_embd\" has to be a whole number, found \"16\"")
+        );
+        assert!(error("chars", json!(["a", "a"])).contains("'a' stands twice"));
+        assert!(error("chars", json!(["ab"])).contains("\"ab\""));
+        assert!(error("special_tokens", json!(["x"])).contains("special_tokens"));
+        assert!(error("n_embd", json!(1u64 << 40)).contains("more weights than"));
+    }
+}

@@ -1,0 +1,192 @@
+//! The GPT that trains: weights are candle `Var`s in a `VarMap`, and candle's autograd
+//! differentiates the loss.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::VarMap;
+
+use super::ModelConfig;
+use crate::data::Batch;
+use crate::ops;
+use crate::store::{NamedTensor, Tensors};
+
+/// microgpt.py's GPT, at any size and on any device.
+pub struct TensorGpt {
+    vars: VarMap,
+    config: ModelConfig,
+    vocab_size: usize,
+    wte: Tensor,
+    wpe: Tensor,
+    lm_head: Tensor,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    attn_wq: Tensor,
+    attn_wk: Tensor,
+    attn_wv: Tensor,
+    attn_wo: Tensor,
+    mlp_fc1: Tensor,
+    mlp_fc2: Tensor,
+}
+
+impl TensorGpt {
+    /// A model with the given weights, which must be those that [`ModelConfig::tensors`] lists.
+    pub fn from_tensors(config: ModelConfig, weights: &Tensors, device: &Device) -> Result<Self> {
+        let vars = VarMap::new();
+        let var = |name: &str| -> Result<Tensor> {
+            let Some(weight) = weights.get(name) else {
+                candle_core::bail!("the weight {name} is missing")
+            };
+            let var = Var::from_slice(&weight.values, weight.shape.as_slice(), device)?;
+            let tensor = var.as_tensor().clone();
+            vars.data()
+                .lock()
+                .expect("no thread panics with this lock")
+                .insert(name.to_string(), var);
+            Ok(tensor)
+        };
+        let layer = |i: usize| -> Result<Layer> {
+            let var = |name: &str| var(&format!("layer{i}.{name}"));
+            Ok(Layer {
+                attn_wq: var("attn_wq")?,
+                attn_wk: var("attn_wk")?,
+                attn_wv: var("attn_wv")?,
+                attn_wo: var("attn_wo")?,
+                mlp_fc1: var("mlp_fc1")?,
+                mlp_fc2: var("mlp_fc2")?,
+            })
+        };
+        let layers = (0..config.n_layer).map(layer).collect::<Result<_>>()?;
+        let (wte, wpe, lm_head) = (var("wte")?, var("wpe")?, var("lm_head")?);
+        let vocab_size = wte.dim(0)?;
+        Ok(Self {
+            vars,
+            config,
+            vocab_size,
+            wte,
+            wpe,
+            lm_head,
+            layers,
+        })
+    }
+
+    /// The logits `[N, V]` for what comes after each of the batch's `N` tokens.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        use ops::{linear, relu, rms_norm};
+        let mut x = rms_norm(&ops::embedding(
+            &self.wte,
+            &self.wpe,
+            &batch.tokens,
+            &batch.positions,
+        )?)?;
+        for layer in &self.layers {
+            let h = rms_norm(&x)?;
+            let q = linear(&h, &layer.attn_wq)?;
+            let k = linear(&h, &layer.attn_wk)?;
+            let v = linear(&h, &layer.attn_wv)?;
+            let attended = ops::attention(&q, &k, &v, &batch.offsets, self.config.n_head)?;
+            x = (x + linear(&attended, &layer.attn_wo)?)?;
+            let hidden = relu(&linear(&rms_norm(&x)?, &layer.mlp_fc1)?)?;
+            x = (x + linear(&hidden, &layer.mlp_fc2)?)?;
+        }
+        linear(&x, &self.lm_head)
+    }
+
+    /// The batch's share of the loss, a scalar in nats: the sum of its cross-entropies over
+    /// `count`, the number of predictions in the whole batch.
+    pub fn loss(&self, batch: &Batch, count: usize) -> Result<Tensor> {
+        ops::cross_entropy(&self.forward(batch)?, &batch.targets, count)
+    }
+
+    /// The weights and their names, in [`ModelConfig::tensors`]'s order.
+    pub fn vars(&self) -> Vec<(String, Var)> {
+        let vars = self
+            .vars
+            .data()
+            .lock()
+            .expect("no thread panics with this lock");
+        let names = self.config.tensors(self.vocab_size).map(|(name, _)| name);
+        names
+            .map(|name| (name.clone(), vars[&name].clone()))
+            .collect()
+    }
+
+    /// The weights, copied to main memory.
+    pub fn to_tensors(&self) -> Result<Tensors> {
+        self.vars()
+            .into_iter()
+            .map(|(name, var)| Ok((name, to_named_tensor(&var)?)))
+            .collect()
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        self.wte.device()
+    }
+}
+
+/// A tensor, copied to main memory.
+pub fn to_named_tensor(tensor: &Tensor) -> Result<NamedTensor> {
+    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    Ok(NamedTensor {
+        shape: tensor.dims().to_vec(),
+        values,
+    })
+}
+
+/// The weights that training starts from, by the seed: independent normal numbers, drawn in
+/// [`ModelConfig::tensors`]'s order.
+pub fn initial_weights(config: ModelConfig, vocab_size: usize, seed: u64) -> Tensors {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let named = |(name, shape): (String, [usize; 2])| {
+        let deviation = initial_deviation(config, &name);
+        let values = (0..shape[0] * shape[1])
+            .map(|_| (normal(&mut rng) * deviation) as f32)
+            .collect();
+        (
+            name,
+            NamedTensor {
+                shape: shape.to_vec(),
+                values,
+            },
+        )
+    };
+    config.tensors(vocab_size).map(named).collect()
+}
+
+/// The standard deviation of a weight's initial values.
+fn initial_deviation(_config: ModelConfig, _name: &str) -> f64 {
+    0.08
+}
+
+/// A standard normal number (Box and Muller 1958), the same on every platform.
+fn normal(rng: &mut fastrand::Rng) -> f64 {
+    let radius = (-2.0 * libm::log(1.0 - rng.f64())).sqrt();
+    radius * libm::cos(std::f64::consts::TAU * rng.f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_weights_are_normal_and_follow_the_seed() {
+        let weights = |seed| initial_weights(ModelConfig::default(), 27, seed);
+        assert_eq!(weights(1), weights(1));
+        assert_ne!(weights(1), weights(2));
+        let all: Vec<f64> = weights(42)
+            .into_values()
+            .flat_map(|t| t.values)
+            .map(f64::from)
+            .collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let deviation =
+            (all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64).sqrt();
+        assert!(
+            mean.abs() < 0.005 && (deviation - 0.08).abs() < 0.004,
+            "{mean} {deviation}"
+        );
+        let beyond = all.iter().filter(|v| v.abs() > 0.16).count() as f64 / all.len() as f64;
+        assert!((beyond - 0.0455).abs() < 0.01, "{beyond}");
+    }
+}

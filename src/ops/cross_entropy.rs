@@ -1,0 +1,86 @@
+//! The loss: how surprised the model is by the tokens that really came next.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+use super::{plain, softmax_in_place, values, with_values};
+
+/// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
+///
+/// `count` is the number of predictions in the whole batch, of which these `N` may be a part: the
+/// losses (and gradients) of the parts then add up to the mean over the batch.
+///
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// let logits = Tensor::new(&[[0f32, 0.0], [0.0, 0.0]], &Device::Cpu)?;
+/// let loss = microgpt::ops::cross_entropy(&logits, &[0, 1].into(), 2)?.to_scalar::<f32>()?;
+/// assert!((loss - 2f32.ln()).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn cross_entropy(logits: &Tensor, targets: &Arc<[u32]>, count: usize) -> Result<Tensor> {
+    if logits.device().is_cpu() {
+        logits.apply_op1(CrossEntropy {
+            targets: targets.clone(),
+            count,
+        })
+    } else {
+        plain::cross_entropy(logits, targets, count)
+    }
+}
+
+struct CrossEntropy {
+    targets: Arc<[u32]>,
+    count: usize,
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, vocab_size) = layout.shape().dims2()?;
+        if tokens != self.targets.len() {
+            bail!(
+                "cross_entropy: {tokens} rows of logits for {} targets",
+                self.targets.len()
+            );
+        }
+        let mut row = vec![0f32; vocab_size];
+        let mut sum = 0f64;
+        for (logits, &target) in values(logits, layout)?
+            .chunks_exact(vocab_size)
+            .zip(self.targets.iter())
+        {
+            let Some(&logit) = logits.get(target as usize) else {
+                bail!("cross_entropy: target {target} of {vocab_size}");
+            };
+            row.copy_from_slice(logits);
+            sum += f64::from(softmax_in_place(&mut row) - logit);
+        }
+        Ok((
+            CpuStorage::F32(vec![(sum / self.count as f64) as f32]),
+            ().into(),
+        ))
+    }
+
+    /// `(softmax(logits) − one_hot(target)) / count`.
+    fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
+        let (_, vocab_size) = logits.dims2()?;
+        let scale = dloss.to_scalar::<f32>()? / self.count as f32;
+        let mut grad = with_values(logits, <[f32]>::to_vec)?;
+        for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(self.targets.iter()) {
+            softmax_in_place(row);
+            row[target as usize] -= 1.0;
+            for value in row {
+                *value *= scale;
+            }
+        }
+        Ok(Some(Tensor::from_vec(
+            grad,
+            logits.shape(),
+            logits.device(),
+        )?))
+    }
+}

@@ -1,0 +1,83 @@
+//! `y = x·Wᵀ`, the only kind of layer that has weights to multiply with.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use super::matmul::{Matrix, matmul};
+use super::{plain, values, with_values};
+
+/// `x·Wᵀ` for `x` `[N, in]` and `weight` `[out, in]`, giving `[N, out]`. No bias.
+///
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+/// let weight = Tensor::new(&[[3f32, 4.0], [5.0, 6.0], [0.0, -1.0]], &Device::Cpu)?;
+/// assert_eq!(microgpt::ops::linear(&x, &weight)?.to_vec2::<f32>()?, [[11.0, 17.0, -2.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.apply_op2(weight, Linear)
+    } else {
+        plain::linear(x, weight)
+    }
+}
+
+struct Linear;
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_l: &Layout,
+        w: &CpuStorage,
+        w_l: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, inputs) = x_l.shape().dims2()?;
+        let (outputs, weight_inputs) = w_l.shape().dims2()?;
+        if inputs != weight_inputs {
+            bail!("linear: x is [{tokens}, {inputs}], the weight [{outputs}, {weight_inputs}]");
+        }
+        let x = Matrix::dense(values(x, x_l)?, tokens, inputs);
+        let w = Matrix::dense(values(w, w_l)?, outputs, inputs);
+        let mut y = vec![0f32; tokens * outputs];
+        matmul(&mut y, outputs, 1.0, x, w.t());
+        Ok((CpuStorage::F32(y), (tokens, outputs).into()))
+    }
+
+    /// `dx = dy·W`, `dW = dyᵀ·x`.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (tokens, inputs) = x.dims2()?;
+        let outputs = w.dim(0)?;
+        let mut dx = vec![0f32; tokens * inputs];
+        let mut dw = vec![0f32; outputs * inputs];
+        with_values(dy, |dy| {
+            let dy = Matrix::dense(dy, tokens, outputs);
+            with_values(w, |w| {
+                matmul(&mut dx, inputs, 1.0, dy, Matrix::dense(w, outputs, inputs))
+            })?;
+            with_values(x, |x| {
+                matmul(
+                    &mut dw,
+                    inputs,
+                    1.0,
+                    dy.t(),
+                    Matrix::dense(x, tokens, inputs),
+                )
+            })
+        })??;
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(dw, w.shape(), w.device())?),
+        ))
+    }
+}

@@ -1,0 +1,71 @@
+//! Root-mean-square normalization, without a gain (Zhang and Sennrich 2019,
+//! <https://arxiv.org/abs/1910.07467>).
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{RMS_NORM_EPS, dot, plain, values, with_values};
+
+/// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
+///
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[[3f32, 4.0, 0.0, 0.0]], &Device::Cpu)?;
+/// let y = microgpt::ops::rms_norm(&x)?.to_vec2::<f32>()?;
+/// assert!((y[0][0] - 1.2).abs() < 1e-5 && (y[0][1] - 1.6).abs() < 1e-5);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.apply_op1(RmsNorm)
+    } else {
+        plain::rms_norm(x)
+    }
+}
+
+struct RmsNorm;
+
+/// What a row is multiplied by.
+fn inverse_rms(row: &[f32]) -> f32 {
+    (dot(row, row) / row.len() as f32 + RMS_NORM_EPS as f32)
+        .sqrt()
+        .recip()
+}
+
+impl CustomOp1 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, n_embd) = layout.shape().dims2()?;
+        let x = values(x, layout)?;
+        let mut y = Vec::with_capacity(x.len());
+        for row in x.chunks_exact(n_embd) {
+            let scale = inverse_rms(row);
+            y.extend(row.iter().map(|x| x * scale));
+        }
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    /// With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
+    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let (tokens, n_embd) = x.dims2()?;
+        let mut dx = Vec::with_capacity(tokens * n_embd);
+        with_values(x, |x| {
+            with_values(y, |y| {
+                with_values(dy, |dy| {
+                    let rows = x
+                        .chunks_exact(n_embd)
+                        .zip(y.chunks_exact(n_embd))
+                        .zip(dy.chunks_exact(n_embd));
+                    for ((x, y), dy) in rows {
+                        let scale = inverse_rms(x);
+                        let mean = dot(dy, y) / n_embd as f32;
+                        dx.extend(y.iter().zip(dy).map(|(y, dy)| scale * (dy - y * mean)));
+                    }
+                })
+            })
+        })???;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}

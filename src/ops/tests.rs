@@ -1,0 +1,218 @@
+//! Every custom operation against its plain twin, forward and gradient, over odd sizes.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, Var};
+
+use super::plain;
+
+/// Sizes around the widths of vectors, and the smallest.
+const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
+
+struct Random(fastrand::Rng);
+
+impl Random {
+    fn var(&mut self, rows: usize, cols: usize) -> Var {
+        let mut value = || (0.25 + 0.75 * self.0.f32()) * if self.0.bool() { 1.0 } else { -1.0 };
+        let values: Vec<f32> = (0..rows * cols).map(|_| value()).collect();
+        Var::from_vec(values, (rows, cols), &Device::Cpu).unwrap()
+    }
+
+    fn ids(&mut self, count: usize, below: usize) -> Arc<[u32]> {
+        (0..count).map(|_| self.0.u32(0..below as u32)).collect()
+    }
+}
+
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (found, expected) = (flat(found), flat(expected));
+    // Relative to the largest, and to 0.1 where all are tiny, being what is left of numbers that
+    // cancel.
+    let scale = expected.iter().fold(0.1f32, |max, v| max.max(v.abs()));
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!(
+            (found - expected).abs() <= 2e-5 * scale,
+            "{what}[{i}]: {found}, expected {expected}"
+        );
+    }
+}
+
+/// Holds an operation against its twin: the result, and the gradient of every argument, of a sum
+/// with random weights.
+fn compare(
+    args: &[Var],
+    op: impl Fn(&[Var]) -> Result<Tensor>,
+    twin: impl Fn(&[Var]) -> Result<Tensor>,
+    what: &str,
+) {
+    let (found, expected) = (op(args).unwrap(), twin(args).unwrap());
+    assert_close(&found, &expected, what);
+    let mut random = Random(fastrand::Rng::with_seed(9));
+    let weights = random
+        .var(1, found.elem_count())
+        .reshape(found.shape())
+        .unwrap();
+    let gradients = |result: &Tensor| {
+        (result * &weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap()
+    };
+    let (found, expected) = (gradients(&found), gradients(&expected));
+    for (i, arg) in args.iter().enumerate() {
+        let expected = expected.get(arg).unwrap();
+        assert_close(
+            found.get(arg).unwrap(),
+            expected,
+            &format!("{what}, gradient of argument {i}"),
+        );
+    }
+}
+
+#[test]
+fn rms_norm_and_relu_match_their_twins() {
+    let mut random = Random(fastrand::Rng::with_seed(1));
+    for rows in SIZES {
+        for cols in SIZES {
+            let x = [random.var(rows, cols)];
+            compare(
+                &x,
+                |x| super::rms_norm(&x[0]),
+                |x| plain::rms_norm(&x[0]),
+                &format!("rms_norm {rows}x{cols}"),
+            );
+            compare(
+                &x,
+                |x| super::relu(&x[0]),
+                |x| plain::relu(&x[0]),
+                &format!("relu {rows}x{cols}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn linear_matches_its_twin() {
+    let mut random = Random(fastrand::Rng::with_seed(2));
+    for tokens in SIZES {
+        for inputs in SIZES {
+            for outputs in SIZES {
+                let args = [random.var(tokens, inputs), random.var(outputs, inputs)];
+                let what = format!("linear {tokens}x{inputs}x{outputs}");
+                compare(
+                    &args,
+                    |a| super::linear(&a[0], &a[1]),
+                    |a| plain::linear(&a[0], &a[1]),
+                    &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn embedding_matches_its_twin() {
+    let mut random = Random(fastrand::Rng::with_seed(3));
+    for tokens in SIZES {
+        for n_embd in SIZES {
+            let (ids, positions) = (random.ids(tokens, 5), random.ids(tokens, 3));
+            let args = [random.var(5, n_embd), random.var(3, n_embd)];
+            compare(
+                &args,
+                |a| super::embedding(&a[0], &a[1], &ids, &positions),
+                |a| plain::embedding(&a[0], &a[1], &ids, &positions),
+                &format!("embedding {tokens}x{n_embd}"),
+            );
+        }
+    }
+    let table = random.var(5, 2);
+    assert!(super::embedding(&table, &table, &[5].into(), &[0].into()).is_err());
+    assert!(super::embedding(&table, &table, &[0].into(), &[5].into()).is_err());
+}
+
+#[test]
+fn cross_entropy_matches_its_twin() {
+    let mut random = Random(fastrand::Rng::with_seed(4));
+    for tokens in SIZES {
+        for vocab_size in SIZES {
+            let targets = random.ids(tokens, vocab_size);
+            let logits = [random.var(tokens, vocab_size)];
+            compare(
+                &logits,
+                |a| super::cross_entropy(&a[0], &targets, tokens + 3),
+                |a| plain::cross_entropy(&a[0], &targets, tokens + 3),
+                &format!("cross_entropy {tokens}x{vocab_size}"),
+            );
+        }
+    }
+    assert!(super::cross_entropy(&random.var(1, 3), &[3].into(), 1).is_err());
+    assert!(super::cross_entropy(&random.var(2, 3), &[0].into(), 1).is_err());
+}
+
+#[test]
+fn attention_matches_its_twin() {
+    let mut random = Random(fastrand::Rng::with_seed(5));
+    let documents: [&[usize]; 6] = [
+        &[1],
+        &[1, 1, 1],
+        &[5],
+        &[3, 1, 9],
+        &[17, 2, 8, 33],
+        &[16, 16],
+    ];
+    for lengths in documents {
+        for (n_head, head_dim) in [(1, 1), (3, 1), (1, 7), (2, 8), (4, 4), (5, 3), (2, 17)] {
+            let mut offsets = vec![0];
+            offsets.extend(lengths.iter().scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            }));
+            let offsets: Arc<[usize]> = offsets.into();
+            let tokens = *offsets.last().unwrap();
+            let args: [Var; 3] = std::array::from_fn(|_| random.var(tokens, n_head * head_dim));
+            compare(
+                &args,
+                |a| super::attention(&a[0], &a[1], &a[2], &offsets, n_head),
+                |a| plain::attention(&a[0], &a[1], &a[2], &offsets, n_head),
+                &format!("attention {lengths:?}, {n_head} heads of {head_dim}"),
+            );
+        }
+    }
+    let x = random.var(4, 6);
+    assert!(
+        super::attention(&x, &x, &x, &[0, 3].into(), 2).is_err(),
+        "rows without a document"
+    );
+    assert!(
+        super::attention(&x, &x, &x, &[0, 4].into(), 4).is_err(),
+        "heads of different widths"
+    );
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    let x = Var::from_vec(vec![300f32, -300.0, 300.0, 300.0], (2, 2), &Device::Cpu).unwrap();
+    let attended = super::attention(&x, &x, &x, &[0, 2].into(), 1).unwrap();
+    let loss = super::cross_entropy(&attended, &[0, 1].into(), 2).unwrap();
+    assert!(loss.to_scalar::<f32>().unwrap().is_finite());
+    let gradient = loss
+        .backward()
+        .unwrap()
+        .get(&x)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap();
+    assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+}
+
+#[test]
+fn a_nan_reaches_the_loss() {
+    let x = Var::from_vec(vec![f32::NAN, 1.0], (1, 2), &Device::Cpu).unwrap();
+    let loss = super::cross_entropy(&super::relu(&x).unwrap(), &[1].into(), 1).unwrap();
+    assert!(loss.to_scalar::<f32>().unwrap().is_nan());
+}

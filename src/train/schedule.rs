@@ -1,0 +1,74 @@
+//! The learning rate over a run.
+
+use std::f64::consts::PI;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+/// How the learning rate goes from its peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Down to 0 in a straight line.
+    Linear,
+    /// Down to 0 along half a cosine.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+impl Schedule {
+    pub const NAMES: [&str; 3] = ["linear", "cosine", "constant"];
+
+    /// The learning rate of step `step` (from 0) of `steps`.
+    pub fn rate(self, peak: f64, step: u64, steps: u64) -> f64 {
+        let done = step as f64 / steps as f64;
+        match self {
+            Schedule::Linear => peak * (1.0 - done),
+            Schedule::Cosine => peak * (1.0 + (PI * done).cos()) / 2.0,
+            Schedule::Constant => peak,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::Linear => "linear",
+            Schedule::Cosine => "cosine",
+            Schedule::Constant => "constant",
+        }
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "linear" => Ok(Schedule::Linear),
+            "cosine" => Ok(Schedule::Cosine),
+            "constant" => Ok(Schedule::Constant),
+            _ => bail!("expected one of {}", Self::NAMES.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_follow_their_formulas() {
+        let rates = |name: &str| {
+            let schedule: Schedule = name.parse().unwrap();
+            [0, 25, 50, 100].map(|step| (schedule.rate(0.01, step, 100) * 1e6).round() / 1e6)
+        };
+        assert_eq!(rates("linear"), [0.01, 0.0075, 0.005, 0.0]);
+        assert_eq!(rates("cosine"), [0.01, 0.008536, 0.005, 0.0]);
+        assert_eq!(rates("constant"), [0.01; 4]);
+        assert!("quadratic".parse::<Schedule>().is_err());
+        assert!(
+            Schedule::NAMES
+                .iter()
+                .all(|name| name.parse::<Schedule>().unwrap().name() == *name)
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! What a run needs to go on from where it stopped, and the files that keep it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::Schedule;
+use crate::model::{ModelMeta, initial_weights};
+use crate::store::{
+    JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, Tensors, WEIGHTS,
+    encode_tensors, save, tensor_file,
+};
+
+/// train_state.json.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// How many steps were made.
+    pub step: u64,
+    /// How many updates Adam has made.
+    pub adam_step: u64,
+    /// How many documents were taken; none where whoever wrote the directory did not say.
+    pub documents: Option<u64>,
+    /// The options of the run, which one that goes on takes over unless told otherwise.
+    pub seed: Option<u64>,
+    pub batch_size: Option<usize>,
+    pub lr: Option<f64>,
+    pub schedule: Option<Schedule>,
+    /// The file that it was trained on; none for the built-in text and standard input.
+    pub input: Option<String>,
+}
+
+impl Progress {
+    fn to_json(&self) -> serde_json::Value {
+        let Self {
+            step,
+            adam_step,
+            documents,
+            seed,
+            batch_size,
+            lr,
+            schedule,
+            input,
+        } = self;
+        json!({
+            "step": step,
+            "adam_step": adam_step,
+            "documents": documents,
+            "seed": seed,
+            "batch_size": batch_size,
+            "lr": lr,
+            "schedule": schedule.map(Schedule::name),
+            "input": input,
+        })
+    }
+
+    fn from_json(state: &JsonObject) -> Result<Self> {
+        let schedule = match state.get_string("schedule")? {
+            Some(name) => Some(
+                name.parse()
+                    .with_context(|| format!("\"schedule\" is {name:?}"))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            step: state.whole("step")?,
+            adam_step: state.whole("adam_step")?,
+            documents: state.get_whole("documents")?,
+            seed: state.get_whole("seed")?,
+            batch_size: state
+                .get_whole("batch_size")?
+                .map(usize::try_from)
+                .transpose()?,
+            lr: state.get_number("lr")?,
+            schedule,
+            input: state.get_string("input")?.map(str::to_string),
+        })
+    }
+}
+
+/// Everything that a model directory holds.
+pub struct TrainState {
+    pub meta: ModelMeta,
+    pub weights: Tensors,
+    pub m: Tensors,
+    pub v: Tensors,
+    pub progress: Progress,
+}
+
+impl TrainState {
+    /// The state before the first step: fresh weights, from the seed.
+    pub fn fresh(meta: ModelMeta, seed: u64) -> Self {
+        let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), seed);
+        Self::before_first_step(meta, weights)
+    }
+
+    /// The state before the first step from given weights.
+    pub fn before_first_step(meta: ModelMeta, weights: Tensors) -> Self {
+        let mut zeros = weights.clone();
+        zeros
+            .values_mut()
+            .for_each(|moment| moment.values.fill(0.0));
+        Self {
+            meta,
+            weights,
+            m: zeros.clone(),
+            v: zeros,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Saves everything, all or nothing.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let encode = |tensors| encode_tensors(tensors, Precision::F32);
+        save(
+            dir,
+            &[
+                (WEIGHTS, encode(&self.weights)?),
+                (META, self.meta.to_json().to_string().into_bytes()),
+                (OPTIMIZER_M, encode(&self.m)?),
+                (OPTIMIZER_V, encode(&self.v)?),
+                (
+                    TRAIN_STATE,
+                    self.progress.to_json().to_string().into_bytes(),
+                ),
+            ],
+        )
+    }
+
+    /// Reads and checks everything. Errors where the directory holds a model without its training
+    /// state.
+    pub fn load(snapshot: &Snapshot) -> Result<Self> {
+        let (meta, weights) = ModelMeta::load(snapshot)?;
+        if weights.precision != Precision::F32 {
+            bail!(
+                "{} holds half precision weights, which can't be trained on",
+                snapshot.path(WEIGHTS).display()
+            );
+        }
+        let progress = Self::progress(snapshot)?.with_context(|| {
+            format!(
+                "{} is missing: this model was exported without what training needs to go on",
+                snapshot.path(TRAIN_STATE).display()
+            )
+        })?;
+        let moments = |name| {
+            let file = tensor_file(&snapshot.read(name)?, meta.tensors(), false);
+            file.map(|file| file.tensors)
+                .with_context(|| snapshot.path(name).display().to_string())
+        };
+        Ok(Self {
+            m: moments(OPTIMIZER_M)?,
+            v: moments(OPTIMIZER_V)?,
+            weights: weights.tensors,
+            meta,
+            progress,
+        })
+    }
+
+    fn progress(snapshot: &Snapshot) -> Result<Option<Progress>> {
+        if !snapshot.has(TRAIN_STATE) {
+            return Ok(None);
+        }
+        let progress = Progress::from_json(&snapshot.read_json(TRAIN_STATE)?);
+        progress
+            .map(Some)
+            .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())
+    }
+}

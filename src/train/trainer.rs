@@ -1,0 +1,191 @@
+//! The training loop, a step at a time.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, backprop::GradStore};
+use rayon::prelude::*;
+
+use super::{Adam, Progress, Schedule, TrainState};
+use crate::data::{Batch, Dataset};
+use crate::model::{InferenceGpt, ModelMeta, TensorGpt};
+
+/// The options of a run.
+#[derive(Clone, Debug)]
+pub struct TrainConfig {
+    /// How many steps to make now.
+    pub steps: u64,
+    /// How many documents a step takes.
+    pub batch_size: usize,
+    /// The peak learning rate.
+    pub lr: f64,
+    pub schedule: Schedule,
+    pub seed: u64,
+    /// How many parts a batch is split into, each on a thread of its own.
+    pub threads: usize,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// How many steps were made, this one and those before a resume included.
+    pub step: u64,
+    /// The mean cross-entropy over the batch's predictions, in nats, before the update.
+    pub loss: f64,
+    pub lr: f64,
+    /// How many tokens were predicted.
+    pub tokens: usize,
+}
+
+/// A model in training.
+pub struct Trainer {
+    config: TrainConfig,
+    meta: ModelMeta,
+    model: TensorGpt,
+    adam: Adam,
+    dataset: Dataset,
+    /// How many documents were taken.
+    documents: u64,
+    step: u64,
+    /// The step after which the run ends.
+    last_step: u64,
+    pool: rayon::ThreadPool,
+}
+
+impl Trainer {
+    /// A run that goes on from `state`, over the documents in the order of `dataset`.
+    pub fn new(
+        config: TrainConfig,
+        state: TrainState,
+        dataset: Dataset,
+        device: &Device,
+    ) -> Result<Self> {
+        let TrainState {
+            meta,
+            weights,
+            m,
+            v,
+            progress,
+        } = state;
+        let model = TensorGpt::from_tensors(meta.config, &weights, device)?;
+        let adam = Adam::new(&model, &m, &v, progress.adam_step)?;
+        let step = progress.step;
+        let last_step = step
+            .checked_add(config.steps)
+            .context("there are too many steps to count")?;
+        // Where nobody wrote down how many documents were taken, it was the same number at every
+        // step.
+        let documents = progress
+            .documents
+            .unwrap_or(step.wrapping_mul(config.batch_size as u64));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(config.threads)
+            .build()
+            .with_context(|| format!("cannot start {} threads", config.threads))?;
+        Ok(Self {
+            config,
+            meta,
+            model,
+            adam,
+            dataset,
+            documents,
+            step,
+            last_step,
+            pool,
+        })
+    }
+
+    /// Whether all steps were made.
+    pub fn is_done(&self) -> bool {
+        self.step >= self.last_step
+    }
+
+    /// The step after which the run ends.
+    pub fn last_step(&self) -> u64 {
+        self.last_step
+    }
+
+    /// How many steps were made.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Makes one step. Errors where the loss is no longer a number; the weights are not changed by
+    /// it then.
+    pub fn step(&mut self) -> Result<StepReport> {
+        // Splitting a batch pays on a CPU only; another device is fastest with all of it.
+        let on_cpu = self.model.device().is_cpu();
+        let parts = if on_cpu { self.config.threads } else { 1 };
+        let batch_size = self.config.batch_size;
+        let parts = self.dataset.batch(self.documents, batch_size, parts);
+        let tokens = parts.iter().map(|part| part.tokens.len()).sum();
+        let TrainConfig { lr, schedule, .. } = self.config;
+        let lr = schedule.rate(lr, self.step, self.last_step);
+        let (loss, gradients) = self.differentiate(&parts, tokens)?;
+        if !loss.is_finite() {
+            bail!(
+                "the loss became {loss} at step {}: training with --lr {} fails, try a smaller one",
+                self.step + 1,
+                self.config.lr
+            );
+        }
+        self.adam.update(&gradients, lr)?;
+        self.documents += batch_size as u64;
+        self.step += 1;
+        Ok(StepReport {
+            step: self.step,
+            loss,
+            lr,
+            tokens,
+        })
+    }
+
+    /// The loss of a batch and its gradients, each part's apart. The parts are added in their
+    /// order, so that the result depends on how many there are but not on which is done first.
+    fn differentiate(&self, parts: &[Batch], count: usize) -> Result<(f64, Vec<GradStore>)> {
+        let part = |batch: &Batch| -> candle_core::Result<(f32, GradStore)> {
+            let loss = self.model.loss(batch, count)?;
+            let gradients = loss.backward()?;
+            Ok((loss.to_scalar()?, gradients))
+        };
+        let results: Vec<_> = match parts {
+            [only] => vec![part(only)?],
+            _ => self.pool.install(|| {
+                let results = parts.par_iter().map(part);
+                results.collect::<candle_core::Result<_>>()
+            })?,
+        };
+        let (losses, gradients): (Vec<f32>, Vec<GradStore>) = results.into_iter().unzip();
+        Ok((losses.into_iter().map(f64::from).sum(), gradients))
+    }
+
+    /// Everything that a model directory holds, as of now.
+    pub fn state(&self, input: Option<String>) -> Result<TrainState> {
+        let (m, v) = self.adam.moments()?;
+        let progress = Progress {
+            step: self.step,
+            adam_step: self.adam.step,
+            documents: Some(self.documents),
+            seed: Some(self.config.seed),
+            batch_size: Some(self.config.batch_size),
+            lr: Some(self.config.lr),
+            schedule: Some(self.config.schedule),
+            input,
+        };
+        Ok(TrainState {
+            meta: self.meta.clone(),
+            weights: self.model.to_tensors()?,
+            m,
+            v,
+            progress,
+        })
+    }
+
+    /// The model as it is now, to sample from.
+    pub fn inference_gpt(&self) -> Result<Arc<InferenceGpt>> {
+        Ok(Arc::new(InferenceGpt::new(
+            self.meta.clone(),
+            self.model.to_tensors()?,
+        )))
+    }
+}

@@ -1,0 +1,88 @@
+//! `microgpt chat`, through pipes and on a terminal.
+
+use crate::program::{pipe_in, run_in, with_chat_model, with_text_model};
+
+fn replies(dir: &tempfile::TempDir, options: &str, input: &str) -> (Vec<String>, String) {
+    let ran = pipe_in(
+        dir.path(),
+        &format!("chat -m model {options}"),
+        input.as_bytes(),
+    )
+    .ok();
+    (ran.stdout.lines().map(str::to_string).collect(), ran.stderr)
+}
+
+#[test]
+fn a_line_in_is_a_reply_out() {
+    let dir = with_chat_model();
+    let (all, _) = replies(&dir, "--temperature 1", "hello\nhow are you?\nhello");
+    assert_eq!(all.len(), 3);
+    assert_eq!(
+        replies(
+            &dir,
+            "--temperature 1",
+            "hello\n\n  \nhow are you?\nhello\n"
+        )
+        .0,
+        all,
+        "blank lines say nothing"
+    );
+    assert_ne!(
+        replies(
+            &dir,
+            "--temperature 1 --seed 1",
+            "hello\nhow are you?\nhello"
+        )
+        .0,
+        all
+    );
+    let (short, _) = replies(&dir, "--max-tokens 2", "hello\nhello\n");
+    assert!(short.iter().all(|line| line.len() <= 2) && short.len() == 2);
+    assert_eq!(replies(&dir, "", "").0, Vec::<String>::new());
+}
+
+#[test]
+fn commands_are_no_messages() {
+    let dir = with_chat_model();
+    let greedy = "--temperature 0";
+    let (once, _) = replies(&dir, greedy, "hello\n");
+    let (cleared, _) = replies(
+        &dir,
+        greedy,
+        "how are you?\n/clear\nhello\n/quit\nnever read\n",
+    );
+    assert_eq!(
+        (cleared.len(), &cleared[1]),
+        (2, &once[0]),
+        "a conversation begins anew after /clear"
+    );
+    let (none, help) = replies(&dir, greedy, "/help\n");
+    assert!(
+        none.is_empty() && help.contains("/clear") && help.contains("/quit"),
+        "{help}"
+    );
+}
+
+#[test]
+fn the_user_is_told_what_was_left_out() {
+    let dir = with_chat_model();
+    let (_, told) = replies(&dir, "", "hello\n");
+    assert_eq!(told, "");
+    let (_, told) = replies(&dir, "", "hell\u{f6} \u{4f60}\n");
+    assert!(told.contains("doesn't know '\u{f6}', '\u{4f60}'"), "{told}");
+    // Three quarters of 48 tokens are for the conversation.
+    let (answers, told) = replies(
+        &dir,
+        "--max-tokens 5",
+        "what is the colour of the sky?\nand of grass in spring?\n",
+    );
+    assert_eq!(answers.len(), 2);
+    assert!(told.contains("longer than the model's context"), "{told}");
+}
+
+#[test]
+fn a_text_model_cannot_chat() {
+    let dir = with_text_model();
+    let error = run_in(dir.path(), "chat -m model").error(1);
+    assert!(error.contains("train --chat"), "{error}");
+}

@@ -1,0 +1,190 @@
+//! Mistakes: each gets one line, the right exit code, and leaves nothing behind.
+
+use std::fs;
+
+use crate::program::{microgpt, pipe_in, run_in, with_text_model};
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = [
+        ("", "no command"),
+        ("trian", "did you mean train?"),
+        ("--steps 3", "before the command"),
+        ("train --stesp 3", "did you mean --steps?"),
+        ("train --steps", "--steps"),
+        (
+            "train --steps 0",
+            "--steps has to be a whole number >= 1, got \"0\"",
+        ),
+        ("train --steps 1e3", "got \"1e3\""),
+        ("train --lr -1", "--lr has to be a number > 0, got \"-1\""),
+        ("train --lr nan", "--lr"),
+        (
+            "train --schedule sine",
+            "--schedule has to be linear or cosine or constant, got \"sine\"",
+        ),
+        (
+            "train --device cuda",
+            "--device has to be cpu or metal, got \"cuda\"",
+        ),
+        ("train --n-embd 30 --n-head 4", "30 / 4 leaves 2"),
+        ("train --resume model --n-layer 2", "--n-layer and --resume"),
+        ("train --threads 0", "from 1 to 1024"),
+        ("train names.txt", "unexpected argument"),
+        (
+            "generate --temperature -0.5",
+            "--temperature has to be a number >= 0, got \"-0.5\"",
+        ),
+        (
+            "generate --top-p 0",
+            "--top-p has to be a number > 0 and <= 1",
+        ),
+        ("generate --top-k 0", "--top-k"),
+        ("generate --min-p 2", "--min-p"),
+        ("generate --unique=1", "--unique"),
+        ("export", "--output DIR"),
+        ("help nothing", "unknown command"),
+    ];
+    for (line, expected) in cases {
+        let error = run_in(dir.path(), line).error(2);
+        assert!(error.contains(expected), "{line}: {expected:?} in {error}");
+    }
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing was written"
+    );
+}
+
+#[test]
+fn wrong_input_exits_with_1_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&str, &[u8], &str); 9] = [
+        ("--input -", b"", "there is no text to train on"),
+        ("--input -", b"\n  \n\t\n", "there is no text to train on"),
+        ("--input -", b"abc\n\xff\xfe\n", "line 2 is not UTF-8"),
+        ("--input nowhere", b"", "cannot read nowhere"),
+        ("--input .", b"", "cannot read ."),
+        (
+            "--chat --input -",
+            b"[{\"role\": \"user\", \"content\": \"a\"}]\nhello\n",
+            "line 2 is not a conversation",
+        ),
+        (
+            "--chat --input -",
+            b"[{\"role\": \"system\", \"content\": \"a\"}]\n",
+            "expected `user` or `assistant`",
+        ),
+        ("--chat --input -", b"\n", "there is no conversation"),
+        ("--resume nowhere", b"", "nowhere"),
+    ];
+    for (options, input, expected) in cases {
+        let error = pipe_in(dir.path(), &format!("train --steps 1 {options}"), input).error(1);
+        assert!(
+            error.contains(expected),
+            "{options}: {expected:?} in {error}"
+        );
+    }
+    if !cfg!(feature = "metal") {
+        let error = run_in(dir.path(), "train --device metal").error(1);
+        assert!(
+            error.contains("cargo build --release --features metal"),
+            "{error}"
+        );
+    }
+    let error = run_in(dir.path(), "train --n-embd 4611686018427387904").error(1);
+    assert!(
+        error.contains("more weights than can be counted"),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing was written"
+    );
+}
+
+#[test]
+fn a_missing_model_says_how_to_make_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["generate", "chat", "info", "export -o out"] {
+        let error = run_in(dir.path(), command).error(1);
+        assert!(
+            error.contains("no model in microgpt-model") && error.contains("microgpt train"),
+            "{error}"
+        );
+    }
+    fs::write(dir.path().join("file"), "").unwrap();
+    assert!(
+        run_in(dir.path(), "generate -m file")
+            .error(1)
+            .contains("not a directory")
+    );
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    assert!(
+        run_in(dir.path(), "generate -m empty")
+            .error(1)
+            .contains("meta.json is missing")
+    );
+}
+
+#[test]
+fn an_output_that_cannot_be_written_fails_before_training() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "precious").unwrap();
+    let error = run_in(dir.path(), "train --steps 1000000 -o file").error(1);
+    assert!(error.contains("cannot create file"), "{error}");
+    assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"precious");
+    let error = run_in(dir.path(), "train --steps 1000000 --log nowhere/log").error(1);
+    assert!(
+        error.contains("cannot write the log nowhere/log"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_the_output() {
+    let dir = with_text_model();
+    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
+        eprintln!("skipped: this system has no /dev/full");
+        return;
+    };
+    let output = microgpt()
+        .current_dir(dir.path())
+        .args(["generate", "-m", "model"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error.starts_with("microgpt: error: cannot write to standard output: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let overview = run_in(dir.path(), "--help").ok().stdout;
+    for line in ["-h", "help"] {
+        assert_eq!(run_in(dir.path(), line).ok().stdout, overview);
+    }
+    for command in ["train", "generate", "chat", "info", "export"] {
+        assert!(overview.contains(command));
+        let page = run_in(dir.path(), &format!("help {command}")).ok().stdout;
+        assert!(page.contains(&format!("Usage: microgpt {command}")));
+        assert_eq!(
+            run_in(dir.path(), &format!("{command} --help")).ok().stdout,
+            page
+        );
+        assert_eq!(
+            run_in(dir.path(), &format!("{command} -h")).ok().stdout,
+            page
+        );
+    }
+    let version = format!("microgpt {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run_in(dir.path(), "-V").ok().stdout, version);
+    assert_eq!(run_in(dir.path(), "--version").ok().stdout, version);
+}

@@ -1,0 +1,14 @@
+//! The tests of the built program and of the model's numbers, all in one binary.
+//!
+//! Those that need the reference numbers or the real data look for them in `../shared`, and say so
+//! where they are missing. `.ci/run` sets `MICROGPT_REQUIRE_SHARED`, with which a missing file is a
+//! failure.
+
+mod chat;
+mod errors;
+mod generate;
+mod program;
+mod reference;
+mod signals;
+mod store;
+mod train;

@@ -1,0 +1,424 @@
+//! The model's numbers against the original algorithm's, computed in float64
+//! (`../shared/reference`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+use microgpt::data::{Batch, Corpus, Dataset, Tokenizer};
+use microgpt::model::{InferenceGpt, ModelConfig, ModelMeta, TensorGpt, initial_weights};
+use microgpt::store::{NamedTensor, Tensors};
+use microgpt::train::{Schedule, TrainConfig, TrainState, Trainer};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::program::shared;
+
+/// The numbers of a reference file, f32 or f64, by name.
+fn numbers(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |view: &safetensors::tensor::TensorView| -> Vec<f64> {
+        match view.dtype() {
+            safetensors::Dtype::F64 => view
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f64::from_le_bytes(*b))
+                .collect(),
+            safetensors::Dtype::F32 => view
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b).into())
+                .collect(),
+            other => panic!("{other:?}"),
+        }
+    };
+    file.tensors()
+        .iter()
+        .map(|(name, view)| (name.clone(), (view.shape().to_vec(), values(view))))
+        .collect()
+}
+
+fn weights(numbers: &BTreeMap<String, (Vec<usize>, Vec<f64>)>, prefix: &str) -> Tensors {
+    let tensor = |(shape, values): &(Vec<usize>, Vec<f64>)| NamedTensor {
+        shape: shape.clone(),
+        values: values.iter().map(|v| *v as f32).collect(),
+    };
+    numbers
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), tensor(t))))
+        .collect()
+}
+
+fn config(json: &Value) -> ModelConfig {
+    let size = |name: &str| json[name].as_u64().unwrap() as usize;
+    ModelConfig {
+        n_embd: size("n_embd"),
+        n_head: size("n_head"),
+        n_layer: size("n_layer"),
+        block_size: size("block_size"),
+    }
+}
+
+/// A vocabulary of so many tokens, of whichever characters.
+fn tokenizer(vocab_size: usize) -> Tokenizer {
+    Tokenizer::new(
+        (0..vocab_size as u32 - 1)
+            .map(|i| char::from_u32('A' as u32 + i).unwrap())
+            .collect(),
+        false,
+    )
+    .unwrap()
+}
+
+/// The largest difference, relative to the largest number.
+fn difference(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f64, |max, v| max.max(v.abs()));
+    found
+        .iter()
+        .zip(expected)
+        .fold(0f64, |max, (f, e)| max.max((f - e).abs()))
+        / largest
+}
+
+fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
+    let mut decoder = model.decoder();
+    tokens
+        .iter()
+        .flat_map(|&token| decoder.feed(token).to_vec())
+        .collect()
+}
+
+fn check_gradients(name: &str) {
+    let Some(json) = shared(&format!("reference/{name}.json")) else {
+        return;
+    };
+    let json: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let reference = numbers(&shared(&format!("reference/{name}.safetensors")).unwrap());
+    let config = config(&json["config"]);
+    let weights = weights(&reference, "weight.");
+    let documents: Vec<Vec<u32>> = serde_json::from_value(json["docs"].clone()).unwrap();
+    let documents: Vec<&[u32]> = documents
+        .iter()
+        .map(|d| &d[..d.len().min(config.block_size + 1)])
+        .collect();
+    let model = TensorGpt::from_tensors(config, &weights, &Device::Cpu).unwrap();
+
+    let batch = Batch::new(&documents);
+    let loss = model.loss(&batch, batch.targets.len()).unwrap();
+    let expected = json["loss"].as_f64().unwrap();
+    let found = f64::from(loss.to_scalar::<f32>().unwrap());
+    assert!(
+        (found - expected).abs() / expected < 1e-6,
+        "loss {found}, expected {expected}"
+    );
+    let gradients = loss.backward().unwrap();
+    for (name, var) in model.vars() {
+        let found: Vec<f32> = gradients
+            .get(&var)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+        let off = difference(&found, &reference[&format!("grad.{name}")].1);
+        assert!(off < 2e-5, "the gradient of {name} is off by {off}");
+    }
+
+    let logits0 = &reference["logits0"].1;
+    let tensor_logits = model
+        .forward(&Batch::new(&documents[..1]))
+        .unwrap()
+        .flatten_all()
+        .unwrap();
+    let tensor_logits: Vec<f64> = tensor_logits
+        .to_vec1::<f32>()
+        .unwrap()
+        .into_iter()
+        .map(f64::from)
+        .collect();
+    let off = difference(&tensor_logits, logits0);
+    assert!(off < 5e-6, "TensorGpt's logits are off by {off}");
+
+    let vocab_size = json["vocab_size"].as_u64().unwrap() as usize;
+    let inference = InferenceGpt::new(
+        ModelMeta {
+            config,
+            tokenizer: tokenizer(vocab_size),
+        },
+        weights,
+    );
+    let off = difference(
+        &inference_logits(&inference, &documents[0][..documents[0].len() - 1]),
+        logits0,
+    );
+    assert!(off < 1e-9, "InferenceGpt's logits are off by {off}");
+}
+
+#[test]
+fn logits_loss_and_gradients_of_the_small_model() {
+    check_gradients("grad-a");
+}
+
+#[test]
+fn logits_loss_and_gradients_of_the_larger_model() {
+    check_gradients("grad-b");
+}
+
+/// microgpt.py's own run: 1,000 steps from its initial weights, a document a step.
+#[test]
+fn the_original_run_is_followed() {
+    let Some(json) = shared("reference/gist.json") else {
+        return;
+    };
+    let json: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let documents: Vec<String> = serde_json::from_value(json["docs"].clone()).unwrap();
+    let expected: Vec<f64> = serde_json::from_value(json["losses"].clone()).unwrap();
+    let text = documents.join("\n");
+    let corpus = Corpus::documents(&text).unwrap();
+    let charset: Vec<char> = json["charset"].as_str().unwrap().chars().collect();
+    let meta = ModelMeta {
+        config: config(&json["config"]),
+        tokenizer: Tokenizer::new(charset, false).unwrap(),
+    };
+    assert_eq!(
+        u64::from(meta.tokenizer.bos()),
+        json["bos"].as_u64().unwrap()
+    );
+    let weights = weights(
+        &numbers(&shared("reference/gist_init.safetensors").unwrap()),
+        "",
+    );
+    let dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size).unwrap();
+    let config = TrainConfig {
+        steps: 1000,
+        batch_size: 1,
+        lr: 0.01,
+        schedule: Schedule::Linear,
+        seed: 0,
+        threads: 1,
+    };
+    let state = TrainState::before_first_step(meta, weights);
+    let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
+
+    let losses: Vec<f64> = expected
+        .iter()
+        .map(|_| trainer.step().unwrap().loss)
+        .collect();
+    for (step, (found, expected)) in losses.iter().zip(&expected).take(100).enumerate() {
+        assert!(
+            (found - expected).abs() < 1e-4,
+            "step {step}: {found}, expected {expected}"
+        );
+    }
+    let tail = |losses: &[f64]| losses[900..].iter().sum::<f64>() / 100.0;
+    assert!(
+        (tail(&losses) - tail(&expected)).abs() < 0.01,
+        "{} and {}",
+        tail(&losses),
+        tail(&expected)
+    );
+    assert!((tail(&losses) - 2.2761).abs() < 0.01, "{}", tail(&losses));
+}
+
+fn random_model(config: ModelConfig, vocab_size: usize) -> (TensorGpt, Tensors) {
+    let mut weights = initial_weights(config, vocab_size, 3);
+    // Larger than they would be, so that every part of the model matters.
+    weights
+        .values_mut()
+        .flat_map(|t| &mut t.values)
+        .for_each(|w| *w *= 5.0);
+    (
+        TensorGpt::from_tensors(config, &weights, &Device::Cpu).unwrap(),
+        weights,
+    )
+}
+
+const ODD: ModelConfig = ModelConfig {
+    n_embd: 15,
+    n_head: 5,
+    n_layer: 2,
+    block_size: 9,
+};
+
+fn random_documents(count: usize, vocab_size: u32) -> Vec<Vec<u32>> {
+    let mut rng = fastrand::Rng::with_seed(5);
+    (0..count)
+        .map(|_| {
+            (0..rng.usize(2..=10))
+                .map(|_| rng.u32(0..vocab_size))
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn packing_never_changes_a_result() {
+    let (model, _) = random_model(ODD, 12);
+    let documents = random_documents(20, 12);
+    let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
+    let logits = |documents: &[&[u32]]| -> Vec<f64> {
+        let logits = model
+            .forward(&Batch::new(documents))
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        logits
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(f64::from)
+            .collect()
+    };
+    let together = logits(&documents);
+    let alone: Vec<f64> = documents.iter().flat_map(|d| logits(&[d])).collect();
+    assert!(difference(&together, &alone) < 2e-6);
+}
+
+#[test]
+fn both_models_agree() {
+    let (model, weights) = random_model(ODD, 12);
+    let meta = ModelMeta {
+        config: ODD,
+        tokenizer: tokenizer(12),
+    };
+    let inference = InferenceGpt::new(meta, weights);
+    for document in random_documents(20, 12) {
+        let logits = model
+            .forward(&Batch::new(&[&document]))
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        let logits: Vec<f64> = logits
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(f64::from)
+            .collect();
+        let exact = inference_logits(&inference, &document[..document.len() - 1]);
+        assert!(difference(&logits, &exact) < 5e-6);
+    }
+}
+
+/// Each gradient against the difference of the loss, which the f64 model gives exactly enough for
+/// it.
+#[test]
+fn gradients_match_finite_differences() {
+    let (model, weights) = random_model(ODD, 7);
+    let documents = random_documents(4, 7);
+    let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
+    let batch = Batch::new(&documents);
+    let count = batch.targets.len();
+    let gradients = model.loss(&batch, count).unwrap().backward().unwrap();
+    let meta = ModelMeta {
+        config: ODD,
+        tokenizer: tokenizer(7),
+    };
+    let loss = |weights: &Tensors| {
+        let model = InferenceGpt::new(meta.clone(), weights.clone());
+        let surprise = |document: &&[u32]| -> f64 {
+            let mut decoder = model.decoder();
+            document
+                .windows(2)
+                .map(|pair| {
+                    let logits = decoder.feed(pair[0]);
+                    let max = logits.iter().copied().fold(f64::MIN, f64::max);
+                    let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
+                    max + sum.ln() - logits[pair[1] as usize]
+                })
+                .sum()
+        };
+        documents.iter().map(surprise).sum::<f64>() / count as f64
+    };
+    let mut rng = fastrand::Rng::with_seed(8);
+    for (name, var) in model.vars() {
+        let gradient: Vec<f32> = gradients
+            .get(&var)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        for _ in 0..4 {
+            let at = rng.usize(0..gradient.len());
+            let mut moved = weights.clone();
+            // The step is exact in f32, whatever the weight.
+            let mut loss_at = |by: f32| {
+                let start = weights[&name].values[at];
+                moved.get_mut(&name).unwrap().values[at] = start + by;
+                (loss(&moved), f64::from(start + by))
+            };
+            let ((up, above), (down, below)) = (loss_at(1e-3), loss_at(-1e-3));
+            let slope = (up - down) / (above - below);
+            let found = f64::from(gradient[at]);
+            assert!(
+                (found - slope).abs() < 1e-5 + 1e-3 * slope.abs(),
+                "{name}[{at}]: {found}, the slope is {slope}"
+            );
+        }
+    }
+}
+
+fn names_trainer(threads: usize, batch_size: usize) -> Trainer {
+    let corpus = Corpus::documents(microgpt::data::BUILT_IN_NAMES).unwrap();
+    let meta = ModelMeta {
+        config: ModelConfig::default(),
+        tokenizer: corpus.tokenizer(),
+    };
+    let mut dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size).unwrap();
+    dataset.shuffle(1);
+    let config = TrainConfig {
+        steps: 20,
+        batch_size,
+        lr: 0.01,
+        schedule: Schedule::Constant,
+        seed: 1,
+        threads,
+    };
+    Trainer::new(config, TrainState::fresh(meta, 1), dataset, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn threads_change_nothing_but_the_rounding() {
+    let run = |threads| {
+        let mut trainer = names_trainer(threads, 13);
+        let losses: Vec<f64> = (0..20).map(|_| trainer.step().unwrap().loss).collect();
+        (losses, trainer.state(None).unwrap().weights)
+    };
+    let (one, _) = run(1);
+    let (three, weights) = run(3);
+    assert!(difference(&three, &one) < 1e-4);
+    let (again, same_weights) = run(3);
+    assert_eq!(three, again);
+    assert_eq!(weights, same_weights);
+    // More threads than documents are fine.
+    assert!(difference(&run(64).0, &one) < 1e-4);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
+    let mut trainer = names_trainer(1, 4);
+    let mut state = trainer.state(None).unwrap();
+    state.weights.get_mut("lm_head").unwrap().values[0] = f32::INFINITY;
+    let corpus = Corpus::documents("ab").unwrap();
+    let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 16).unwrap();
+    let config = TrainConfig {
+        steps: 1,
+        batch_size: 1,
+        lr: 0.5,
+        schedule: Schedule::Linear,
+        seed: 1,
+        threads: 1,
+    };
+    let before = state.weights.clone();
+    trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
+    let error = trainer.step().unwrap_err().to_string();
+    assert!(error.contains("--lr 0.5"), "{error}");
+    assert_eq!(trainer.state(None).unwrap().weights, before);
+}

@@ -1,0 +1,66 @@
+//! What Ctrl-C and SIGTERM do to a training run.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use crate::program::{microgpt, run_in};
+
+/// Starts a run that would take very long, waits until it trains, sends the signal, and gives the
+/// exit code and what was said on stderr.
+fn interrupt(dir: &std::path::Path, signal: &str) -> (Option<i32>, String) {
+    let line = "train --steps 100000000 --batch-size 2 --threads 1 --schedule constant -o model --checkpoint-every 50";
+    let mut child = microgpt()
+        .current_dir(dir)
+        .args(line.split_whitespace())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("threads") {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    // The first checkpoint shows that training is under way.
+    while !dir.join("model/train_state.json").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let sent = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    stderr.read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code(), said)
+}
+
+#[test]
+fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (exit, said) = interrupt(dir.path(), signal);
+        assert_eq!(exit, Some(code), "{said}");
+        let last = said.lines().last().unwrap();
+        let (_, after) = last.split_once("stopped after step ").expect(last);
+        let (step, rest) = after.split_once(',').unwrap();
+        let step: u64 = step.parse().unwrap();
+        let left = 100_000_000 - step;
+        assert!(
+            rest.ends_with(&format!("microgpt train --resume model --steps {left}")),
+            "{last}"
+        );
+
+        // Gone on with, it is the run that was never stopped.
+        run_in(dir.path(), "train --resume model --steps 20 --threads 1").ok();
+        let options = "--batch-size 2 --threads 1 --schedule constant";
+        run_in(
+            dir.path(),
+            &format!("train --steps {} {options} -o whole", step + 20),
+        )
+        .ok();
+        let weights = |model: &str| {
+            std::fs::read(dir.path().join(model).join("weights.safetensors")).unwrap()
+        };
+        assert!(weights("model") == weights("whole"), "{signal}");
+    }
+}
