@@ -138,8 +138,8 @@ pub fn to_named_tensor(tensor: &Tensor) -> Result<NamedTensor> {
 /// [`ModelConfig::tensors`]'s order.
 pub fn initial_weights(config: ModelConfig, vocab_size: usize, seed: u64) -> Tensors {
     let mut rng = fastrand::Rng::with_seed(seed);
+    let deviation = initial_deviation(config.n_embd);
     let named = |(name, shape): (String, [usize; 2])| {
-        let deviation = initial_deviation(config, &name);
         let values = (0..shape[0] * shape[1])
             .map(|_| (normal(&mut rng) * deviation) as f32)
             .collect();
@@ -154,9 +154,19 @@ pub fn initial_weights(config: ModelConfig, vocab_size: usize, seed: u64) -> Ten
     config.tensors(vocab_size).map(named).collect()
 }
 
-/// The standard deviation of a weight's initial values.
-fn initial_deviation(_config: ModelConfig, _name: &str) -> f64 {
-    0.08
+/// The standard deviation of the initial weights: microgpt.py's up to a width of 64, then less in
+/// proportion.
+///
+/// Measured on Tiny Shakespeare, a line a document, batch 32, context 64; the mean loss of the last
+/// 100 of 300 steps (of 120 steps at width 256):
+///
+/// | width, layers, learning rate | 0.08 | 0.04 | 0.02 |
+/// |---|---|---|---|
+/// | 64, 2, 0.01 | **1.95** | 2.08 | 2.14 |
+/// | 128, 4, 0.003 | 2.12 | **1.95** | 2.04 |
+/// | 256, 4, 0.002 | 4.01 | 2.37 | **2.31** |
+fn initial_deviation(n_embd: usize) -> f64 {
+    0.08 * (64.0 / n_embd as f64).min(1.0)
 }
 
 /// A standard normal number (Box and Muller 1958), the same on every platform.
