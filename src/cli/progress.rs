@@ -9,7 +9,7 @@ use crate::train::StepReport;
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
 /// Counts what a run does, and says so.
-pub struct Progress {
+pub struct ProgressMeter {
     quiet: bool,
     last_step: u64,
     /// How many steps are between two lines, unless they take too long.
@@ -23,7 +23,7 @@ pub struct Progress {
     loss_count: u64,
 }
 
-impl Progress {
+impl ProgressMeter {
     /// The progress of `steps` steps, which end with number `last_step`.
     pub fn new(steps: u64, last_step: u64, quiet: bool) -> Self {
         let now = Instant::now();

@@ -4,12 +4,6 @@ use anyhow::{Context, Result, bail};
 
 use super::{Message, Tokenizer, parse_conversation};
 
-/// What `train` learns from when it is given nothing else: first names from many languages.
-pub const BUILT_IN_NAMES: &str = include_str!("names.txt");
-
-/// What `train --chat` learns from when it is given nothing else.
-pub const BUILT_IN_CONVERSATIONS: &str = include_str!("conversations.jsonl");
-
 /// A training text, taken apart.
 pub enum Corpus<'a> {
     Documents(Vec<&'a str>),
@@ -148,26 +142,5 @@ mod tests {
     fn text_that_is_not_utf8_is_named_by_its_line() {
         let error = decode_utf8(b"ab\ncd\n\xff\n".to_vec()).unwrap_err();
         assert_eq!(error.to_string(), "line 3 is not UTF-8 text");
-    }
-
-    #[test]
-    fn the_built_in_names_are_what_the_documentation_says() {
-        let names: Vec<&str> = BUILT_IN_NAMES.lines().collect();
-        let different: std::collections::HashSet<_> = names.iter().collect();
-        assert!(different.len() >= 2000 && different.len() == names.len());
-        assert!(
-            names
-                .iter()
-                .all(|n| n.bytes().all(|b| b.is_ascii_lowercase()) && !n.is_empty())
-        );
-    }
-
-    #[test]
-    fn the_built_in_conversations_are_what_the_documentation_says() {
-        let Corpus::Conversations(all) = Corpus::conversations(BUILT_IN_CONVERSATIONS).unwrap()
-        else {
-            panic!("not conversations");
-        };
-        assert!(all.len() >= 200);
     }
 }

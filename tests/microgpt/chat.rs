@@ -86,3 +86,56 @@ fn a_text_model_cannot_chat() {
     let error = run_in(dir.path(), "chat -m model").error(1);
     assert!(error.contains("train --chat"), "{error}");
 }
+
+/// On a terminal, which `script` provides: a prompt, line editing, history, commands, replies.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_has_a_prompt_and_line_editing() {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    let dir = with_chat_model();
+    let expected = replies(&dir, "--temperature 0", "hello\n").0;
+    let program = format!(
+        "{} chat -m model --temperature 0",
+        env!("CARGO_BIN_EXE_microgpt")
+    );
+    let child = Command::new("script")
+        .current_dir(dir.path())
+        .env("TERM", "xterm")
+        .args(["-qec", &program, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("skipped: this system has no `script`");
+        return;
+    };
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = String::new();
+    // A mistyped letter is taken back, a wrong command is named, and after /clear the first
+    // message is found in the history.
+    let lines = [
+        &b"hellx\x7fo\r"[..],
+        b"/cler\r",
+        b"/clear\r",
+        b"\x10\x10\x10\r",
+        b"/quit\r",
+    ];
+    for (prompts, line) in lines.iter().enumerate() {
+        // Each is typed when the prompt for it is there, as a person would.
+        let mut byte = [0; 256];
+        while shown.matches("\x1b[?2004h").count() <= prompts || !shown.ends_with("\x1b[?2026l") {
+            let count = screen.read(&mut byte).unwrap();
+            assert!(count > 0, "{shown}");
+            shown += &String::from_utf8_lossy(&byte[..count]);
+        }
+        shown += "\n";
+        keys.write_all(line).unwrap();
+    }
+    let mut rest = Vec::new();
+    screen.read_to_end(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(shown.matches(&expected[0]).count(), 2, "{shown}");
+    assert!(shown.contains("there is no command /cler"), "{shown}");
+}

@@ -1,0 +1,63 @@
+//! `--log`: a JSON line a step.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::super::progress::ProgressMeter;
+use crate::train::StepReport;
+
+/// The log of a run.
+pub struct Log {
+    path: PathBuf,
+    file: BufWriter<File>,
+    last_flush: Instant,
+}
+
+impl Log {
+    /// A new log, or, for a run that goes on, the end of the old one.
+    pub fn open(path: &Path, append: bool) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .append(append)
+            .truncate(!append)
+            .open(path);
+        let file = file.with_context(|| format!("cannot write the log {}", path.display()))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: BufWriter::new(file),
+            last_flush: Instant::now(),
+        })
+    }
+
+    /// Adds a step's line.
+    pub fn write(&mut self, report: &StepReport, progress: &ProgressMeter) -> Result<()> {
+        let line = json!({
+            "step": report.step,
+            "loss": report.loss,
+            "lr": report.lr,
+            "tokens": progress.tokens(),
+            "seconds": progress.seconds(),
+        });
+        writeln!(self.file, "{line}")
+            .with_context(|| format!("cannot write the log {}", self.path.display()))?;
+        // Often enough to be watched, seldom enough to cost nothing.
+        if self.last_flush.elapsed() > Duration::from_millis(500) {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Makes all lines so far visible to others.
+    pub fn flush(&mut self) -> Result<()> {
+        self.last_flush = Instant::now();
+        self.file
+            .flush()
+            .with_context(|| format!("cannot write the log {}", self.path.display()))
+    }
+}
