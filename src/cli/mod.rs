@@ -1,7 +1,7 @@
 //! What the shell sees: the table of commands and options, a file for each command, and how things
 //! are said.
 //!
-//! Results go to stdout, everything else to stderr. A command line becomes [`Words`] by the table,
+//! Results go to stdout, everything else to stderr. A command line becomes `Words` by the table,
 //! and each command takes from these the values it needs, checked and ready to use.
 
 mod chat;
