@@ -45,8 +45,19 @@ enum Turn {
     /// There is nothing to say to it.
     Nothing,
     Quit,
-    /// The model's answer.
-    Reply,
+    /// The model's answer, and how many tokens of the conversation it did not see any more.
+    Reply {
+        tokens_dropped: usize,
+    },
+}
+
+/// Tells that the model has not seen all of the conversation.
+fn note_dropped(tokens_dropped: usize) {
+    if tokens_dropped > 0 {
+        console::note(format_args!(
+            "(the context is full: the first {tokens_dropped} tokens were dropped)"
+        ));
+    }
 }
 
 impl<'a> Session<'a> {
@@ -93,13 +104,9 @@ impl<'a> Session<'a> {
         self.replies += 1;
         self.messages
             .push(Message::new(Role::Assistant, reply.content));
-        if reply.tokens_dropped > 0 {
-            console::note(format_args!(
-                "(the conversation is longer than the model's context: its first {} tokens were dropped)",
-                reply.tokens_dropped
-            ));
+        Turn::Reply {
+            tokens_dropped: reply.tokens_dropped,
         }
-        Turn::Reply
     }
 }
 
@@ -118,9 +125,10 @@ fn on_pipes(mut session: Session) -> Result<(), Failure> {
         match turn {
             Turn::Nothing => {}
             Turn::Quit => break,
-            Turn::Reply => {
+            Turn::Reply { tokens_dropped } => {
                 output.write(&(console::single_line(&reply) + "\n"))?;
                 output.flush()?;
+                note_dropped(tokens_dropped);
             }
         }
     }
@@ -174,7 +182,10 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
         match turn {
             Turn::Nothing => {}
             Turn::Quit => return Ok(()),
-            Turn::Reply => console::print("\n")?,
+            Turn::Reply { tokens_dropped } => {
+                console::print("\n")?;
+                note_dropped(tokens_dropped);
+            }
         }
     }
 }
