@@ -137,7 +137,8 @@ fn print_unique(samples: &Samples, style: Style, count: u64) -> Result<(), Failu
     }
     if printed < count {
         console::note(format_args!(
-            "microgpt: found {} different samples of {}, and none that is new among the last {}; a higher --temperature gives more",
+            "microgpt: found {} different samples of {}, and none that is new among the last {}; \
+            a higher --temperature gives more",
             console::thousands(printed),
             console::thousands(count),
             console::thousands(UNIQUE_PATIENCE),

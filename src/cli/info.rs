@@ -37,7 +37,8 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         Err(error) => format!("cannot be resumed: {error:#}"),
     };
     console::print(&format!(
-        "model        {kind}, n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, block_size {block_size}\n\
+        "model        {kind}, n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, block_size \
+        {block_size}\n\
          vocabulary   {} tokens: {}\n\
          parameters   {}\n\
          weights      {}, {} bytes on disk with everything\n\

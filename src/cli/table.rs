@@ -70,7 +70,8 @@ const INPUT: Opt = opt(
     "input",
     "FILE",
     "the built-in names, or conversations",
-    "What to train on: a document a line; with --chat a conversation a line, as JSON; `-` is standard input",
+    "What to train on: a document a line; with --chat a conversation a line, as JSON; `-` is \
+    standard input",
 );
 const TRAIN_OUTPUT: Opt = opt(
     "output",
@@ -81,7 +82,8 @@ const TRAIN_OUTPUT: Opt = opt(
 .short('o');
 const CHAT: Opt = switch(
     "chat",
-    "Train on conversations: [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \"assistant\", \"content\": \"…\"}]",
+    "Train on conversations: [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \
+    \"assistant\", \"content\": \"…\"}]",
 );
 const STEPS: Opt = opt("steps", "N", "1000", "How many steps to train");
 const BATCH_SIZE: Opt = opt("batch-size", "N", "32", "How many documents a step takes");
@@ -127,7 +129,8 @@ const RESUME: Opt = opt(
     "resume",
     "DIR",
     "",
-    "Go on with the model in DIR for --steps more; size and characters come from DIR, and so do the input, the seed, \
+    "Go on with the model in DIR for --steps more; size and characters come from DIR, and so do \
+    the input, the seed, \
      the batch size, the learning rate and the schedule where they are not given",
 );
 const CHECKPOINT_EVERY: Opt = opt(
@@ -210,7 +213,8 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "train",
         summary: "Train a model on text or conversations",
-        details: "Prints what it does on stderr, and some samples of the new model on stdout. Ctrl-C finishes the \
+        details: "Prints what it does on stderr, and some samples of the new model on stdout. \
+        Ctrl-C finishes the \
                   step, saves, and says how to go on; a second one stops at once.",
         options: &[
             &INPUT,
@@ -256,7 +260,8 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "generate",
         summary: "Make new text with a model",
-        details: "Prints a sample a line. A chat model's sample is a conversation, a message a line, with a blank line \
+        details: "Prints a sample a line. A chat model's sample is a conversation, a message a \
+        line, with a blank line \
                   between samples. Line breaks within a sample are printed as \\n.",
         options: &[
             &MODEL_DIR,
@@ -289,7 +294,8 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "chat",
         summary: "Talk to a model that was trained on conversations",
-        details: "On a terminal: /clear forgets the conversation, /quit (or Ctrl-D) ends it, /help shows the commands. \
+        details: "On a terminal: /clear forgets the conversation, /quit (or Ctrl-D) ends it, \
+        /help shows the commands. \
                   Otherwise a line in is a message, and a line out is the reply.",
         options: &[
             &MODEL_DIR,

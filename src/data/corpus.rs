@@ -25,7 +25,10 @@ impl<'a> Corpus<'a> {
         let conversations = lines(text)
             .map(|(number, line)| {
                 let messages = parse_conversation(line).with_context(|| {
-                    format!("line {number} is not a conversation, [{{\"role\": \"user\", \"content\": \"…\"}}, …]")
+                    format!(
+                        "line {number} is not a conversation, [{{\"role\": \"user\", \
+                    \"content\": \"…\"}}, …]"
+                    )
                 })?;
                 if messages.is_empty() {
                     bail!("line {number} is a conversation without messages");

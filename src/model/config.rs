@@ -47,7 +47,8 @@ impl ModelConfig {
         }
         if n_embd % n_head != 0 {
             bail!(
-                "n_head must divide n_embd, so that every head has the same width: {n_embd} / {n_head} leaves {}",
+                "n_head must divide n_embd, so that every head has the same width: {n_embd} / \
+                {n_head} leaves {}",
                 n_embd % n_head
             );
         }

@@ -218,9 +218,10 @@ impl<'a> Chat<'a> {
     /// Errors for a model that was not trained on conversations.
     pub fn new(model: &'a InferenceGpt) -> Result<Self> {
         let tokenizer = &model.meta().tokenizer;
-        let tokens = tokenizer
-            .chat_tokens()
-            .context("this model was trained on text, not on conversations; train one with `microgpt train --chat`")?;
+        let tokens = tokenizer.chat_tokens().context(
+            "this model was trained on text, not on conversations; train one with \
+                `microgpt train --chat`",
+        )?;
         let context = model.meta().config.block_size;
         if context < 3 {
             bail!("the model's context of {context} tokens is too short to chat");

@@ -5,7 +5,7 @@
 //! library's, not the system's.
 
 use crate::ops::RMS_NORM_EPS;
-use crate::store::Tensors;
+use crate::store::{NamedTensor, Tensors};
 
 use super::{ModelConfig, ModelMeta};
 
@@ -80,6 +80,33 @@ impl InferenceGpt {
             layers,
             meta,
         }
+    }
+
+    /// The weights by name, as [`crate::store::encode_tensors`] writes them.
+    pub fn to_tensors(&self) -> Tensors {
+        let layers = self.layers.iter().enumerate().flat_map(|(i, layer)| {
+            [
+                ("attn_wq", &layer.attn_wq),
+                ("attn_wk", &layer.attn_wk),
+                ("attn_wv", &layer.attn_wv),
+                ("attn_wo", &layer.attn_wo),
+                ("mlp_fc1", &layer.mlp_fc1),
+                ("mlp_fc2", &layer.mlp_fc2),
+            ]
+            .map(|(name, matrix)| (format!("layer{i}.{name}"), matrix))
+        });
+        let tables = [
+            ("wte", &self.wte),
+            ("wpe", &self.wpe),
+            ("lm_head", &self.lm_head),
+        ];
+        let tables = tables.map(|(name, matrix)| (name.to_string(), matrix));
+        let named = |(name, matrix): (String, &Matrix)| {
+            let shape = vec![matrix.values.len() / matrix.cols, matrix.cols];
+            let values = matrix.values.clone();
+            (name, NamedTensor { shape, values })
+        };
+        tables.into_iter().chain(layers).map(named).collect()
     }
 
     /// The model's size and vocabulary.

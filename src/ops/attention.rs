@@ -24,7 +24,8 @@ pub fn attention(
     let (tokens, n_embd) = q.dims2()?;
     if offsets.last() != Some(&tokens) || n_head == 0 || n_embd % n_head != 0 {
         bail!(
-            "attention: [{tokens}, {n_embd}] does not split into {n_head} heads and documents {offsets:?}"
+            "attention: [{tokens}, {n_embd}] does not split into {n_head} heads and documents \
+            {offsets:?}"
         );
     }
     if q.device().is_cpu() {

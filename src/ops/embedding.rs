@@ -54,7 +54,8 @@ impl CustomOp2 for Embedding {
             let (token, position) = (token as usize, position as usize);
             if token >= vocab_size || position >= block_size {
                 bail!(
-                    "embedding: token {token} of {vocab_size} at position {position} of {block_size}"
+                    "embedding: token {token} of {vocab_size} at position {position} of \
+                    {block_size}"
                 );
             }
             let token_row = &wte[token * n_embd..][..n_embd];

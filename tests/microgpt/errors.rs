@@ -190,3 +190,36 @@ fn help_and_version_are_results() {
     assert_eq!(run_in(dir.path(), "-V").ok().stdout, version);
     assert_eq!(run_in(dir.path(), "--version").ok().stdout, version);
 }
+
+#[test]
+fn a_log_that_cannot_be_written_does_not_lose_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    if !std::path::Path::new("/dev/full").exists() {
+        eprintln!("skipped: this system has no /dev/full");
+        return;
+    }
+    let error = run_in(dir.path(), "train --steps 3 --log /dev/full -o model").error(1);
+    assert!(error.contains("cannot write the log /dev/full"), "{error}");
+    run_in(dir.path(), "generate -m model -n 1").ok();
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_does_not_stop_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    run_in(dir.path(), "train --steps 3 -o model").ok();
+    // A directory in the way of a file that each save writes first.
+    let obstacle = dir.path().join("model/weights.safetensors.new");
+    fs::create_dir_all(obstacle.join("full")).unwrap();
+    let line = "train --steps 4 --checkpoint-every 2 --resume model";
+    let ran = run_in(dir.path(), line);
+    assert_eq!(ran.code, Some(1), "the last save failed too");
+    assert!(
+        ran.stderr.contains("warning: no checkpoint at step 4: "),
+        "{}",
+        ran.stderr
+    );
+    let info = run_in(dir.path(), "info -m model").ok().stdout;
+    assert!(info.contains("3 steps done, can be resumed"), "{info}");
+    fs::remove_dir_all(obstacle).unwrap();
+    run_in(dir.path(), line).ok();
+}

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use microgpt::data::{Batch, Corpus, Dataset, Tokenizer};
 use microgpt::model::{InferenceGpt, ModelConfig, ModelMeta, TensorGpt, initial_weights};
 use microgpt::store::{NamedTensor, Tensors};
@@ -86,6 +86,15 @@ fn difference(found: &[f64], expected: &[f64]) -> f64 {
         / largest
 }
 
+fn tensor_logits(model: &TensorGpt, documents: &[&[u32]]) -> Vec<f64> {
+    to_f64(&model.forward(&Batch::new(documents)).unwrap())
+}
+
+fn to_f64(tensor: &Tensor) -> Vec<f64> {
+    let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f64::from).collect()
+}
+
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
     let mut decoder = model.decoder();
     tokens
@@ -119,31 +128,13 @@ fn check_gradients(name: &str) {
     );
     let gradients = loss.backward().unwrap();
     for (name, var) in model.vars() {
-        let found: Vec<f32> = gradients
-            .get(&var)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+        let found = to_f64(gradients.get(&var).unwrap());
         let off = difference(&found, &reference[&format!("grad.{name}")].1);
         assert!(off < 2e-5, "the gradient of {name} is off by {off}");
     }
 
     let logits0 = &reference["logits0"].1;
-    let tensor_logits = model
-        .forward(&Batch::new(&documents[..1]))
-        .unwrap()
-        .flatten_all()
-        .unwrap();
-    let tensor_logits: Vec<f64> = tensor_logits
-        .to_vec1::<f32>()
-        .unwrap()
-        .into_iter()
-        .map(f64::from)
-        .collect();
-    let off = difference(&tensor_logits, logits0);
+    let off = difference(&tensor_logits(&model, &documents[..1]), logits0);
     assert!(off < 5e-6, "TensorGpt's logits are off by {off}");
 
     let vocab_size = json["vocab_size"].as_u64().unwrap() as usize;
@@ -263,21 +254,11 @@ fn packing_never_changes_a_result() {
     let (model, _) = random_model(ODD, 12);
     let documents = random_documents(20, 12);
     let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
-    let logits = |documents: &[&[u32]]| -> Vec<f64> {
-        let logits = model
-            .forward(&Batch::new(documents))
-            .unwrap()
-            .flatten_all()
-            .unwrap();
-        logits
-            .to_vec1::<f32>()
-            .unwrap()
-            .into_iter()
-            .map(f64::from)
-            .collect()
-    };
-    let together = logits(&documents);
-    let alone: Vec<f64> = documents.iter().flat_map(|d| logits(&[d])).collect();
+    let together = tensor_logits(&model, &documents);
+    let alone: Vec<f64> = documents
+        .iter()
+        .flat_map(|document| tensor_logits(&model, &[document]))
+        .collect();
     assert!(difference(&together, &alone) < 2e-6);
 }
 
@@ -288,19 +269,11 @@ fn both_models_agree() {
         config: ODD,
         tokenizer: tokenizer(12),
     };
-    let inference = InferenceGpt::new(meta, weights);
+    let inference = InferenceGpt::new(meta, weights.clone());
+    assert_eq!(inference.to_tensors(), weights);
+    assert_eq!(model.to_tensors().unwrap(), weights);
     for document in random_documents(20, 12) {
-        let logits = model
-            .forward(&Batch::new(&[&document]))
-            .unwrap()
-            .flatten_all()
-            .unwrap();
-        let logits: Vec<f64> = logits
-            .to_vec1::<f32>()
-            .unwrap()
-            .into_iter()
-            .map(f64::from)
-            .collect();
+        let logits = tensor_logits(&model, &[&document]);
         let exact = inference_logits(&inference, &document[..document.len() - 1]);
         assert!(difference(&logits, &exact) < 5e-6);
     }
@@ -338,13 +311,7 @@ fn gradients_match_finite_differences() {
     };
     let mut rng = fastrand::Rng::with_seed(8);
     for (name, var) in model.vars() {
-        let gradient: Vec<f32> = gradients
-            .get(&var)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
+        let gradient = to_f64(gradients.get(&var).unwrap());
         for _ in 0..4 {
             let at = rng.usize(0..gradient.len());
             let mut moved = weights.clone();
@@ -356,7 +323,7 @@ fn gradients_match_finite_differences() {
             };
             let ((up, above), (down, below)) = (loss_at(1e-3), loss_at(-1e-3));
             let slope = (up - down) / (above - below);
-            let found = f64::from(gradient[at]);
+            let found = gradient[at];
             assert!(
                 (found - slope).abs() < 1e-5 + 1e-3 * slope.abs(),
                 "{name}[{at}]: {found}, the slope is {slope}"

@@ -84,24 +84,34 @@ impl Run {
     fn train(&mut self) -> Result<Option<i32>> {
         let mut saved = None;
         let mut signal = 0;
-        while !self.trainer.is_done() && signal == 0 {
+        let mut logged = Ok(());
+        while !self.trainer.is_done() && signal == 0 && logged.is_ok() {
             let report = self.trainer.step()?;
             self.progress.count(&report);
-            if let Some(log) = &mut self.log {
-                log.write(&report, &self.progress)?;
-            }
+            logged = match &mut self.log {
+                Some(log) => log.write(&report, &self.progress),
+                None => Ok(()),
+            };
             if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
-                self.save()?;
-                saved = Some(report.step);
+                match self.save() {
+                    Ok(()) => saved = Some(report.step),
+                    // The model before it is still there, and the disk may have room again later.
+                    Err(error) => console::note(format_args!(
+                        "microgpt: warning: no checkpoint at step {}: {error:#}",
+                        report.step
+                    )),
+                }
             }
             signal = self.signal.load(Ordering::Relaxed);
         }
-        if let Some(log) = &mut self.log {
-            log.flush()?;
+        if let (Some(log), Ok(())) = (&mut self.log, &logged) {
+            logged = log.flush();
         }
+        // Even where the log failed: what was learned is not to be lost with it.
         if saved != Some(self.trainer.step_count()) {
             self.save()?;
         }
+        logged?;
         Ok((signal != 0).then_some(signal as i32))
     }
 
@@ -122,7 +132,8 @@ impl Run {
                 String::new()
             };
             console::note(format_args!(
-                "stopped after step {step}, saved in {output}; go on with: microgpt train --resume {output}{more}"
+                "stopped after step {step}, saved in {output}; go on with: microgpt train \
+                --resume {output}{more}"
             ));
             return Err(Failure::Signal(signal));
         }

@@ -53,7 +53,8 @@ impl Options {
         };
         if !config.n_embd.is_multiple_of(config.n_head) {
             return Err(Failure::Usage(format!(
-                "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} leaves {}",
+                "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} \
+                leaves {}",
                 config.n_embd,
                 config.n_head,
                 config.n_embd % config.n_head
@@ -110,7 +111,8 @@ impl DeviceName {
                 Device::new_metal(0).context("cannot use the GPU")
             }
             DeviceName::Metal => bail!(
-                "this build has no Metal; build one on macOS with `cargo build --release --features metal`"
+                "this build has no Metal; build one on macOS with `cargo build --release \
+                --features metal`"
             ),
         }
     }

@@ -83,12 +83,14 @@ impl Plan {
         ));
         if self.dataset.cut > 0 {
             console::note(format_args!(
-                "        {} of them are longer than the context of {block_size} tokens and are cut; --block-size sets it",
+                "        {} of them are longer than the context of {block_size} tokens and are \
+                cut; --block-size sets it",
                 console::thousands(self.dataset.cut as u64),
             ));
         }
         console::note(format_args!(
-            "model   {} parameters: n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, block_size {block_size}, \
+            "model   {} parameters: n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, \
+            block_size {block_size}, \
              vocabulary {}",
             console::thousands(state.meta.parameters()? as u64),
             state.meta.tokenizer.vocab_size(),
