@@ -3,6 +3,7 @@
 //! Text flows through the house in one direction, and a room uses only the rooms below it:
 //!
 //! - [`cli`]: what the shell sees.
+//! - [`serve`]: the same over HTTP.
 //! - [`train`]: the loop, Adam, the learning rate; what a run goes on from.
 //! - [`model`]: the GPT that trains and the GPT that speaks, sampling, generating.
 //! - [`store`]: the model directory. [`data`]: text to tokens. [`ops`]: the operations of the
@@ -12,5 +13,6 @@ pub mod cli;
 pub mod data;
 pub mod model;
 pub mod ops;
+pub mod serve;
 pub mod store;
 pub mod train;

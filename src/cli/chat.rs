@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
             .reply(&self.messages, self.options, self.replies, visit);
         self.replies += 1;
         self.messages
-            .push(Message::new(Role::Assistant, reply.content));
+            .push(Message::new(Role::Assistant, reply.generated.text));
         Turn::Reply {
             tokens_dropped: reply.tokens_dropped,
         }

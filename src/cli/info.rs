@@ -1,54 +1,65 @@
 //! `microgpt info`: what a model is.
 
-use serde_json::json;
+use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::{Failure, Words, console, open_model_dir};
 use crate::data::Tokenizer;
 use crate::model::{ModelConfig, ModelMeta};
+use crate::store::{Precision, Snapshot};
 use crate::train::TrainState;
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let snapshot = open_model_dir(words)?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
-    let state = TrainState::load(&snapshot);
-    let size = snapshot.size_on_disk()?;
-    let kind = if meta.is_chat() { "chat" } else { "text" };
-    let ModelConfig {
-        n_embd,
-        n_head,
-        n_layer,
-        block_size,
-    } = meta.config;
     if words.has("json") {
-        let mut info = meta.to_json();
-        info["kind"] = json!(kind);
-        info["parameters"] = json!(meta.parameters()?);
-        info["dtype"] = json!(weights.precision.name());
-        info["bytes_on_disk"] = json!(size);
-        info["can_resume"] = json!(state.is_ok());
-        info["step"] = json!(state.ok().map(|state| state.progress.step));
+        let info = to_json(&snapshot, &meta, weights.precision)?;
         return console::print(&format!("{info}\n"));
     }
-    let training = match state {
+    let training = match TrainState::load(&snapshot) {
         Ok(state) => format!(
             "{} steps done, can be resumed",
             console::thousands(state.progress.step)
         ),
         Err(error) => format!("cannot be resumed: {error:#}"),
     };
+    let ModelConfig {
+        n_embd,
+        n_head,
+        n_layer,
+        block_size,
+    } = meta.config;
     console::print(&format!(
-        "model        {kind}, n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, block_size \
+        "model        {}, n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, block_size \
         {block_size}\n\
          vocabulary   {} tokens: {}\n\
          parameters   {}\n\
          weights      {}, {} bytes on disk with everything\n\
          training     {training}\n",
+        kind(&meta),
         meta.tokenizer.vocab_size(),
         characters(&meta.tokenizer),
         console::thousands(meta.parameters()? as u64),
         weights.precision.name(),
-        console::thousands(size),
+        console::thousands(snapshot.size_on_disk()?),
     ))
+}
+
+/// What a model is, as a JSON object.
+pub fn to_json(snapshot: &Snapshot, meta: &ModelMeta, precision: Precision) -> Result<Value> {
+    let state = TrainState::load(snapshot);
+    let mut info = meta.to_json();
+    info["kind"] = json!(kind(meta));
+    info["parameters"] = json!(meta.parameters()?);
+    info["dtype"] = json!(precision.name());
+    info["bytes_on_disk"] = json!(snapshot.size_on_disk()?);
+    info["can_resume"] = json!(state.is_ok());
+    info["step"] = json!(state.ok().map(|state| state.progress.step));
+    Ok(info)
+}
+
+fn kind(meta: &ModelMeta) -> &'static str {
+    if meta.is_chat() { "chat" } else { "text" }
 }
 
 /// The characters that a model knows, on one line of bearable length.

@@ -13,6 +13,7 @@ mod help;
 mod info;
 mod progress;
 mod sampling;
+mod serve;
 mod table;
 mod train;
 mod words;

@@ -1,6 +1,6 @@
 //! The one table of commands and options. The parser accepts what stands here, and help shows it.
 
-use super::{Failure, Words, chat, export, generate, info, train};
+use super::{Failure, Words, chat, export, generate, info, serve, train};
 
 /// Where models are unless somebody says otherwise.
 pub const DEFAULT_MODEL_DIR: &str = "microgpt-model";
@@ -208,6 +208,21 @@ const HALF: Opt = switch(
     "Store the weights in half precision (f16), in half the space",
 );
 
+const HOST: Opt = opt("host", "ADDRESS", "127.0.0.1", "The address to listen on");
+const PORT: Opt = opt(
+    "port",
+    "N",
+    "$PORT, or 8080",
+    "The port to listen on; 0 takes a free one",
+);
+const SERVE_THREADS: Opt = opt(
+    "threads",
+    "N",
+    "twice the cores, at least 8",
+    "How many requests are answered at once",
+);
+const NO_ACCESS_LOG: Opt = switch("quiet", "No access log").short('q');
+
 /// All commands, in the order in which help lists them.
 pub const COMMANDS: &[Command] = &[
     Command {
@@ -337,6 +352,25 @@ pub const COMMANDS: &[Command] = &[
             "in a sixth of the space",
         )],
         run: export::run,
+    },
+    Command {
+        name: "serve",
+        summary: "Serve a model over HTTP",
+        details: "Prints the address that it listens on, and then a line a request, on stderr. \
+        Ctrl-C or SIGTERM finishes what is under way.",
+        options: &[
+            &MODEL_DIR,
+            &HOST,
+            &PORT,
+            &SERVE_THREADS,
+            &NO_ACCESS_LOG,
+            &HELP,
+        ],
+        examples: &[(
+            "microgpt serve --model-dir chat-model --port 8080",
+            "an API, for OpenAI's clients too",
+        )],
+        run: serve::run,
     },
 ];
 

@@ -255,13 +255,15 @@ impl Words {
 
     /// How many threads to use: `--threads`, or as many as there are cores.
     pub fn threads(&self) -> Result<usize, Failure> {
-        let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        let given = self.whole(
-            "threads",
-            1..=MAX_THREADS,
-            &format!("from 1 to {MAX_THREADS}"),
-        )?;
-        Ok(given.map_or_else(all, |threads| threads as usize))
+        self.threads_or(|cores| cores)
+    }
+
+    /// `--threads`, or a number that depends on the number of cores.
+    pub fn threads_or(&self, default: impl FnOnce(usize) -> usize) -> Result<usize, Failure> {
+        let expected = format!("from 1 to {MAX_THREADS}");
+        let given = self.whole("threads", 1..=MAX_THREADS, &expected)?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(given.map_or_else(|| default(cores()), |threads| threads as usize))
     }
 }
 

@@ -1,11 +1,11 @@
-//! From a model to text: samples, and replies in a chat.
+//! From a model to text: samples, and what every text that a model makes has in common.
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Decoder, InferenceGpt, Sampler, SamplingOptions};
-use crate::data::{ChatTokens, Message, Role, Tokenizer, fit_prompt};
+use crate::data::{ChatTokens, Message, Role, Tokenizer};
 
 /// What a sample depends on, beside the model and its own index.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +70,46 @@ impl Generator {
 
     /// The sample of this index. It depends on the model, the options and the index alone.
     pub fn sample(&self, index: u64) -> Sample {
+        self.counted_sample(index).0
+    }
+
+    /// The sample of this index, and how many tokens were sampled for it.
+    pub fn counted_sample(&self, index: u64) -> (Sample, usize) {
+        let mut tokens = self.prompt.clone();
+        let (sampled, _) = self.generate(index, |token| {
+            tokens.push(token);
+            true
+        });
+        (read_sample(&self.model.meta().tokenizer, &tokens), sampled)
+    }
+
+    /// How many tokens the model is given before it samples any.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt.len()
+    }
+
+    /// The characters that the sample of this index adds to the prompt. `visit` sees each as it is
+    /// made, and ends the text by returning false.
+    pub fn continuation(&self, index: u64, mut visit: impl FnMut(char) -> bool) -> Generated {
+        let tokenizer = &self.model.meta().tokenizer;
+        let mut text = String::new();
+        let (tokens, finish) = self.generate(index, |token| match tokenizer.char_of(token) {
+            Some(c) => {
+                text.push(c);
+                visit(c)
+            }
+            None => true,
+        });
+        Generated {
+            text,
+            prompt_tokens: self.prompt.len(),
+            tokens,
+            finish,
+        }
+    }
+
+    /// Samples tokens after the prompt; gives how many there were and why they ended.
+    fn generate(&self, index: u64, visit: impl FnMut(u32) -> bool) -> (usize, Finish) {
         let tokenizer = &self.model.meta().tokenizer;
         let grammar = match tokenizer.chat_tokens() {
             None => Grammar::Document {
@@ -80,23 +120,32 @@ impl Generator {
                 in_turn: self.prompt.len() > 1,
             },
         };
-        let mut tokens = self.prompt.clone();
         let mut sampler = Sampler::new(self.options.sampling, self.options.seed, index);
         let limit = self.options.max_tokens.unwrap_or(usize::MAX);
         let mut decoder = self.model.decoder();
-        continue_text(
-            &mut decoder,
-            &self.prompt,
-            grammar,
-            &mut sampler,
-            limit,
-            |token| {
-                tokens.push(token);
-                true
-            },
-        );
-        read_sample(tokenizer, &tokens)
+        let decoder = &mut decoder;
+        continue_text(decoder, &self.prompt, grammar, &mut sampler, limit, visit)
     }
+}
+
+/// Text that a model has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    pub text: String,
+    /// How many tokens the model was given.
+    pub prompt_tokens: usize,
+    /// How many it sampled, the closing one included.
+    pub tokens: usize,
+    pub finish: Finish,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or whoever reads it did.
+    Stop,
+    /// There was no room for more: in the context, or in the number of tokens asked for.
+    Length,
 }
 
 /// Characters as a message lists them.
@@ -109,7 +158,7 @@ pub fn list_chars(chars: &[char]) -> String {
 }
 
 /// Which tokens may come next, so that what a model makes up can always be read.
-enum Grammar {
+pub(super) enum Grammar {
     /// Characters up to `bos`.
     Document { bos: u32 },
     /// Turns up to `bos`: a role, characters, `end_turn`.
@@ -149,15 +198,15 @@ impl Grammar {
 
 /// Feeds the prompt, of which the decoder may have seen the beginning, then samples: up to `limit`
 /// tokens, to the end of the context, until the grammar says so, or until `visit`, which gets each
-/// token, returns false.
-fn continue_text(
+/// token, returns false. Gives how many were sampled, and why no more were.
+pub(super) fn continue_text(
     decoder: &mut Decoder,
     prompt: &[u32],
     mut grammar: Grammar,
     sampler: &mut Sampler,
     limit: usize,
     mut visit: impl FnMut(u32) -> bool,
-) {
+) -> (usize, Finish) {
     let limit = limit.min(decoder.context() + 1 - prompt.len());
     let (&last, rest) = prompt[decoder.length()..]
         .split_last()
@@ -166,12 +215,13 @@ fn continue_text(
         decoder.feed(token);
     }
     let mut token = last;
-    for _ in 0..limit {
+    for count in 1..=limit {
         token = sampler.sample(decoder.feed(token), |token| grammar.allows(token));
         if !visit(token) || !grammar.goes_on_after(token) {
-            break;
+            return (count, Finish::Stop);
         }
     }
+    (limit, Finish::Length)
 }
 
 /// A sample from its tokens, of which the first is `bos`.
@@ -195,94 +245,4 @@ fn read_sample(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
         }
     }
     Sample::Conversation(messages)
-}
-
-/// What a model answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    pub content: String,
-    /// How many of the conversation's tokens were dropped to fit the context.
-    pub tokens_dropped: usize,
-}
-
-/// A chat with one model, which remembers what it has read already.
-pub struct Chat<'a> {
-    decoder: Decoder<'a>,
-    tokenizer: &'a Tokenizer,
-    tokens: ChatTokens,
-    /// What the decoder has been fed.
-    seen: Vec<u32>,
-}
-
-impl<'a> Chat<'a> {
-    /// Errors for a model that was not trained on conversations.
-    pub fn new(model: &'a InferenceGpt) -> Result<Self> {
-        let tokenizer = &model.meta().tokenizer;
-        let tokens = tokenizer.chat_tokens().context(
-            "this model was trained on text, not on conversations; train one with \
-                `microgpt train --chat`",
-        )?;
-        let context = model.meta().config.block_size;
-        if context < 3 {
-            bail!("the model's context of {context} tokens is too short to chat");
-        }
-        Ok(Self {
-            decoder: model.decoder(),
-            tokenizer,
-            tokens,
-            seen: Vec::new(),
-        })
-    }
-
-    /// The model's reply to a conversation, which may fill three quarters of the context. `visit`
-    /// sees each character as it is made, and ends the reply by returning false. `index` numbers
-    /// the replies that are to be independent.
-    pub fn reply(
-        &mut self,
-        messages: &[Message],
-        options: &GenerateOptions,
-        index: u64,
-        mut visit: impl FnMut(char) -> bool,
-    ) -> Reply {
-        let context = self.decoder.context();
-        let prompt = fit_prompt(self.tokenizer, self.tokens, messages, context * 3 / 4);
-        // The prompt's last token is fed in any case: its logits are needed.
-        let known = self
-            .seen
-            .iter()
-            .zip(&prompt.tokens)
-            .take_while(|(a, b)| a == b)
-            .count();
-        self.decoder.truncate(known.min(prompt.tokens.len() - 1));
-
-        let mut sampler = Sampler::new(options.sampling, options.seed, index);
-        let limit = options.max_tokens.unwrap_or(usize::MAX);
-        let mut sampled = Vec::new();
-        let mut content = String::new();
-        let grammar = Grammar::Reply { chat: self.tokens };
-        continue_text(
-            &mut self.decoder,
-            &prompt.tokens,
-            grammar,
-            &mut sampler,
-            limit,
-            |token| {
-                sampled.push(token);
-                match self.tokenizer.char_of(token) {
-                    Some(c) => {
-                        content.push(c);
-                        visit(c)
-                    }
-                    None => true,
-                }
-            },
-        );
-        self.seen = prompt.tokens;
-        self.seen.extend(sampled);
-        self.seen.truncate(self.decoder.length());
-        Reply {
-            content,
-            tokens_dropped: prompt.dropped,
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //! [`InferenceGpt`] is plain data that computes in f64 and is shared between threads. Around them,
 //! what a model is (its size and vocabulary) and what is done with it (sampling, generating).
 
+mod chat;
 mod config;
 mod generate;
 mod inference_gpt;
@@ -9,8 +10,9 @@ mod meta;
 mod sampling;
 mod tensor_gpt;
 
+pub use chat::{Chat, Reply};
 pub use config::ModelConfig;
-pub use generate::{Chat, GenerateOptions, Generator, Reply, Sample, list_chars};
+pub use generate::{Finish, GenerateOptions, Generated, Generator, Sample, list_chars};
 pub use inference_gpt::{Decoder, InferenceGpt};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};

@@ -1,0 +1,160 @@
+//! microgpt's own endpoints: `/microgpt/v1/…`, health and metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use super::http::{Answer, Fields, HttpError, abbreviate};
+use super::metrics::Metrics;
+use crate::data::{Message, Role};
+use crate::model::{Chat, GenerateOptions, Generator, InferenceGpt, Sample, SamplingOptions};
+
+/// The most samples that one request gets.
+const MAX_SAMPLES: u64 = 50;
+
+/// What all requests share.
+pub struct App {
+    pub model: Arc<InferenceGpt>,
+    /// What `GET /microgpt/v1/info` answers.
+    pub info: Value,
+    pub metrics: Metrics,
+    /// When the server was started, in seconds since 1970.
+    pub started: u64,
+}
+
+impl App {
+    /// Counts the tokens of a text that was made.
+    pub fn count_tokens(&self, prompt_tokens: usize, tokens: usize) {
+        let metrics = &self.metrics;
+        metrics
+            .prompt_tokens
+            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
+        metrics
+            .generated_tokens
+            .fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+}
+
+/// `POST /microgpt/v1/generate`.
+pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
+    let fields = Fields::parse(body)?;
+    fields.only(&[
+        "num_samples",
+        "temperature",
+        "seed",
+        "max_tokens",
+        "prompt",
+        "top_k",
+        "top_p",
+        "min_p",
+    ])?;
+    let count = fields
+        .whole("num_samples", 1)?
+        .unwrap_or(1)
+        .min(MAX_SAMPLES);
+    let options = GenerateOptions {
+        prompt: fields.string("prompt")?.unwrap_or_default(),
+        ..generate_options(&fields)?
+    };
+    let generator = Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad)?;
+    let text = |index| {
+        let (sample, tokens) = generator.counted_sample(index);
+        app.count_tokens(generator.prompt_tokens(), tokens);
+        match sample {
+            Sample::Text(text) => text,
+            Sample::Conversation(messages) => {
+                let contents: Vec<String> = messages.into_iter().map(|m| m.content).collect();
+                contents.join("\n")
+            }
+        }
+    };
+    let samples: Vec<String> = (0..count).map(text).collect();
+    Ok(Answer::json(&json!({ "samples": samples })))
+}
+
+/// `POST /microgpt/v1/chat`.
+pub fn chat(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
+    let fields = Fields::parse(body)?;
+    fields.only(&[
+        "messages",
+        "temperature",
+        "seed",
+        "max_tokens",
+        "top_k",
+        "top_p",
+        "min_p",
+    ])?;
+    let options = generate_options(&fields)?;
+    let messages = messages(&fields)?
+        .iter()
+        .enumerate()
+        .map(|(i, value)| message(i, value))
+        .collect::<Result<Vec<Message>, _>>()?;
+    let mut chat = Chat::new(&app.model).map_err(HttpError::bad)?;
+    let reply = chat.reply(&messages, &options, 0, |_| true);
+    app.count_tokens(reply.generated.prompt_tokens, reply.generated.tokens);
+    Ok(Answer::json(&json!({
+        "role": "assistant",
+        "content": reply.generated.text,
+        "tokens_dropped": reply.tokens_dropped,
+    })))
+}
+
+/// The options of everything that makes text; the prompt is the caller's.
+pub fn generate_options(fields: &Fields) -> Result<GenerateOptions, HttpError> {
+    let default = SamplingOptions::default();
+    let sampling = SamplingOptions {
+        temperature: fields.number("temperature")?.unwrap_or(default.temperature),
+        top_k: fields.whole("top_k", 1)?.map(|k| k as usize),
+        top_p: fields.number("top_p")?,
+        min_p: fields.number("min_p")?,
+    };
+    sampling.validate().map_err(HttpError::bad)?;
+    Ok(GenerateOptions {
+        sampling,
+        seed: fields.seed("seed")?.unwrap_or(42),
+        max_tokens: fields.whole("max_tokens", 1)?.map(|tokens| tokens as usize),
+        prompt: String::new(),
+    })
+}
+
+/// The messages of a request, each still as it was sent.
+pub fn messages(fields: &Fields) -> Result<Vec<Value>, HttpError> {
+    let messages = fields.convert(
+        "messages",
+        |value| value.as_array().cloned(),
+        || "an array of messages, {\"role\": …, \"content\": …}".to_string(),
+    )?;
+    match messages {
+        None => Err(HttpError::bad("messages is missing")),
+        Some(messages) if messages.is_empty() => Err(HttpError::bad("messages is empty")),
+        Some(messages) => Ok(messages),
+    }
+}
+
+/// A message, which has to be the user's or the assistant's.
+fn message(index: usize, value: &Value) -> Result<Message, HttpError> {
+    let role = role(index, value)?;
+    match value["content"].as_str() {
+        Some(content) => Ok(Message::new(role, content)),
+        None => Err(wrong(index, "content", "a string", &value["content"])),
+    }
+}
+
+/// The role of a message.
+pub fn role(index: usize, value: &Value) -> Result<Role, HttpError> {
+    match value["role"].as_str() {
+        Some("user") => Ok(Role::User),
+        Some("assistant") => Ok(Role::Assistant),
+        _ => Err(wrong(index, "role", "user or assistant", &value["role"])),
+    }
+}
+
+/// The error of a message's field.
+pub fn wrong(index: usize, field: &str, expected: &str, found: &Value) -> HttpError {
+    HttpError::bad(format!(
+        "messages[{index}].{field} must be {expected}, got {}",
+        abbreviate(found)
+    ))
+}
