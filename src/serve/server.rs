@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -96,13 +96,16 @@ impl Server {
             queue,
             quiet: self.options.quiet,
             draining: AtomicBool::new(false),
+            start: Instant::now(),
+            last_request: AtomicU64::new(0),
         });
         for _ in 0..threads {
             let (dispatcher, jobs) = (Arc::clone(&dispatcher), Arc::clone(&jobs));
             spawn(move || dispatcher.work(&jobs))?;
         }
         dispatcher.accept()?;
-        spawn(move || keep_awake(address))?;
+        let awake = Arc::clone(&dispatcher);
+        spawn(move || keep_awake(address, &awake.last_request, awake.start))?;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }
@@ -118,12 +121,24 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Connects now and then. The read time-out of the listening socket holds for `accept` too, and
-/// tiny_http takes an `accept` that timed out for the end.
-fn keep_awake(address: SocketAddr) {
+/// Connects now and then, for two faults of tiny_http that a new connection mends.
+///
+/// The read time-out of the listening socket holds for `accept` too, and tiny_http takes an
+/// `accept` that timed out for the end. And of connections that come at the same moment, it may
+/// count on one idle thread for several, and leave some waiting until the next one comes.
+fn keep_awake(address: SocketAddr, last_request: &AtomicU64, start: Instant) {
+    let mut last = Instant::now();
     loop {
-        thread::sleep(IDLE / 3);
-        drop(TcpStream::connect_timeout(&address, IDLE));
+        let now = start.elapsed().as_millis() as u64;
+        let active = now.saturating_sub(last_request.load(Ordering::Relaxed)) < 2000;
+        thread::sleep(Duration::from_millis(if active { 25 } else { 250 }));
+        if active || last.elapsed() > IDLE / 3 {
+            last = Instant::now();
+            if let Ok(stream) = TcpStream::connect_timeout(&address, IDLE) {
+                // Closed without the wait that a port is kept for otherwise.
+                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            }
+        }
     }
 }
 
@@ -141,6 +156,9 @@ struct Dispatcher {
     queue: SyncSender<Job>,
     quiet: bool,
     draining: AtomicBool,
+    start: Instant,
+    /// When the last request came, in milliseconds since the start.
+    last_request: AtomicU64,
 }
 
 impl Dispatcher {
@@ -172,6 +190,8 @@ impl Dispatcher {
     /// Queues a request, refuses it, or answers it at once if an operator asks.
     fn dispatch(self: &Arc<Self>, mut request: Request) {
         let arrived = Instant::now();
+        let now = (arrived - self.start).as_millis() as u64;
+        self.last_request.store(now, Ordering::Relaxed);
         if let Some(answer) = self.answer_operator(&request) {
             return self.respond(request, arrived, answer);
         }
@@ -404,6 +424,8 @@ fn endpoint(path: &str) -> &'static str {
 fn route(app: &App, request: &Request, body: &[u8]) -> Result<Completion, HttpError> {
     let path = path(request);
     let name = endpoint(path);
+    #[cfg(test)]
+    assert_ne!(path, "/panic", "as a handler that fails does");
     let Some((_, methods)) = ENDPOINTS.iter().find(|(known, _)| *known == name) else {
         return Err(HttpError::new(404, format!("there is nothing at {path:?}")));
     };
@@ -445,4 +467,54 @@ fn check_content_type(request: &Request) -> Result<(), HttpError> {
         415,
         format!("the body must be application/json, got {value}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::data::Corpus;
+    use crate::model::{ModelConfig, ModelMeta, initial_weights};
+
+    /// The status of an answer to a request for a path.
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.lines().next().unwrap_or_default().to_string()
+    }
+
+    #[test]
+    fn a_panic_is_answered_and_costs_no_worker() {
+        let corpus = Corpus::documents("ab").unwrap();
+        let config = ModelConfig::default();
+        let meta = ModelMeta {
+            config,
+            tokenizer: corpus.tokenizer(),
+        };
+        let weights = initial_weights(config, meta.tokenizer.vocab_size(), 1);
+        let model = Arc::new(InferenceGpt::new(meta, weights));
+        let options = ServeOptions {
+            host: "127.0.0.1".into(),
+            port: 0,
+            threads: 2,
+            quiet: true,
+        };
+        let server = Server::bind(options, model, json!({})).unwrap();
+        let address = server.address().unwrap();
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let running = thread::spawn(|| server.run(&STOP));
+        for _ in 0..5 {
+            assert_eq!(get(address, "/panic"), "HTTP/1.1 500 Internal Server Error");
+        }
+        assert_eq!(get(address, "/v1/models"), "HTTP/1.1 200 OK");
+        STOP.store(true, Ordering::Relaxed);
+        running.join().unwrap().unwrap();
+    }
 }

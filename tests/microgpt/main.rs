@@ -9,6 +9,7 @@ mod errors;
 mod generate;
 mod program;
 mod reference;
+mod serve;
 mod signals;
 mod store;
 mod train;

@@ -1,0 +1,646 @@
+//! `microgpt serve`, over real connections on a loopback port.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::program::{microgpt, pipe_in, run_in, with_chat_model, with_text_model};
+
+/// A server of the model in a directory; killed when it is dropped.
+struct Server {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    address: String,
+}
+
+impl Server {
+    fn start(dir: &std::path::Path, options: &str) -> Self {
+        let mut child = microgpt()
+            .current_dir(dir)
+            .env("MODEL_DIR", "model")
+            .env("PORT", "0")
+            .arg("serve")
+            .args(options.split_whitespace())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .expect(&line)
+            .to_string();
+        Self {
+            child,
+            stderr,
+            address,
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+    }
+
+    /// Sends a request and reads the whole answer.
+    fn send(&self, request: &str) -> Answer {
+        let mut stream = self.connect();
+        // A server that refuses a request may close before it has read all of it.
+        let _ = stream.write_all(request.as_bytes());
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        Answer::parse(&String::from_utf8(bytes).unwrap())
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(&post(path, &body.to_string()))
+    }
+
+    /// The value of a sample in the metrics.
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        line.expect(&text)
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .expect(text);
+        let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        let body = if chunked {
+            unchunk(body)
+        } else {
+            body.to_string()
+        };
+        Self {
+            status,
+            head: head.to_string(),
+            body,
+        }
+    }
+
+    #[track_caller]
+    fn json(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        serde_json::from_str(&self.body).expect(&self.body)
+    }
+}
+
+fn unchunk(mut text: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        body += &rest[..size];
+        text = &rest[size + 2..];
+    }
+    body
+}
+
+#[test]
+fn samples_are_those_of_the_command_line() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "");
+    let path = "/microgpt/v1/generate";
+    let cli = |options: &str| -> Vec<String> {
+        let ran = run_in(dir.path(), &format!("generate -m model {options}")).ok();
+        ran.stdout.lines().map(str::to_string).collect()
+    };
+    assert_eq!(
+        server.post(path, &json!({})).json(200),
+        json!({ "samples": cli("-n 1") })
+    );
+    let body = json!({ "num_samples": 7, "seed": 5, "temperature": 1.5, "top_k": 9, "top_p": 0.9,
+        "min_p": 0.01, "prompt": "a", "max_tokens": 6 });
+    let expected = cli(
+        "-n 7 --seed 5 --temperature 1.5 --top-k 9 --top-p 0.9 --min-p 0.01 --prompt a --max-tokens 6",
+    );
+    assert_eq!(
+        server.post(path, &body).json(200),
+        json!({ "samples": expected })
+    );
+    let many = server.post(path, &json!({ "num_samples": 1000 })).json(200);
+    assert_eq!(
+        many,
+        json!({ "samples": cli("-n 50") }),
+        "more than 50 gives 50"
+    );
+}
+
+#[test]
+fn a_reply_is_that_of_the_command_line() {
+    let dir = with_chat_model();
+    let server = Server::start(dir.path(), "");
+    let path = "/microgpt/v1/chat";
+    let reply = pipe_in(dir.path(), "chat -m model --max-tokens 20", b"hello\n")
+        .ok()
+        .stdout;
+    let messages = json!([{ "role": "user", "content": "hello" }]);
+    let answer = server
+        .post(path, &json!({ "messages": messages, "max_tokens": 20 }))
+        .json(200);
+    let expected = json!({ "role": "assistant", "content": reply.trim_end_matches('\n'), "tokens_dropped": 0 });
+    assert_eq!(answer, expected);
+    // 36 of 48 tokens are for the prompt: the first turn of 14 tokens goes, and then the second.
+    let messages = json!([
+        { "role": "user", "content": "hello hello." },
+        { "role": "assistant", "content": "hello!" },
+        { "role": "user", "content": "how are you today, then?" },
+    ]);
+    let answer = server
+        .post(path, &json!({ "messages": messages }))
+        .json(200);
+    assert_eq!(answer["tokens_dropped"], 14);
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said() {
+    let text = with_text_model();
+    let server = Server::start(text.path(), "");
+    let generate = "/microgpt/v1/generate";
+    let cases = [
+        (
+            json!({ "temperature": -0.5 }),
+            "temperature must be >= 0, got -0.5",
+        ),
+        (
+            json!({ "temperature": "hot" }),
+            "temperature must be a number, got \"hot\"",
+        ),
+        (
+            json!({ "num_samples": 0 }),
+            "num_samples must be a whole number >= 1, got 0",
+        ),
+        (
+            json!({ "num_samples": 1.5 }),
+            "num_samples must be a whole number >= 1, got 1.5",
+        ),
+        (
+            json!({ "max_tokens": 0 }),
+            "max_tokens must be a whole number >= 1, got 0",
+        ),
+        (json!({ "top_p": 2 }), "top_p must be > 0 and <= 1, got 2"),
+        (
+            json!({ "top_k": 0 }),
+            "top_k must be a whole number >= 1, got 0",
+        ),
+        (
+            json!({ "seed": "x" }),
+            "seed must be a whole number, got \"x\"",
+        ),
+        (
+            json!({ "prompt": "A" }),
+            "the prompt has characters that the model doesn't know: 'A'",
+        ),
+        (json!([]), "the body must be a JSON object"),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(
+            server.post(generate, &body).json(400),
+            json!({ "error": expected })
+        );
+    }
+    let error = server.post(generate, &json!({ "temprature": 1 })).json(400);
+    assert!(
+        error["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("unknown field \"temprature\"; there are")
+    );
+    let error = server.send(&post(generate, "{")).json(400);
+    assert!(
+        error["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("the body is not valid JSON")
+    );
+
+    let chat = json!({ "messages": [{ "role": "user", "content": "a" }] });
+    let error = server.post("/microgpt/v1/chat", &chat).json(400);
+    assert!(
+        error["error"].as_str().unwrap().contains("train --chat"),
+        "{error}"
+    );
+    let error = server.post("/v1/chat/completions", &chat).json(400);
+    assert_eq!(error["error"]["type"], "invalid_request_error");
+    assert!(
+        error["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("train --chat"),
+        "{error}"
+    );
+
+    let chat_model = with_chat_model();
+    let server = Server::start(chat_model.path(), "");
+    let cases = [
+        (json!({}), "messages is missing"),
+        (json!({ "messages": [] }), "messages is empty"),
+        (json!({ "messages": "hi" }), "messages must be an array"),
+        (
+            json!({ "messages": [{ "role": "user" }] }),
+            "messages[0].content must be a string, got null",
+        ),
+        (
+            json!({ "messages": [{ "role": "system", "content": "" }] }),
+            "messages[0].role must be user or assistant",
+        ),
+    ];
+    for (body, expected) in cases {
+        let error = server.post("/microgpt/v1/chat", &body).json(400);
+        assert!(
+            error["error"].as_str().unwrap().starts_with(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_protocol_is_kept() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "");
+    assert_eq!(server.get("/healthz").json(200), json!({ "status": "ok" }));
+    let info: Value =
+        serde_json::from_str(&run_in(dir.path(), "info -m model --json").ok().stdout).unwrap();
+    assert_eq!(server.get("/microgpt/v1/info").json(200), info);
+    assert_eq!(server.get("/nothing").status, 404);
+    let wrong = server.get("/microgpt/v1/generate");
+    assert!(
+        wrong.status == 405 && wrong.head.contains("Allow: POST"),
+        "{}",
+        wrong.head
+    );
+    let head = server.send("HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    let bare =
+        server.send("POST /microgpt/v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!(bare.status, 411);
+    let form = post("/microgpt/v1/generate", "{}").replace("application/json", "text/plain");
+    assert_eq!(server.send(&form).status, 415);
+    let huge =
+        post("/microgpt/v1/generate", "{}").replace("Content-Length: 2", "Content-Length: 1048577");
+    let mut stream = server.connect();
+    stream.write_all(huge.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    assert!(
+        line.starts_with("HTTP/1.1 413"),
+        "refused before the body is sent: {line}"
+    );
+    let padded = json!({ "prompt": "a", "seed": 1 }).to_string() + &" ".repeat(100_000);
+    assert_eq!(
+        server.send(&post("/microgpt/v1/generate", &padded)).status,
+        200
+    );
+    let chunked = "POST /microgpt/v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    assert_eq!(server.send(chunked).status, 200);
+
+    // Two requests on one connection.
+    let mut stream = server.connect();
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request.repeat(2).as_bytes()).unwrap();
+    let mut answers = String::new();
+    while answers.matches("{\"status\":\"ok\"}").count() < 2 {
+        let mut part = [0; 1024];
+        let count = stream.read(&mut part).unwrap();
+        assert!(count > 0, "{answers}");
+        answers += std::str::from_utf8(&part[..count]).unwrap();
+    }
+    let metrics = server.get("/metrics").body;
+    assert!(
+        metrics.contains(
+            "microgpt_requests_total{endpoint=\"/microgpt/v1/generate\",status=\"200\"} 2"
+        ),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn openai_completions_have_their_fields() {
+    let dir = with_chat_model();
+    let server = Server::start(dir.path(), "");
+    let path = "/v1/chat/completions";
+    let messages =
+        json!([{ "role": "system", "content": "be kind" }, { "role": "user", "content": "hello" }]);
+    let body = json!({ "model": "any", "messages": messages, "seed": 1, "n": 2, "max_tokens": 3, "temperature": 0 });
+    let answer = server.post(path, &body).json(200);
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(
+        answer["usage"],
+        json!({ "prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15 })
+    );
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!((choices.len(), &choices[1]["index"]), (2, &json!(1)));
+    assert_eq!(choices[0]["finish_reason"], "length");
+    let text = choices[0]["message"]["content"].as_str().unwrap();
+    assert_eq!(text.len(), 3);
+
+    let mut stopped = body.clone();
+    stopped["stop"] = json!([&text[1..2]]);
+    let answer = server.post(path, &stopped).json(200);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let end = text.find(&text[1..2]).unwrap();
+    assert_eq!(answer["choices"][0]["message"]["content"], text[..end]);
+
+    let models = server.get("/v1/models").json(200);
+    assert_eq!(models["data"][0]["id"], "microgpt");
+    assert_eq!(
+        server.get("/v1/models/microgpt").json(200)["object"],
+        "model"
+    );
+    assert_eq!(
+        server.get("/v1/models/other").json(404)["error"]["type"],
+        "invalid_request_error"
+    );
+}
+
+#[test]
+fn streamed_text_is_that_of_the_whole_answer() {
+    let dir = with_chat_model();
+    let server = Server::start(dir.path(), "");
+    let path = "/v1/chat/completions";
+    let mut body = json!({ "messages": [{ "role": "user", "content": "hello" }], "seed": 3, "temperature": 1,
+        "stop": "zz" });
+    let whole = server.post(path, &body).json(200);
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({ "include_usage": true });
+    let answer = server.post(path, &body);
+    assert!(
+        answer.head.contains("Content-Type: text/event-stream"),
+        "{}",
+        answer.head
+    );
+    let events: Vec<&str> = answer
+        .body
+        .split("\n\n")
+        .filter_map(|e| e.strip_prefix("data: "))
+        .collect();
+    assert_eq!(*events.last().unwrap(), "[DONE]");
+    let events: Vec<Value> = events[..events.len() - 1]
+        .iter()
+        .map(|e| serde_json::from_str(e).unwrap())
+        .collect();
+    let text: String = events
+        .iter()
+        .filter_map(|e| e["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    assert_eq!(
+        events[events.len() - 2]["choices"][0]["finish_reason"],
+        whole["choices"][0]["finish_reason"]
+    );
+    assert_eq!(events[events.len() - 1]["usage"], whole["usage"]);
+    assert!(events.len() > text.chars().count(), "an event a character");
+}
+
+#[test]
+fn text_is_completed_for_openai_too() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "");
+    let mut body = json!({ "prompt": ["ab", "c"], "n": 2, "seed": 42 });
+    let answer = server.post("/v1/completions", &body).json(200);
+    let texts: Vec<String> = (0..4)
+        .map(|i| answer["choices"][i]["text"].as_str().unwrap().into())
+        .collect();
+    for (prompt, texts) in ["ab", "c"].iter().zip(texts.chunks(2)) {
+        let ran = run_in(
+            dir.path(),
+            &format!("generate -m model -n 2 --prompt {prompt}"),
+        )
+        .ok();
+        let expected: Vec<&str> = ran
+            .stdout
+            .lines()
+            .map(|line| &line[prompt.len()..])
+            .collect();
+        assert_eq!(texts, expected);
+    }
+    body["stream"] = json!(true);
+    let streamed = server.post("/v1/completions", &body).body;
+    assert!(
+        streamed.ends_with("data: [DONE]\n\n")
+            && streamed.contains("\"object\":\"text_completion\"")
+    );
+    assert_eq!(
+        server
+            .post("/v1/completions", &json!({ "prompt": 1 }))
+            .status,
+        400
+    );
+}
+
+/// A chat model with a context so long that it speaks for a while.
+fn with_long_model() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    run_in(
+        dir.path(),
+        "train --chat --steps 1 --batch-size 1 --block-size 20000 -o model -q",
+    )
+    .ok();
+    dir
+}
+
+const LONG: &str = r#"{"messages": [{"role": "user", "content": "hello"}], "stream": true, "temperature": 3, "n": 50}"#;
+
+#[test]
+fn tokens_come_as_they_are_made_and_a_client_that_hangs_up_ends_them() {
+    let dir = with_long_model();
+    let server = Server::start(dir.path(), "");
+    let mut stream = server.connect();
+    stream
+        .write_all(post("/v1/chat/completions", LONG).as_bytes())
+        .unwrap();
+    // Events are read while later ones are not made yet.
+    let mut reader = BufReader::new(stream);
+    let mut events = 0;
+    while events < 20 {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        events += usize::from(line.starts_with("data: "));
+    }
+    assert_eq!(server.metric("microgpt_requests_in_progress"), 1.0);
+    drop(reader);
+    let start = Instant::now();
+    while server.metric("microgpt_requests_in_progress") > 0.0 {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the generation goes on"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(
+        server
+            .get("/metrics")
+            .body
+            .contains("endpoint=\"/v1/chat/completions\",status=\"499\"} 1")
+    );
+}
+
+#[test]
+fn a_slow_client_holds_up_nobody() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "--threads 1");
+    // Heads and bodies of which not all is sent, more of them than there are workers.
+    let whole = post("/microgpt/v1/generate", &" ".repeat(5000));
+    let slow: Vec<TcpStream> = (0..20)
+        .map(|i| {
+            let mut stream = server.connect();
+            stream
+                .write_all(&whole.as_bytes()[..if i % 2 == 0 { 30 } else { 3000 }])
+                .unwrap();
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    assert_eq!(server.post("/microgpt/v1/generate", &json!({})).status, 200);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop(slow);
+}
+
+#[test]
+fn what_cannot_be_queued_is_refused_at_once() {
+    let dir = with_long_model();
+    let server = Server::start(dir.path(), "--threads 1");
+    let busy: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream
+                .write_all(post("/v1/chat/completions", LONG).as_bytes())
+                .unwrap();
+            stream
+        })
+        .collect();
+    while server.metric("microgpt_queue_length") < 64.0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let refused = server.post("/v1/completions", &json!({}));
+    assert!(
+        refused.status == 503 && refused.head.contains("Retry-After: 1"),
+        "{}",
+        refused.head
+    );
+    assert_eq!(
+        server.get("/healthz").status,
+        200,
+        "operators are answered all the same"
+    );
+    drop(busy);
+}
+
+#[test]
+fn a_signal_ends_it_after_what_is_under_way() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = with_long_model();
+        let mut server = Server::start(dir.path(), "");
+        let body = LONG.replace("50}", "1, \"max_tokens\": 2000}");
+        let mut stream = server.connect();
+        stream
+            .write_all(post("/v1/chat/completions", &body).as_bytes())
+            .unwrap();
+        let mut answer = BufReader::new(stream);
+        let mut text = String::new();
+        answer.read_line(&mut text).unwrap();
+        server.signal(signal);
+        answer.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: [DONE]"), "the answer was cut off");
+        assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn requests_are_logged_unless_told_otherwise() {
+    let dir = with_text_model();
+    let mut server = Server::start(dir.path(), "");
+    server.get("/healthz?x=1");
+    let mut line = String::new();
+    server.stderr.read_line(&mut line).unwrap();
+    assert!(
+        line.starts_with("127.0.0.1:") && line.contains(" GET \"/healthz\" 200 "),
+        "{line}"
+    );
+
+    let mut server = Server::start(dir.path(), "--quiet");
+    server.get("/healthz");
+    server.signal("-TERM");
+    let mut rest = String::new();
+    server.stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_an_error() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "");
+    let port = server.address.rsplit(':').next().unwrap();
+    let error = run_in(dir.path(), &format!("serve -m model --port {port}")).error(1);
+    assert!(
+        error.contains(&format!("cannot listen on 127.0.0.1:{port}")),
+        "{error}"
+    );
+    assert!(
+        run_in(dir.path(), "serve --port 65536")
+            .error(2)
+            .contains("from 0 to 65535")
+    );
+    assert!(
+        run_in(dir.path(), "serve -m nowhere")
+            .error(1)
+            .contains("no model in nowhere")
+    );
+}
