@@ -2,8 +2,12 @@
 
 CARGO ?= cargo
 MACOS_TARGET := aarch64-apple-darwin
+# What the tests of the server's clients need beside the Rust toolchain.
+CLIENTS := target/clients
+CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help build test fmt-check clippy unit-and-program-tests doc-check metal-check bench
+.PHONY: help build test fmt-check clippy unit-and-program-tests doc-check metal-check bench \
+	clients test-clients test-web soak
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,3 +42,21 @@ metal-check:
 
 bench: ## Measure a training step and generation
 	$(CARGO) bench --locked
+
+clients: ## Install what test-clients and test-web need, in target/clients
+	python3 -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+
+test-clients: ## Test the server with OpenAI's Python client and a Prometheus parser
+	@[ -x $(CLIENTS)/bin/python ] || { echo "test-clients needs: make clients" >&2; exit 1; }
+	$(CARGO) build --locked
+	$(CLIENTS)/bin/python tests/clients/openai_api.py target/debug/microgpt
+
+test-web: ## Test the web page in a headless Chromium
+	@[ -x $(CLIENTS)/bin/python ] || { echo "test-web needs: make clients" >&2; exit 1; }
+	@[ -x $(CHROMIUM) ] || { echo "test-web needs: apt-get install chromium" >&2; exit 1; }
+	$(CARGO) build --locked
+	$(CLIENTS)/bin/python tests/clients/web.py target/debug/microgpt target/screenshots
+
+soak: build ## Load the server for ten minutes
+	python3 tests/clients/soak.py target/release/microgpt

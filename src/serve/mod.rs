@@ -10,6 +10,7 @@ mod body;
 mod http;
 mod metrics;
 mod openai;
+mod page;
 mod server;
 
 pub use server::{ServeOptions, Server};

@@ -22,6 +22,7 @@ use super::body;
 use super::http::{Answer, HttpError};
 use super::metrics::Metrics;
 use super::openai::{self, Completion, Events};
+use super::page;
 use crate::model::InferenceGpt;
 
 /// A client that sends or takes no byte for so long is cut off.
@@ -398,7 +399,8 @@ fn is_openai(path: &str) -> bool {
 }
 
 /// The endpoints, with the methods that they take.
-const ENDPOINTS: [(&str, &str); 8] = [
+const ENDPOINTS: [(&str, &str); 9] = [
+    ("/", "GET, HEAD"),
     ("/microgpt/v1/generate", "POST"),
     ("/microgpt/v1/chat", "POST"),
     ("/microgpt/v1/info", "GET, HEAD"),
@@ -440,6 +442,7 @@ fn route(app: &App, request: &Request, body: &[u8]) -> Result<Completion, HttpEr
         check_content_type(request)?;
     }
     match name {
+        "/" => Ok(Completion::Whole(page::page())),
         "/v1/chat/completions" => openai::chat_completions(app, body),
         "/v1/completions" => openai::completions(app, body),
         "/v1/models" => {

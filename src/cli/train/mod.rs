@@ -27,6 +27,9 @@ use plan::Plan;
 const TEXT_SAMPLES: u64 = 20;
 const CHAT_SAMPLES: u64 = 3;
 
+/// The most tokens of such a sample, which is to be looked at, not waited for.
+const SAMPLE_TOKENS: usize = 1000;
+
 pub fn run(words: &Words) -> Result<(), Failure> {
     let options = Options::from_words(words)?;
     let mut run = Run::start(Plan::new(options)?)?;
@@ -158,6 +161,7 @@ impl Run {
             model,
             GenerateOptions {
                 seed: 42,
+                max_tokens: Some(SAMPLE_TOKENS),
                 ..Default::default()
             },
         )?;
