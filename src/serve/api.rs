@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -34,6 +35,12 @@ impl App {
             .generated_tokens
             .fetch_add(tokens as u64, Ordering::Relaxed);
     }
+}
+
+/// Now, as OpenAI's API has it.
+pub fn seconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// `POST /microgpt/v1/generate`.

@@ -18,31 +18,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether reading the body may have to wait for the client.
 pub fn may_block(request: &Request) -> bool {
-    let expects = |name: &str| {
-        request
-            .headers()
-            .iter()
-            .any(|h| h.field.to_string().eq_ignore_ascii_case(name))
-    };
     match request.body_length() {
-        Some(length) => length > READ_AHEAD || (length > 0 && expects("Expect")),
-        None => expects("Transfer-Encoding"),
+        Some(length) => length > READ_AHEAD || (length > 0 && has_header(request, "Expect")),
+        None => has_header(request, "Transfer-Encoding"),
     }
 }
 
-/// Reads the body. Errors where it has none of a known end, is too large, or does not arrive.
-pub fn read(request: &mut Request) -> Result<Vec<u8>, HttpError> {
-    if *request.method() != Method::Post {
-        return Ok(Vec::new());
-    }
-    let too_large = || HttpError::new(413, format!("the body is larger than {LIMIT} bytes"));
-    let chunked = request
+fn has_header(request: &Request, name: &'static str) -> bool {
+    request
         .headers()
         .iter()
-        .any(|h| h.field.equiv("Transfer-Encoding"));
+        .any(|header| header.field.equiv(name))
+}
+
+/// Reads the body. Errors where there has to be one and its end is unknown, where it is too large,
+/// and where it does not arrive.
+pub fn read(request: &mut Request) -> Result<Vec<u8>, HttpError> {
+    let too_large = || HttpError::new(413, format!("the body is larger than {LIMIT} bytes"));
     match request.body_length() {
         Some(length) if length > LIMIT => return Err(too_large()),
-        None if !chunked => return Err(HttpError::new(411, "the request has no Content-Length")),
+        None if !has_header(request, "Transfer-Encoding") => {
+            return match request.method() {
+                Method::Post => Err(HttpError::new(411, "the request has no Content-Length")),
+                _ => Ok(Vec::new()),
+            };
+        }
         _ => {}
     }
     let expected = request.body_length();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::api::{App, generate_options, messages, role, wrong};
+use super::api::{App, generate_options, messages, role, seconds_since_1970, wrong};
 use super::http::{Answer, Fields, HttpError};
 use crate::data::Message;
 use crate::model::{Chat, Finish, GenerateOptions, Generated, Generator};
@@ -87,7 +87,7 @@ pub fn completions(app: &App, body: &[u8]) -> Result<Completion, HttpError> {
     if app.model.meta().is_chat() {
         return Err(HttpError::bad("this model chats; use /v1/chat/completions"));
     }
-    let prompts = fields.convert("prompt", prompts, || "a string, or an array of them".into())?;
+    let prompts = fields.convert("prompt", strings, || "a string, or an array of them".into())?;
     let prompts = prompts.unwrap_or_else(|| vec![String::new()]);
     complete(
         app,
@@ -97,14 +97,12 @@ pub fn completions(app: &App, body: &[u8]) -> Result<Completion, HttpError> {
     )
 }
 
-fn prompts(value: &Value) -> Option<Vec<String>> {
+/// One string, or an array of them.
+fn strings(value: &Value) -> Option<Vec<String>> {
+    let string = |value: &Value| value.as_str().map(str::to_string);
     match value {
-        Value::String(prompt) => Some(vec![prompt.clone()]),
-        Value::Array(prompts) if !prompts.is_empty() => prompts
-            .iter()
-            .map(|prompt| prompt.as_str().map(str::to_string))
-            .collect(),
-        _ => None,
+        Value::Array(values) => values.iter().map(string).collect(),
+        value => string(value).map(|string| vec![string]),
     }
 }
 
@@ -139,18 +137,14 @@ fn complete(
     if fields.get("seed").is_none() {
         options.seed = fastrand::u64(..);
     }
-    let stop = |value: &Value| match value {
-        Value::String(stop) => Some(vec![stop.clone()]),
-        other => prompts(other),
-    };
     let mut stop = fields
-        .convert("stop", stop, || "a string, or an array of them".into())?
+        .convert("stop", strings, || "a string, or an array of them".into())?
         .unwrap_or_default();
     stop.retain(|stop| !stop.is_empty());
     let n = fields.whole("n", 1)?.unwrap_or(1);
-    if n * subjects.len() as u64 > MAX_CHOICES {
+    if !(1..=MAX_CHOICES).contains(&n.saturating_mul(subjects.len() as u64)) {
         return Err(HttpError::bad(format!(
-            "a request gets at most {MAX_CHOICES} choices"
+            "a request gets from 1 to {MAX_CHOICES} choices"
         )));
     }
     let request = Request {
@@ -192,7 +186,7 @@ fn complete(
         choice["finish_reason"] = json!(reason(generated.finish));
         choices.push(choice);
     }
-    let mut body = envelope(app, kind.object(false));
+    let mut body = envelope(kind.object(false));
     body["choices"] = Value::Array(choices);
     body["usage"] = usage.to_json();
     Ok(Completion::Whole(Answer::json(&body)))
@@ -247,7 +241,7 @@ impl Events {
     /// Makes the completion, and sends each event as soon as it is there. Errors where the client
     /// is gone.
     pub fn send(self, app: &App, mut send: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
-        let envelope = envelope(app, self.kind.object(true));
+        let envelope = envelope(self.kind.object(true));
         let mut event = |choices: Value, usage: Value| {
             let mut event = envelope.clone();
             event["choices"] = choices;
@@ -291,9 +285,10 @@ impl Events {
 }
 
 /// What every completion begins with.
-fn envelope(app: &App, object: &str) -> Value {
+fn envelope(object: &str) -> Value {
     let id = format!("cmpl-{:016x}", fastrand::u64(..));
-    json!({ "id": id, "object": object, "created": app.started, "model": MODEL })
+    let created = seconds_since_1970();
+    json!({ "id": id, "object": object, "created": created, "model": MODEL })
 }
 
 fn reason(finish: Finish) -> &'static str {

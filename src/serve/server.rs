@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -64,14 +64,11 @@ impl Server {
         socket.set_read_timeout(Some(IDLE))?;
         socket.set_write_timeout(Some(IDLE))?;
         socket.set_tcp_nodelay(true)?;
-        let started = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let app = Arc::new(App {
             model,
             info,
             metrics: Metrics::default(),
-            started: started.as_secs(),
+            started: api::seconds_since_1970(),
         });
         Ok(Self {
             listener,
@@ -143,10 +140,10 @@ fn keep_awake(address: SocketAddr, last_request: &AtomicU64, start: Instant) {
     }
 }
 
-/// A request whose body is there, or cannot be had.
+/// A request whose body is there.
 struct Job {
     request: Request,
-    body: Result<Vec<u8>, HttpError>,
+    body: Vec<u8>,
     arrived: Instant,
 }
 
@@ -196,25 +193,22 @@ impl Dispatcher {
         if let Some(answer) = self.answer_operator(&request) {
             return self.respond(request, arrived, answer);
         }
-        if !body::may_block(&request) {
-            let body = body::read(&mut request);
-            return self.enqueue(Job {
-                request,
-                body,
-                arrived,
-            });
-        }
         let dispatcher = Arc::clone(self);
-        let read = move || {
-            let body = body::read(&mut request);
-            dispatcher.enqueue(Job {
+        let may_block = body::may_block(&request);
+        // A request that is refused before its body was read is finished here too: tiny_http reads
+        // the rest of the body before it lets go of it, however slowly that comes.
+        let take = move || match body::read(&mut request) {
+            Ok(body) => dispatcher.enqueue(Job {
                 request,
                 body,
                 arrived,
-            });
+            }),
+            Err(error) => dispatcher.refuse(request, arrived, &error),
         };
-        // Without a thread to spare, the request goes with the closure, and is answered by that.
-        if let Err(error) = spawn(read) {
+        if !may_block {
+            take();
+        } else if let Err(error) = spawn(take) {
+            // Without a thread to spare, the request goes with the closure, which answers it.
             note(format_args!("microgpt: warning: {error:#}"));
         }
     }
@@ -247,10 +241,13 @@ impl Dispatcher {
         };
         if let Some((job, reason)) = refused {
             queued.fetch_sub(1, Ordering::Relaxed);
-            let openai = is_openai(path(&job.request));
-            let answer = Answer::error(&HttpError::busy(reason), openai);
-            self.respond(job.request, job.arrived, answer);
+            self.refuse(job.request, job.arrived, &HttpError::busy(reason));
         }
+    }
+
+    fn refuse(&self, request: Request, arrived: Instant, error: &HttpError) {
+        let answer = Answer::error(error, is_openai(path(&request)));
+        self.respond(request, arrived, answer);
     }
 
     /// A worker's life.
@@ -272,16 +269,15 @@ impl Dispatcher {
             body,
             arrived,
         } = job;
-        let openai = is_openai(path(&request));
-        let completion = catch_unwind(AssertUnwindSafe(|| route(&self.app, &request, &body?)));
+        let completion = catch_unwind(AssertUnwindSafe(|| route(&self.app, &request, &body)));
         match completion {
             Ok(Ok(Completion::Whole(answer))) => self.respond(request, arrived, answer),
             Ok(Ok(Completion::Events(events))) => self.stream(request, arrived, events),
-            Ok(Err(error)) => self.respond(request, arrived, Answer::error(&error, openai)),
+            Ok(Err(error)) => self.refuse(request, arrived, &error),
             // The panic itself was reported on stderr by the thread that it happened on.
             Err(_) => {
                 let error = HttpError::new(500, "the server failed; its log says more");
-                self.respond(request, arrived, Answer::error(&error, openai));
+                self.refuse(request, arrived, &error);
             }
         }
     }

@@ -397,6 +397,15 @@ fn openai_completions_have_their_fields() {
     let end = text.find(&text[1..2]).unwrap();
     assert_eq!(answer["choices"][0]["message"]["content"], text[..end]);
 
+    for n in [0, 51, u64::MAX] {
+        let error = server
+            .post(path, &json!({ "messages": messages, "n": n }))
+            .json(400);
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains("1"),
+            "{error}"
+        );
+    }
     let models = server.get("/v1/models").json(200);
     assert_eq!(models["data"][0]["id"], "microgpt");
     assert_eq!(
@@ -547,6 +556,13 @@ fn a_slow_client_holds_up_nobody() {
             stream
         })
         .collect();
+    // One that is refused, while its body still comes.
+    let huge = whole.replace("Content-Length: 5000", "Content-Length: 2000000");
+    let mut refused = server.connect();
+    refused.write_all(&huge.as_bytes()[..3000]).unwrap();
+    let mut line = String::new();
+    BufReader::new(&refused).read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 413"), "{line}");
     let start = Instant::now();
     assert_eq!(server.post("/microgpt/v1/generate", &json!({})).status, 200);
     assert!(start.elapsed() < Duration::from_secs(5));
