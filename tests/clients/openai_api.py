@@ -3,10 +3,6 @@
 usage: python openai_api.py PATH_TO_MICROGPT
 """
 
-import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -14,32 +10,14 @@ import urllib.request
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-PROGRAM = os.path.abspath(sys.argv[1])
+import program
 
 
-def train(directory, name, *options):
-    subprocess.run(
-        [PROGRAM, "train", "--quiet", "--output", name, *options],
-        cwd=directory, check=True, stdout=subprocess.DEVNULL,
-    )
-
-
-class Server:
+class Server(program.Server):
     def __init__(self, directory, model):
-        self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet"],
-            cwd=directory, stderr=subprocess.PIPE, text=True,
-        )
-        self.url = re.search(r"http://\S+", self.process.stderr.readline()).group()
+        super().__init__(directory, model)
         # Nothing but the base URL is changed from what a program for OpenAI has.
         self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        assert self.process.wait(timeout=15) == 0
 
     def metrics(self):
         with urllib.request.urlopen(self.url + "/metrics") as answer:
@@ -161,8 +139,8 @@ def main():
     text = [test_models, test_completions]
     passed = 0
     with tempfile.TemporaryDirectory() as directory:
-        train(directory, "chat-model", "--chat", "--steps", "30", "--batch-size", "4", "--block-size", "64")
-        train(directory, "text-model", "--steps", "50")
+        program.train(directory, "chat-model", "--chat", "--steps", "30", "--batch-size", "4", "--block-size", "64")
+        program.train(directory, "text-model", "--steps", "50")
         for model, tests in (("chat-model", chat), ("text-model", text)):
             with Server(directory, model) as server:
                 for test in tests:

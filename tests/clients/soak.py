@@ -9,29 +9,24 @@ import http.client
 import json
 import os
 import random
-import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-PROGRAM = os.path.abspath(sys.argv[1])
+import program
+
 MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 10
 JSON = {"Content-Type": "application/json"}
 
 
-class Server:
+class Server(program.Server):
     def __init__(self, directory):
-        subprocess.run([PROGRAM, "train", "--chat", "--quiet", "--steps", "50", "--batch-size", "4",
-                        "--block-size", "64", "--output", "model"],
-                       cwd=directory, check=True, stdout=subprocess.DEVNULL)
-        self.process = subprocess.Popen([PROGRAM, "serve", "--quiet", "--model-dir", "model", "--port", "0"],
-                                        cwd=directory, stderr=subprocess.PIPE, text=True)
-        line = self.process.stderr.readline()
-        self.host, port = re.search(r"http://(.*):(\d+)", line).groups()
+        program.train(directory, "model", "--chat", "--steps", "50", "--batch-size", "4", "--block-size", "64")
+        super().__init__(directory, "model")
+        self.host, port = self.url.removeprefix("http://").split(":")
         self.port = int(port)
 
     def connect(self):
@@ -209,8 +204,7 @@ with tempfile.TemporaryDirectory() as directory:
         thousand_slow(server)
         time.sleep(12)
         soak(server)
-        server.process.terminate()
-        assert server.process.wait(timeout=15) == 0
+        server.stop()
     finally:
         server.process.kill()
 print("soak: 2 passed, 0 failed")

@@ -5,45 +5,19 @@ usage: python web.py PATH_TO_MICROGPT SCREENSHOT_DIR
 
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 
 from playwright.sync_api import expect, sync_playwright
 
-PROGRAM, SCREENSHOTS = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+from program import Server, train
+
+SCREENSHOTS = os.path.abspath(sys.argv[2])
 BROWSER = dict(
     executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
     args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
           "--disable-background-networking"],
 )
-
-
-def train(directory, name, *options):
-    subprocess.run(
-        [PROGRAM, "train", "--quiet", "--output", name, *options],
-        cwd=directory, check=True, stdout=subprocess.DEVNULL,
-    )
-
-
-class Server:
-    def __init__(self, directory, model):
-        self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet"],
-            cwd=directory, stderr=subprocess.PIPE, text=True,
-        )
-        self.url = re.search(r"http://\S+", self.process.stderr.readline()).group()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(timeout=15)
 
 
 class Visit:

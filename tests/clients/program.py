@@ -1,0 +1,36 @@
+"""Running the program, for the tests of its server. sys.argv[1] is where it is."""
+
+import os
+import re
+import subprocess
+import sys
+
+PROGRAM = os.path.abspath(sys.argv[1])
+
+
+def train(directory, name, *options):
+    subprocess.run(
+        [PROGRAM, "train", "--quiet", "--output", name, *options],
+        cwd=directory, check=True, stdout=subprocess.DEVNULL,
+    )
+
+
+class Server:
+    """A server of a model, on a port of its own."""
+
+    def __init__(self, directory, model):
+        self.process = subprocess.Popen(
+            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet"],
+            cwd=directory, stderr=subprocess.PIPE, text=True,
+        )
+        self.url = re.search(r"http://\S+", self.process.stderr.readline()).group()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(timeout=15) == 0
