@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// How long requests under way may take to end after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a load counts as beginning, in [`keep_awake`].
+const BEGINNING: Duration = Duration::from_millis(500);
 
 /// How many requests may wait for each worker.
 const QUEUE_PER_WORKER: usize = 64;
@@ -96,6 +99,7 @@ impl Server {
             draining: AtomicBool::new(false),
             start: Instant::now(),
             last_request: AtomicU64::new(0),
+            waker: OnceLock::new(),
         });
         for _ in 0..threads {
             let (dispatcher, jobs) = (Arc::clone(&dispatcher), Arc::clone(&jobs));
@@ -103,7 +107,7 @@ impl Server {
         }
         dispatcher.accept()?;
         let awake = Arc::clone(&dispatcher);
-        spawn(move || keep_awake(address, &awake.last_request, awake.start))?;
+        spawn(move || keep_awake(address, &awake))?;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }
@@ -124,13 +128,20 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
 /// The read time-out of the listening socket holds for `accept` too, and tiny_http takes an
 /// `accept` that timed out for the end. And of connections that come at the same moment, it may
 /// count on one idle thread for several, and leave some waiting until the next one comes.
-fn keep_awake(address: SocketAddr, last_request: &AtomicU64, start: Instant) {
-    let mut last = Instant::now();
+fn keep_awake(address: SocketAddr, dispatcher: &Dispatcher) {
+    // The first request after a while wakes this thread.
+    let _ = dispatcher.waker.set(thread::current());
+    let (mut last, mut busy_since) = (Instant::now(), None);
     loop {
-        let now = start.elapsed().as_millis() as u64;
-        let active = now.saturating_sub(last_request.load(Ordering::Relaxed)) < 2000;
-        thread::sleep(Duration::from_millis(if active { 25 } else { 250 }));
-        if active || last.elapsed() > IDLE / 3 {
+        if dispatcher.is_idle() {
+            busy_since = None;
+            thread::park_timeout(IDLE / 3);
+        } else {
+            // Many connections come at once when a load begins, so the first moments matter most.
+            let beginning = busy_since.get_or_insert_with(Instant::now).elapsed() < BEGINNING;
+            thread::sleep(Duration::from_millis(if beginning { 1 } else { 5 }));
+        }
+        if !dispatcher.is_idle() || last.elapsed() >= IDLE / 3 {
             last = Instant::now();
             if let Ok(stream) = TcpStream::connect_timeout(&address, IDLE) {
                 // Closed without the wait that a port is kept for otherwise.
@@ -157,6 +168,8 @@ struct Dispatcher {
     start: Instant,
     /// When the last request came, in milliseconds since the start.
     last_request: AtomicU64,
+    /// The thread to wake when requests come after a while without.
+    waker: OnceLock<thread::Thread>,
 }
 
 impl Dispatcher {
@@ -185,11 +198,21 @@ impl Dispatcher {
         })
     }
 
+    /// Whether no request has come for a while.
+    fn is_idle(&self) -> bool {
+        let now = self.start.elapsed().as_millis() as u64;
+        now.saturating_sub(self.last_request.load(Ordering::Relaxed)) > 2000
+    }
+
     /// Queues a request, refuses it, or answers it at once if an operator asks.
     fn dispatch(self: &Arc<Self>, mut request: Request) {
         let arrived = Instant::now();
+        let was_idle = self.is_idle();
         let now = (arrived - self.start).as_millis() as u64;
         self.last_request.store(now, Ordering::Relaxed);
+        if let (true, Some(thread)) = (was_idle, self.waker.get()) {
+            thread.unpark();
+        }
         if let Some(answer) = self.answer_operator(&request) {
             return self.respond(request, arrived, answer);
         }
