@@ -69,35 +69,37 @@ impl Metrics {
         let name = "microgpt_request_duration_seconds";
         let help = "How long requests took.";
         family(name, "histogram", help, &self.render_durations(name));
-        for (name, help, value) in [
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
+        let level = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed).to_string();
+        let (generated, prompt) = (count(&self.generated_tokens), count(&self.prompt_tokens));
+        let (in_progress, queued) = (level(&self.in_progress), level(&self.queued));
+        for (name, kind, help, value) in [
             (
                 "microgpt_generated_tokens_total",
+                "counter",
                 "Tokens that were made.",
-                &self.generated_tokens,
+                generated,
             ),
             (
                 "microgpt_prompt_tokens_total",
+                "counter",
                 "Tokens of prompts.",
-                &self.prompt_tokens,
+                prompt,
             ),
-        ] {
-            let sample = format!("{name} {}\n", value.load(Ordering::Relaxed));
-            family(name, "counter", help, &sample);
-        }
-        for (name, help, value) in [
             (
                 "microgpt_requests_in_progress",
+                "gauge",
                 "Requests being answered.",
-                &self.in_progress,
+                in_progress,
             ),
             (
                 "microgpt_queue_length",
+                "gauge",
                 "Requests that wait for a worker.",
-                &self.queued,
+                queued,
             ),
         ] {
-            let sample = format!("{name} {}\n", value.load(Ordering::Relaxed));
-            family(name, "gauge", help, &sample);
+            family(name, kind, help, &format!("{name} {value}\n"));
         }
         text
     }
