@@ -6,7 +6,7 @@ MACOS_TARGET := aarch64-apple-darwin
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help build test fmt-check clippy unit-and-program-tests doc-check metal-check bench \
+.PHONY: help build docs test fmt-check clippy unit-and-program-tests doc-check metal-check bench \
 	clients test-clients test-web soak
 
 help: ## Show this list
@@ -39,6 +39,9 @@ metal-check:
 	else \
 		echo "skipped: the check of the macOS build needs: rustup target add $(MACOS_TARGET)"; \
 	fi
+
+docs: ## Write the man page and the README's tables of options anew
+	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt docs::the_
 
 bench: ## Measure a training step and generation
 	$(CARGO) bench --locked

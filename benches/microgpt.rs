@@ -12,7 +12,7 @@ use microgpt::data::{BUILT_IN_NAMES, Corpus, Dataset};
 use microgpt::model::{
     GenerateOptions, Generator, InferenceGpt, ModelConfig, ModelMeta, Sample, initial_weights,
 };
-use microgpt::train::{Schedule, TrainConfig, TrainState, Trainer};
+use microgpt::train::{Recipe, Schedule, TrainConfig, TrainState, Trainer};
 
 const fn shape(n_embd: usize, n_head: usize, n_layer: usize, block_size: usize) -> ModelConfig {
     ModelConfig {
@@ -67,9 +67,8 @@ fn training_step(c: &mut Criterion) {
             config,
             tokenizer: corpus.tokenizer(),
         };
-        let mut dataset =
-            Dataset::new(&corpus, &meta.tokenizer, config.block_size).expect("it is a text model");
-        dataset.shuffle(42);
+        let dataset = Dataset::new(&corpus, &meta.tokenizer, config.block_size, 42)
+            .expect("it is a text model");
         let tokens: usize = dataset
             .batch(0, 1000, 1)
             .iter()
@@ -79,11 +78,13 @@ fn training_step(c: &mut Criterion) {
         // stays a number.
         let train = TrainConfig {
             steps: u32::MAX.into(),
-            batch_size,
-            lr: 1e-4,
-            schedule: Schedule::Constant,
-            seed: 42,
             threads,
+            recipe: Recipe {
+                batch_size,
+                lr: 1e-4,
+                schedule: Schedule::Constant,
+                ..Default::default()
+            },
         };
         let mut trainer = Trainer::new(train, TrainState::fresh(meta, 42), dataset, &Device::Cpu)
             .expect("it can be trained");
@@ -114,7 +115,9 @@ fn generation(c: &mut Criterion) {
             Generator::new(model, GenerateOptions::default()).expect("the options are fine");
         // Every token that is not shown is the closing one.
         let tokens = |sample: Sample| match sample {
-            Sample::Text(text) => (text.len() + 1).min(config.block_size) as u64,
+            Sample::Text(text) | Sample::Passage(text) => {
+                (text.len() + 1).min(config.block_size) as u64
+            }
             Sample::Conversation(_) => 0,
         };
         const SAMPLES: u64 = 8;

@@ -1,7 +1,7 @@
 //! How the program speaks: results on stdout, everything else on stderr.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use super::Failure;
 
@@ -47,6 +47,26 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Writes a line to stderr. Nobody can be told where that fails, so a failure is ignored.
 pub fn note(line: fmt::Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether somebody watches stderr on a terminal that can move its cursor.
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether colour may be used on a terminal: <https://no-color.org>.
+pub fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether the locale says that a terminal shows more than ASCII.
+pub fn can_show_unicode() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty());
+    let locale = locale.unwrap_or_default().to_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 /// A number with its thousands set apart: 12,345.

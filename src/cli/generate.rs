@@ -31,10 +31,11 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         .min(usize::try_from(count).unwrap_or(usize::MAX));
     let model = load_model(words)?;
     let generator = Generator::new(Arc::clone(&model), options)?;
-    let style = if words.has("json") {
-        Style::Json
-    } else {
-        Style::Lines
+    words.not_together("null", "json", "JSON is an object a line")?;
+    let style = match (words.has("json"), words.has("null")) {
+        (true, _) => Style::Json,
+        (_, true) => Style::Null,
+        _ => Style::Lines,
     };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -79,20 +80,31 @@ impl Samples<'_> {
 #[derive(Clone, Copy)]
 pub enum Style {
     Lines,
+    /// Text as it is, with NUL at its end.
+    Null,
     Json,
 }
 
 impl Style {
-    /// A sample's lines.
+    /// How the sample of this index is printed.
     pub fn format(self, index: u64, sample: &Sample) -> String {
+        let blank = if index > 0 { "\n" } else { "" };
         match (self, sample) {
             (Style::Lines, Sample::Text(text)) => console::single_line(text) + "\n",
+            (Style::Lines, Sample::Passage(text)) => {
+                let end = if text.ends_with('\n') { "" } else { "\n" };
+                format!("{blank}{text}{end}")
+            }
             (Style::Lines, Sample::Conversation(messages)) => {
                 let line = |message: &Message| console::single_line(&message.content) + "\n";
-                let blank = if index > 0 { "\n" } else { "" };
                 blank.to_string() + &messages.iter().map(line).collect::<String>()
             }
-            (Style::Json, Sample::Text(text)) => {
+            (Style::Null, Sample::Text(text) | Sample::Passage(text)) => format!("{text}\0"),
+            (Style::Null, Sample::Conversation(messages)) => {
+                let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
+                contents.join("\n") + "\0"
+            }
+            (Style::Json, Sample::Text(text) | Sample::Passage(text)) => {
                 format!("{}\n", json!({ "index": index, "text": text }))
             }
             (Style::Json, Sample::Conversation(messages)) => {

@@ -1,43 +1,87 @@
-//! Help, from the table.
+//! Help, from the table: a summary for `-h`, everything for `--help`.
 
-use super::table::{COMMANDS, Command, Opt};
+use super::table::{COMMANDS, Command, ENVIRONMENT, EXIT_STATUS, Opt, SUMMARY};
+use super::{Failure, Words, console};
 
 /// How wide help is.
 const WIDTH: usize = 80;
 
+/// `microgpt help [COMMAND]`.
+pub fn run(words: &Words) -> Result<(), Failure> {
+    let Some(name) = words.operand()? else {
+        return console::print(&overview());
+    };
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    console::print(&page(command.expect("the table lists it")))
+}
+
 /// The program's own help: what it is, and its commands.
 pub fn overview() -> String {
-    let mut text = String::from(
-        "microgpt: small language models of your own, from a text file to new text\n\n\
-         Usage: microgpt <command> [options]\n\nCommands:\n",
-    );
+    let mut text =
+        format!("microgpt: {SUMMARY}\n\nUsage: microgpt <command> [options]\n\nCommands:\n");
     for command in COMMANDS {
-        text += &entry(command.name, command.summary, 12);
+        text += &entry(command.name, command.summary, 15);
     }
-    text += &entry("help", "Show the help of a command", 12);
     text += "\nOptions:\n";
-    text += &entry("-h, --help", "Show this help", 17);
+    text += &entry("-h, --help", "Show this; after a command, its options", 17);
     text += &entry("-V, --version", "Show the version", 17);
+    text += "\nEnvironment:\n";
+    for (name, what) in ENVIRONMENT {
+        text += &entry(name, what, 13);
+    }
+    text += "\nExit status:\n";
+    for (code, what) in EXIT_STATUS {
+        text += &entry(code, what, 7);
+    }
     text += "\nBegin with:\n  microgpt train\n  microgpt generate\n";
     text
 }
 
-/// The help of a command.
+/// What fits a screen: a line for each of the usual options, and the names of the others.
+pub fn summary(command: &Command) -> String {
+    let (rare, usual): (Vec<&Opt>, Vec<&Opt>) = command.options().partition(|option| option.rare);
+    let column = usual.iter().map(|option| label(option).chars().count());
+    let column = column.max().unwrap_or(0) + 4;
+    let mut text = format!("{}\n\nUsage: {}\n\n", command.summary, command.synopsis());
+    for option in usual {
+        let default = match option.default {
+            "" => String::new(),
+            default => format!(" [{default}]"),
+        };
+        text += &entry(&label(option), &format!("{}{default}", option.help), column);
+    }
+    if !rare.is_empty() {
+        let names: Vec<String> = rare.iter().map(|o| format!("--{}", o.name)).collect();
+        text += &wrap(&format!("Also {}", names.join(", ")), WIDTH).join("\n");
+        text += "\n";
+    }
+    text += &format!("\nMore: microgpt help {}\n", command.name);
+    text
+}
+
+/// Everything there is to know about a command.
 pub fn page(command: &Command) -> String {
-    let mut text = format!(
-        "{}\n\nUsage: microgpt {} [options]\n",
-        command.summary, command.name
-    );
+    let mut text = format!("{}\n\nUsage: {}\n", command.summary, command.synopsis());
     if !command.details.is_empty() {
         text += &format!("\n{}\n", wrap(command.details, WIDTH).join("\n"));
     }
-    text += "\nOptions:\n";
-    for option in command.options {
-        let mut help = option.help.to_string();
-        if !option.default.is_empty() {
-            help += &format!(" [default: {}]", option.default);
+    if let Some(operand) = &command.operand {
+        let choices = (operand.choices)().join(", ");
+        text += &format!("\n{} is one of {choices}.\n", operand.name);
+    }
+    for (heading, options) in command.groups {
+        let heading = if heading.is_empty() {
+            "Options"
+        } else {
+            heading
+        };
+        text += &format!("\n{heading}:\n");
+        for option in *options {
+            text += &format!("  {}\n", label(option));
+            for line in wrap(&description(option), WIDTH - 10) {
+                text += &format!("{:10}{line}\n", "");
+            }
         }
-        text += &entry(&label(option), &help, 28);
     }
     if !command.examples.is_empty() {
         text += "\nExamples:\n";
@@ -48,13 +92,26 @@ pub fn page(command: &Command) -> String {
     text
 }
 
+/// All that is said of an option: help, details, default.
+pub fn description(option: &Opt) -> String {
+    let mut text = format!("{}.", option.help);
+    if !option.details.is_empty() {
+        text += &format!(" {}", option.details);
+    }
+    if !option.default.is_empty() {
+        text += &format!(" [default: {}]", option.default);
+    }
+    text
+}
+
 /// An option as it is typed: `-o, --output DIR`.
 fn label(option: &Opt) -> String {
     let short = option
         .short
         .map_or("    ".to_string(), |short| format!("-{short}, "));
     let value = option
-        .value
+        .takes
+        .placeholder()
         .map_or(String::new(), |value| format!(" {value}"));
     format!("{short}--{}{value}", option.name)
 }
@@ -71,7 +128,7 @@ fn entry(label: &str, text: &str, column: usize) -> String {
 }
 
 /// Text in lines of at most `width` characters, as far as its words allow.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let line = lines.last_mut().expect("there is always a line");
@@ -92,15 +149,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn help_fits_the_screen_and_names_every_option() {
+    fn the_summary_fits_a_screen_and_names_every_option() {
+        for command in COMMANDS {
+            let summary = summary(command);
+            assert!(summary.lines().count() <= 24, "{summary}");
+            assert!(
+                summary.lines().all(|line| line.chars().count() <= WIDTH),
+                "{summary}"
+            );
+            for option in command.options() {
+                assert!(summary.contains(&format!("--{}", option.name)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_names_every_option_with_its_default() {
         for command in COMMANDS {
             let page = page(command);
-            assert!(
-                page.lines().all(|line| line.chars().count() <= WIDTH + 10),
-                "{page}"
-            );
-            for option in command.options {
-                assert!(page.contains(&format!("--{}", option.name)));
+            for option in command.options() {
+                assert!(page.contains(&format!("--{}", option.name)), "{page}");
             }
             assert!(overview().contains(command.summary));
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Failure, Words, console, open_model_dir};
-use crate::data::Tokenizer;
+use crate::data::{Kind, Tokenizer};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::{Precision, Snapshot};
 use crate::train::TrainState;
@@ -59,7 +59,11 @@ pub fn to_json(snapshot: &Snapshot, meta: &ModelMeta, precision: Precision) -> R
 }
 
 fn kind(meta: &ModelMeta) -> &'static str {
-    if meta.is_chat() { "chat" } else { "text" }
+    match meta.tokenizer.kind() {
+        Kind::Documents => "text",
+        Kind::Continuous => "continuous text",
+        Kind::Conversations => "chat",
+    }
 }
 
 /// The characters that a model knows, on one line of bearable length.

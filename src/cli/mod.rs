@@ -5,13 +5,16 @@
 //! and each command takes from these the values it needs, checked and ready to use.
 
 mod chat;
+mod completions;
 mod console;
 mod export;
 mod failure;
 mod generate;
 mod help;
 mod info;
+mod man;
 mod progress;
+pub mod readme;
 mod sampling;
 mod serve;
 mod table;
@@ -23,7 +26,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use failure::Failure;
-use table::{COMMANDS, Command};
 use words::{Request, Words};
 
 use crate::model::{InferenceGpt, ModelMeta};
@@ -32,8 +34,9 @@ use crate::store::Snapshot;
 /// Runs the program with the words after its name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     match Request::parse(arguments.collect())? {
-        Request::Help(None) => console::print(&help::overview()),
-        Request::Help(Some(command)) => console::print(&help::page(command)),
+        Request::Overview => console::print(&help::overview()),
+        Request::Summary(command) => console::print(&help::summary(command)),
+        Request::Page(command) => console::print(&help::page(command)),
         Request::Version => console::print(&format!("microgpt {}\n", env!("CARGO_PKG_VERSION"))),
         Request::Run(words) => (words.command.run)(&words),
     }

@@ -1,16 +1,25 @@
-//! How a training run shows where it is: a line now and then.
+//! How a training run shows where it is: a bar on a terminal, and a line now and then that stays.
 
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 use super::console;
-use crate::train::StepReport;
+use crate::train::{StepReport, bits};
 
 /// The longest that a run stays silent.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
+/// How often the bar changes.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How much of the bar's loss comes from the step before: it shows the mean of some 50 steps.
+const SMOOTHING: f64 = 0.98;
+
 /// Counts what a run does, and says so.
 pub struct ProgressMeter {
     quiet: bool,
+    bar: Option<ProgressBar>,
     last_step: u64,
     /// How many steps are between two lines, unless they take too long.
     interval: u64,
@@ -21,6 +30,27 @@ pub struct ProgressMeter {
     last_line: Instant,
     loss_sum: f64,
     loss_count: u64,
+    /// When the bar was changed last.
+    last_change: Instant,
+    smoothed: Smoothed,
+}
+
+/// A mean in which older numbers count less and less.
+#[derive(Default)]
+struct Smoothed {
+    sum: f64,
+    weight: f64,
+}
+
+impl Smoothed {
+    fn add(&mut self, number: f64) {
+        self.sum = SMOOTHING * self.sum + (1.0 - SMOOTHING) * number;
+        self.weight = SMOOTHING * self.weight + (1.0 - SMOOTHING);
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.weight
+    }
 }
 
 impl ProgressMeter {
@@ -29,6 +59,7 @@ impl ProgressMeter {
         let now = Instant::now();
         Self {
             quiet,
+            bar: (!quiet && console::is_terminal()).then(|| progress_bar(steps)),
             last_step,
             interval: (steps / 10).max(1),
             start: now,
@@ -37,6 +68,8 @@ impl ProgressMeter {
             last_line: now,
             loss_sum: 0.0,
             loss_count: 0,
+            last_change: now,
+            smoothed: Smoothed::default(),
         }
     }
 
@@ -60,44 +93,95 @@ impl ProgressMeter {
         self.tokens += report.tokens as u64;
         self.loss_sum += report.loss;
         self.loss_count += 1;
+        self.smoothed.add(report.loss);
+        if let Some(bar) = &self.bar
+            && self.last_change.elapsed() > BAR_INTERVAL
+        {
+            bar.set_position(self.steps);
+            bar.set_message(self.line(report.step, self.smoothed.mean()));
+            self.last_change = Instant::now();
+        }
         let done = report.step == self.last_step;
         if report.step.is_multiple_of(self.interval)
             || done
             || self.last_line.elapsed() > LONGEST_SILENCE
         {
-            self.line(report);
+            let loss = self.loss_sum / self.loss_count as f64;
+            self.note(&self.line(report.step, loss));
             (self.last_line, self.loss_sum, self.loss_count) = (Instant::now(), 0.0, 0);
         }
     }
 
-    fn line(&self, report: &StepReport) {
-        if self.quiet {
-            return;
-        }
-        let left = self.seconds() / self.steps as f64 * (self.last_step - report.step) as f64;
-        console::note(format_args!(
-            "step {:>width$}/{}  loss {:.4}  {} tokens/s  {} left",
-            report.step,
+    fn line(&self, step: u64, loss: f64) -> String {
+        let left = self.seconds() / self.steps as f64 * (self.last_step - step) as f64;
+        format!(
+            "step {step:>width$}/{}  loss {loss:.4}  {} tokens/s  {} left",
             self.last_step,
-            self.loss_sum / self.loss_count as f64,
             console::thousands(self.tokens_per_second()),
             duration(left),
             width = self.last_step.to_string().len(),
+        )
+    }
+
+    /// Says what a test gave.
+    pub fn validated(&self, loss: f64, is_best: bool) {
+        let best = if is_best { ", the best so far" } else { "" };
+        self.note(&format!(
+            "        validation loss {loss:.4} nats, {:.4} bits a token{best}",
+            bits(loss)
         ));
+    }
+
+    /// Says something, above the bar.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            self.warn(line);
+        }
+    }
+
+    /// Says something even where the run is to be quiet.
+    pub fn warn(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| console::note(format_args!("{line}"))),
+            None => console::note(format_args!("{line}")),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 
     /// The last line of a run.
     pub fn summary(&self) {
-        if !self.quiet {
-            console::note(format_args!(
-                "{} steps, {} tokens in {:.2} seconds, {} tokens/s",
-                console::thousands(self.steps),
-                console::thousands(self.tokens),
-                self.seconds(),
-                console::thousands(self.tokens_per_second()),
-            ));
-        }
+        self.note(&format!(
+            "{} steps, {} tokens in {:.2} seconds, {} tokens/s",
+            console::thousands(self.steps),
+            console::thousands(self.tokens),
+            self.seconds(),
+            console::thousands(self.tokens_per_second()),
+        ));
     }
+}
+
+fn progress_bar(steps: u64) -> ProgressBar {
+    let bar = if console::wants_colour() {
+        "{wide_bar:.green/8}"
+    } else {
+        "{wide_bar}"
+    };
+    let template = format!("{{msg}}  {bar}");
+    let style = ProgressStyle::with_template(&template).expect("the template is right");
+    let style = if console::can_show_unicode() {
+        style.progress_chars("━╸─")
+    } else {
+        style.progress_chars("=>-")
+    };
+    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+    bar.set_style(style);
+    bar
 }
 
 /// A time as a person would say it.
@@ -120,5 +204,14 @@ mod tests {
             [0.2, 59.5, 61.0, 3725.0].map(duration),
             ["1s", "1m 00s", "1m 01s", "1h 02m"]
         );
+    }
+
+    #[test]
+    fn a_smoothed_mean_begins_with_the_first_number() {
+        let mut smoothed = Smoothed::default();
+        smoothed.add(3.0);
+        assert!((smoothed.mean() - 3.0).abs() < 1e-12);
+        (0..500).for_each(|_| smoothed.add(1.0));
+        assert!((smoothed.mean() - 1.0).abs() < 1e-3);
     }
 }

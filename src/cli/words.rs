@@ -8,13 +8,17 @@ use std::str::FromStr;
 
 use lexopt::Arg;
 
-use super::table::Opt;
-use super::{COMMANDS, Command, Failure};
+use super::Failure;
+use super::table::{COMMANDS, Command, Opt, Takes};
 
 /// What somebody asks of the program.
 pub enum Request {
-    /// The help of the program, or of one command.
-    Help(Option<&'static Command>),
+    /// The help of the program.
+    Overview,
+    /// A command's help, in short.
+    Summary(&'static Command),
+    /// All there is to know about a command.
+    Page(&'static Command),
     Version,
     Run(Words),
 }
@@ -23,6 +27,7 @@ pub enum Request {
 pub struct Words {
     pub command: &'static Command,
     given: Vec<(&'static Opt, Option<OsString>)>,
+    operand: Option<OsString>,
 }
 
 impl Request {
@@ -35,9 +40,8 @@ impl Request {
                     names()
                 )));
             }
-            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Request::Help(None)),
+            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Request::Overview),
             Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Request::Version),
-            Some(Arg::Value(name)) if name == "help" => return Self::parse_help(parser),
             Some(Arg::Value(name)) => find_command(&name)?,
             Some(other) => {
                 return Err(unexpected(
@@ -46,36 +50,33 @@ impl Request {
                 ));
             }
         };
-        let mut given = Vec::new();
+        let mut words = Words {
+            command,
+            given: Vec::new(),
+            operand: None,
+        };
         while let Some(argument) = parser.next().map_err(usage)? {
             let option = match argument {
+                Arg::Short('h') => return Ok(Request::Summary(command)),
+                Arg::Long("help") => return Ok(Request::Page(command)),
                 Arg::Long(name) => find_option(command, name)?,
                 Arg::Short(short) => {
-                    match command.options.iter().find(|o| o.short == Some(short)) {
-                        Some(option) => option,
-                        None => return Err(unexpected(argument, &see_help(command))),
-                    }
+                    let option = command.options().find(|o| o.short == Some(short));
+                    option.ok_or_else(|| unexpected(argument, &see_help(command)))?
                 }
-                Arg::Value(_) => return Err(unexpected(argument, &see_help(command))),
+                Arg::Value(value) => {
+                    words.take_operand(value)?;
+                    continue;
+                }
             };
-            if option.name == "help" {
-                return Ok(Request::Help(Some(command)));
-            }
-            let value = match option.value {
-                Some(_) => Some(parser.value().map_err(usage)?),
-                None => None,
+            let value = match option.takes {
+                Takes::Nothing => None,
+                _ => Some(parser.value().map_err(usage)?),
             };
-            given.push((option, value));
+            words.given.push((option, value));
         }
-        Ok(Request::Run(Words { command, given }))
-    }
-
-    fn parse_help(mut parser: lexopt::Parser) -> Result<Self, Failure> {
-        match parser.next().map_err(usage)? {
-            None => Ok(Request::Help(None)),
-            Some(Arg::Value(name)) => Ok(Request::Help(Some(find_command(&name)?))),
-            Some(other) => Err(unexpected(other, "help takes the name of a command")),
-        }
+        words.check_operand()?;
+        Ok(Request::Run(words))
     }
 }
 
@@ -109,7 +110,7 @@ fn find_command(name: &OsStr) -> Result<&'static Command, Failure> {
         .iter()
         .find(|command| command.name == name)
         .ok_or_else(|| {
-            let known = COMMANDS.iter().map(|command| command.name).chain(["help"]);
+            let known = COMMANDS.iter().map(|command| command.name);
             let hint = match nearest(&name.to_string_lossy(), known) {
                 Some(nearest) => format!("did you mean {nearest}?"),
                 None => format!("there are {}", names()),
@@ -119,18 +120,16 @@ fn find_command(name: &OsStr) -> Result<&'static Command, Failure> {
 }
 
 fn find_option(command: &'static Command, name: &str) -> Result<&'static Opt, Failure> {
-    command
-        .options
-        .iter()
-        .find(|option| option.name == name)
-        .copied()
-        .ok_or_else(|| {
-            let hint = match nearest(name, command.options.iter().map(|option| option.name)) {
-                Some(nearest) => format!("did you mean --{nearest}?"),
+    command.option(name).ok_or_else(|| {
+        let hint = match nearest(name, command.options().map(|option| option.name)) {
+            Some(nearest) => format!("did you mean --{nearest}?"),
+            None => match COMMANDS.iter().find(|other| other.option(name).is_some()) {
+                Some(other) => format!("it is an option of {}", other.name),
                 None => see_help(command),
-            };
-            unexpected(Arg::Long(name), &hint)
-        })
+            },
+        };
+        unexpected(Arg::Long(name), &hint)
+    })
 }
 
 /// The known name that is most like a mistyped one, if any is like it at all.
@@ -148,13 +147,76 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
 }
 
 impl Words {
+    /// Takes a word that is no option, where the command has a place for it.
+    fn take_operand(&mut self, value: OsString) -> Result<(), Failure> {
+        if self.command.operand.is_none() || self.operand.is_some() {
+            return Err(unexpected(Arg::Value(value), &see_help(self.command)));
+        }
+        self.operand = Some(value);
+        Ok(())
+    }
+
+    /// Makes sure that the operand is there if it has to be, and one of its choices.
+    fn check_operand(&self) -> Result<(), Failure> {
+        let Some(operand) = &self.command.operand else {
+            return Ok(());
+        };
+        let choices = (operand.choices)();
+        match self.operand()? {
+            Some(given) if !choices.contains(&given) => {
+                let hint = match nearest(given, choices.iter().copied()) {
+                    Some(nearest) => format!("did you mean {nearest}?"),
+                    None => format!("there are {}", choices.join(", ")),
+                };
+                let name = operand.name.to_lowercase();
+                Err(Failure::Usage(format!("unknown {name} {given:?}; {hint}")))
+            }
+            None if operand.required => Err(Failure::Usage(format!(
+                "{} needs a {}: {}",
+                self.command.name,
+                operand.name.to_lowercase(),
+                choices.join(", ")
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The word that is no option.
+    pub fn operand(&self) -> Result<Option<&str>, Failure> {
+        let Some(value) = &self.operand else {
+            return Ok(None);
+        };
+        match value.to_str() {
+            Some(text) => Ok(Some(text)),
+            None => Err(unexpected(
+                Arg::Value(value.clone()),
+                &see_help(self.command),
+            )),
+        }
+    }
+
+    /// Errors where both of two options were given, and says why that can't be.
+    pub fn not_together(&self, one: &str, other: &str, why: &str) -> Result<(), Failure> {
+        if self.has(one) && self.has(other) {
+            return Err(Failure::Usage(format!(
+                "--{one} and --{other} don't go together: {why}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Errors where the first of two options was given without the second.
+    pub fn needs(&self, one: &str, other: &str, why: &str) -> Result<(), Failure> {
+        if self.has(one) && !self.has(other) {
+            return Err(Failure::Usage(format!("--{one} needs --{other}: {why}")));
+        }
+        Ok(())
+    }
+
     /// The value of an option that was given; the last one, where it was given more than once.
     fn value(&self, name: &str) -> Option<&OsStr> {
         debug_assert!(
-            self.command
-                .options
-                .iter()
-                .any(|option| option.name == name),
+            self.command.option(name).is_some(),
             "--{name} is in the table"
         );
         let (_, value) = self
@@ -188,17 +250,23 @@ impl Words {
         }
     }
 
-    /// An option's value as one of several names.
-    pub fn choice<T: FromStr>(&self, name: &str, choices: &[&str]) -> Result<Option<T>, Failure> {
+    /// An option's value as one of the names that the table lists.
+    pub fn choice<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
         match text.parse() {
             Ok(choice) => Ok(Some(choice)),
-            Err(_) => Err(Failure::Usage(format!(
-                "--{name} has to be {}, got {text:?}",
-                choices.join(" or ")
-            ))),
+            Err(_) => {
+                let takes = self.command.option(name).map(|option| option.takes);
+                let Some(Takes::OneOf(choices)) = takes else {
+                    unreachable!("the table lists the choices of --{name}")
+                };
+                Err(Failure::Usage(format!(
+                    "--{name} has to be {}, got {text:?}",
+                    choices.join(" or ")
+                )))
+            }
         }
     }
 

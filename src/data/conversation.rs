@@ -85,10 +85,11 @@ pub fn fit_prompt(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Kind;
     use super::*;
 
     fn fit(messages: &[&str], budget: usize) -> (Vec<u32>, usize) {
-        let tokenizer = Tokenizer::from_texts(["abcdef"].into_iter(), true);
+        let tokenizer = Tokenizer::from_texts(["abcdef"].into_iter(), Kind::Conversations);
         let messages: Vec<Message> = messages
             .iter()
             .enumerate()

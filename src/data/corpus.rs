@@ -1,23 +1,58 @@
-//! What a model is trained on: documents, one a line, or conversations, one a line as JSON.
+//! What a model is trained on: documents, one a line; conversations, one a line as JSON; or one
+//! continuous text.
 
 use anyhow::{Context, Result, bail};
 
 use super::{Message, Tokenizer, parse_conversation};
 
+/// The kinds of text that there are models of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A document a line.
+    Documents,
+    /// One text without a beginning or an end that would matter.
+    Continuous,
+    /// A conversation a line.
+    Conversations,
+}
+
 /// A training text, taken apart.
 pub enum Corpus<'a> {
     Documents(Vec<&'a str>),
+    Continuous(&'a str),
     Conversations(Vec<Vec<Message>>),
 }
 
 impl<'a> Corpus<'a> {
-    /// Documents are the lines of `text`, trimmed, less the empty ones. Errors where there is none.
+    /// Takes a text of the given kind apart. Errors where it is empty or of another kind.
+    pub fn new(text: &'a str, kind: Kind) -> Result<Self> {
+        match kind {
+            Kind::Documents => Self::documents(text),
+            Kind::Continuous => Self::continuous(text),
+            Kind::Conversations => Self::conversations(text),
+        }
+    }
+
+    /// Documents are the lines of `text`, trimmed, less the empty ones. Errors where there is none,
+    /// and where they are conversations, which are hardly meant to be learned as JSON.
     pub fn documents(text: &'a str) -> Result<Self> {
         let documents: Vec<&str> = lines(text).map(|(_, line)| line).collect();
-        if documents.is_empty() {
+        let Some(first) = documents.first() else {
             bail!("there is no text to train on, only empty lines");
+        };
+        if first.starts_with("[{") && parse_conversation(first).is_ok() {
+            bail!("these are conversations, a line each: train on them with --chat");
         }
         Ok(Corpus::Documents(documents))
+    }
+
+    /// All of `text`, as it is. Errors where it has no two characters.
+    pub fn continuous(text: &'a str) -> Result<Self> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if text.trim().is_empty() || text.chars().nth(1).is_none() {
+            bail!("there is no text to train on");
+        }
+        Ok(Corpus::Continuous(text))
     }
 
     /// Conversations are the non-empty lines of `text`, as JSON. Errors name the line.
@@ -27,7 +62,7 @@ impl<'a> Corpus<'a> {
                 let messages = parse_conversation(line).with_context(|| {
                     format!(
                         "line {number} is not a conversation, [{{\"role\": \"user\", \
-                    \"content\": \"…\"}}, …]"
+                        \"content\": \"…\"}}, …] (plain text is trained on without --chat)"
                     )
                 })?;
                 if messages.is_empty() {
@@ -42,11 +77,12 @@ impl<'a> Corpus<'a> {
         Ok(Corpus::Conversations(conversations))
     }
 
-    /// How many documents or conversations there are.
+    /// How many documents, characters or conversations there are.
     #[allow(clippy::len_without_is_empty)] // a corpus is never empty
     pub fn len(&self) -> usize {
         match self {
             Corpus::Documents(documents) => documents.len(),
+            Corpus::Continuous(text) => text.chars().count(),
             Corpus::Conversations(conversations) => conversations.len(),
         }
     }
@@ -55,6 +91,7 @@ impl<'a> Corpus<'a> {
     pub fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
             Corpus::Documents(documents) => Box::new(documents.iter().copied()),
+            Corpus::Continuous(text) => Box::new(std::iter::once(*text)),
             Corpus::Conversations(conversations) => Box::new(
                 conversations
                     .iter()
@@ -64,30 +101,38 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    /// The vocabulary of this text.
-    pub fn tokenizer(&self) -> Tokenizer {
-        Tokenizer::from_texts(self.texts(), matches!(self, Corpus::Conversations(_)))
+    pub fn kind(&self) -> Kind {
+        match self {
+            Corpus::Documents(_) => Kind::Documents,
+            Corpus::Continuous(_) => Kind::Continuous,
+            Corpus::Conversations(_) => Kind::Conversations,
+        }
     }
 
-    /// Calls `visit` with each document's tokens. Errors where `tokenizer` is of the other kind.
+    /// The vocabulary of this text.
+    pub fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::from_texts(self.texts(), self.kind())
+    }
+
+    /// Calls `visit` with each document's tokens, a continuous text being one. Errors where
+    /// `tokenizer` is of another kind.
     pub fn for_each(&self, tokenizer: &Tokenizer, mut visit: impl FnMut(Vec<u32>)) -> Result<()> {
-        match (self, tokenizer.chat_tokens()) {
-            (Corpus::Documents(documents), None) => {
+        match (self, tokenizer.kind()) {
+            (Corpus::Documents(documents), Kind::Documents) => {
                 documents
                     .iter()
                     .for_each(|text| visit(tokenizer.document(text)));
             }
-            (Corpus::Conversations(conversations), Some(chat)) => {
+            (Corpus::Continuous(text), Kind::Continuous) => visit(tokenizer.encode(text).collect()),
+            (Corpus::Conversations(conversations), Kind::Conversations) => {
+                let chat = tokenizer.chat_tokens().expect("its kind has them");
                 conversations
                     .iter()
                     .for_each(|messages| visit(tokenizer.conversation(chat, messages)));
             }
-            (Corpus::Documents(_), Some(_)) => {
-                bail!("a chat model is trained on conversations, not on text")
-            }
-            (Corpus::Conversations(_), None) => {
-                bail!("a text model is trained on text, not on conversations")
-            }
+            (_, Kind::Documents) => bail!("this model is trained on documents, a line each"),
+            (_, Kind::Continuous) => bail!("this model is trained on one continuous text"),
+            (_, Kind::Conversations) => bail!("this model is trained on conversations"),
         }
         Ok(())
     }
@@ -128,6 +173,21 @@ mod tests {
         };
         assert_eq!(documents, ["emma", "ava"]);
         assert!(Corpus::documents(" \n\n").is_err());
+        let conversation = "[{\"role\": \"user\", \"content\": \"hi\"}]";
+        let error = Corpus::documents(conversation).err().unwrap().to_string();
+        assert!(error.contains("--chat"), "{error}");
+    }
+
+    #[test]
+    fn a_continuous_text_is_kept_as_it_is() {
+        let corpus = Corpus::continuous("\u{feff} ab \n\nc\n").unwrap();
+        assert_eq!(corpus.len(), 8);
+        let mut tokens = Vec::new();
+        corpus
+            .for_each(&corpus.tokenizer(), |t| tokens = t)
+            .unwrap();
+        assert_eq!(tokens, [1, 2, 3, 1, 0, 0, 4, 0]);
+        assert!(Corpus::continuous("a").is_err() && Corpus::continuous(" \n ").is_err());
     }
 
     #[test]

@@ -2,57 +2,119 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{Corpus, Tokenizer};
 
-/// All documents as tokens, packed end to end, and the order in which training takes them, over and
-/// over.
+/// The tokens of a training text, and the order in which training takes pieces of it.
 pub struct Dataset {
     tokens: Vec<u32>,
-    /// Document `d` is `tokens[offsets[d]..offsets[d + 1]]`.
-    offsets: Vec<usize>,
-    order: Vec<u32>,
+    pieces: Pieces,
     /// How many documents were cut to fit the context.
     pub cut: usize,
 }
 
+/// What a batch is made of.
+enum Pieces {
+    /// Documents end to end: document `d` is `tokens[offsets[d]..offsets[d + 1]]`. They are taken
+    /// in a given order, over and over.
+    Documents {
+        offsets: Vec<usize>,
+        order: Vec<u32>,
+    },
+    /// Windows of so many tokens, and one more to predict, from anywhere in a continuous text.
+    Windows { length: usize, seed: u64 },
+}
+
 impl Dataset {
-    /// Tokenizes a corpus; documents of more than `block_size + 1` tokens are cut there.
-    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, block_size: usize) -> Result<Self> {
-        let mut dataset = Self {
-            tokens: Vec::new(),
-            offsets: vec![0],
-            order: Vec::new(),
-            cut: 0,
-        };
+    /// Tokenizes a corpus; documents of more than `block_size + 1` tokens are cut there. The seed
+    /// gives the order in which they are taken.
+    pub fn new(
+        corpus: &Corpus,
+        tokenizer: &Tokenizer,
+        block_size: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        if let Corpus::Continuous(_) = corpus {
+            let mut tokens = Vec::new();
+            corpus.for_each(tokenizer, |text| tokens = text)?;
+            return Ok(Self::windows(tokens, block_size, seed));
+        }
+        let (mut tokens, mut offsets, mut cut) = (Vec::new(), vec![0], 0);
         corpus.for_each(tokenizer, |document| {
             let kept = document.len().min(block_size + 1);
-            dataset.cut += usize::from(kept < document.len());
-            dataset.tokens.extend_from_slice(&document[..kept]);
-            dataset.order.push(dataset.order.len() as u32);
-            dataset.offsets.push(dataset.tokens.len());
+            cut += usize::from(kept < document.len());
+            tokens.extend_from_slice(&document[..kept]);
+            offsets.push(tokens.len());
         })?;
-        Ok(dataset)
+        let mut order: Vec<u32> = (0..offsets.len() as u32 - 1).collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut order);
+        Ok(Self {
+            tokens,
+            pieces: Pieces::Documents { offsets, order },
+            cut,
+        })
     }
 
-    /// Changes the order of the documents, by the seed.
-    pub fn shuffle(&mut self, seed: u64) {
-        self.order.sort_unstable();
-        fastrand::Rng::with_seed(seed).shuffle(&mut self.order);
+    fn windows(tokens: Vec<u32>, block_size: usize, seed: u64) -> Self {
+        let length = block_size.min(tokens.len() - 1);
+        Self {
+            tokens,
+            pieces: Pieces::Windows { length, seed },
+            cut: 0,
+        }
+    }
+
+    /// Takes documents in the order in which the corpus has them.
+    pub fn in_order(mut self) -> Self {
+        if let Pieces::Documents { order, .. } = &mut self.pieces {
+            order.sort_unstable();
+        }
+        self
+    }
+
+    /// Takes a share away, to test on: the documents that come last in the order, or the last part
+    /// of a continuous text. Errors where that leaves nothing to train or to test on.
+    pub fn hold_out(&mut self, fraction: f64) -> Result<HeldOut> {
+        let share = |total: usize| (total as f64 * fraction).round() as usize;
+        match &mut self.pieces {
+            Pieces::Documents { offsets, order } => {
+                let count = share(order.len()).max(1);
+                ensure!(
+                    count < order.len(),
+                    "--validation-fraction {fraction} of {} leaves nothing to train on",
+                    order.len()
+                );
+                let held_out = order.split_off(order.len() - count);
+                let document = |&d: &u32| self.tokens[range(offsets, d)].to_vec();
+                let documents = held_out.iter().map(document).collect();
+                Ok(HeldOut { documents, count })
+            }
+            Pieces::Windows { length, .. } => {
+                let count = share(self.tokens.len());
+                ensure!(
+                    count > 1 && self.tokens.len() - count > 1,
+                    "--validation-fraction {fraction} of {} characters leaves too few",
+                    self.tokens.len()
+                );
+                let tokens = self.tokens.split_off(self.tokens.len() - count);
+                // Each token but the first is predicted once: a window begins with the last one
+                // of the window before.
+                let starts = (0..tokens.len() - 1).step_by(*length);
+                let window = |start: usize| tokens[start..].iter().take(*length + 1);
+                let documents = starts.map(|start| window(start).copied().collect());
+                let documents = documents.collect();
+                *length = (*length).min(self.tokens.len() - 1);
+                Ok(HeldOut { documents, count })
+            }
+        }
     }
 
     /// The batch of `count` documents from the one with number `first` in their order, beginning
     /// again after the last. It comes in at most `parts` parts of about the same number of tokens.
     pub fn batch(&self, first: u64, count: usize, parts: usize) -> Vec<Batch> {
-        let start = (first % self.order.len() as u64) as usize;
-        let documents: Vec<&[u32]> = self
-            .order
-            .iter()
-            .cycle()
-            .skip(start)
-            .take(count)
-            .map(|&index| self.document(index))
+        let documents: Vec<&[u32]> = (first..first + count as u64)
+            .map(|number| self.piece(number))
             .collect();
         let total: usize = documents.iter().map(|document| document.len() - 1).sum();
         let mut batches = Vec::with_capacity(parts);
@@ -67,8 +129,54 @@ impl Dataset {
         batches
     }
 
-    fn document(&self, index: u32) -> &[u32] {
-        &self.tokens[self.offsets[index as usize]..self.offsets[index as usize + 1]]
+    /// The document, or window, with this number in the order of training.
+    fn piece(&self, number: u64) -> &[u32] {
+        match &self.pieces {
+            Pieces::Documents { offsets, order } => {
+                let place = (number % order.len() as u64) as usize;
+                &self.tokens[range(offsets, order[place])]
+            }
+            Pieces::Windows { length, seed } => {
+                // Neighbouring numbers give unrelated places once they have gone through a
+                // generator themselves.
+                let number = fastrand::Rng::with_seed(number).u64(..);
+                let start =
+                    fastrand::Rng::with_seed(seed ^ number).usize(..self.tokens.len() - length);
+                &self.tokens[start..=start + length]
+            }
+        }
+    }
+}
+
+/// Where in the tokens a document is.
+fn range(offsets: &[usize], document: u32) -> std::ops::Range<usize> {
+    offsets[document as usize]..offsets[document as usize + 1]
+}
+
+/// What is kept from training, to test on.
+pub struct HeldOut {
+    documents: Vec<Vec<u32>>,
+    /// How many documents that is, or characters of a continuous text.
+    pub count: usize,
+}
+
+impl HeldOut {
+    /// All of it, in batches of about `tokens` tokens.
+    pub fn batches(&self, tokens: usize) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let (mut batch, mut size) = (Vec::new(), 0);
+        for document in &self.documents {
+            batch.push(&document[..]);
+            size += document.len() - 1;
+            if size >= tokens {
+                batches.push(Batch::new(&batch));
+                (batch, size) = (Vec::new(), 0);
+            }
+        }
+        if !batch.is_empty() {
+            batches.push(Batch::new(&batch));
+        }
+        batches
     }
 }
 
@@ -109,14 +217,14 @@ impl Batch {
 mod tests {
     use super::*;
 
-    fn dataset(text: &str, block_size: usize) -> Dataset {
+    fn dataset(text: &str, block_size: usize, seed: u64) -> Dataset {
         let corpus = Corpus::documents(text).unwrap();
-        Dataset::new(&corpus, &corpus.tokenizer(), block_size).unwrap()
+        Dataset::new(&corpus, &corpus.tokenizer(), block_size, seed).unwrap()
     }
 
     #[test]
     fn a_batch_is_packed_without_padding() {
-        let dataset = dataset("ab\nc\ndefg", 4);
+        let dataset = dataset("ab\nc\ndefg", 4, 1).in_order();
         assert_eq!(dataset.cut, 1);
         let [batch] = &dataset.batch(4, 3, 1)[..] else {
             panic!("more than one part")
@@ -129,14 +237,12 @@ mod tests {
 
     #[test]
     fn the_order_follows_the_seed_and_loses_nothing() {
-        let mut dataset = dataset("a\nb\nc\nd\ne\nf\ng", 4);
-        let order = |dataset: &Dataset| dataset.batch(0, 7, 1)[0].tokens.to_vec();
-        dataset.shuffle(1);
-        let one = order(&dataset);
-        dataset.shuffle(2);
-        let two = order(&dataset);
-        dataset.shuffle(1);
-        assert_eq!(order(&dataset), one);
+        let order = |seed| {
+            let dataset = dataset("a\nb\nc\nd\ne\nf\ng", 4, seed);
+            dataset.batch(0, 7, 1)[0].tokens.to_vec()
+        };
+        let (one, two) = (order(1), order(2));
+        assert_eq!(order(1), one);
         assert_ne!(one, two);
         let mut sorted = [one, two];
         sorted.iter_mut().for_each(|tokens| tokens.sort_unstable());
@@ -146,7 +252,7 @@ mod tests {
     #[test]
     fn parts_share_the_tokens_and_lose_none() {
         let text: String = (0..40).map(|d| "x".repeat(1 + d % 7) + "\n").collect();
-        let dataset = dataset(&text, 16);
+        let dataset = dataset(&text, 16, 1);
         let whole = dataset.batch(3, 40, 1)[0].tokens.len();
         for parts in 1..50 {
             let sizes: Vec<usize> = dataset
@@ -161,5 +267,53 @@ mod tests {
                 "{parts}: {sizes:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_trained_on() {
+        let text: String = ('a'..='t').map(|c| format!("{c}\n")).collect();
+        let tokens = |batches: Vec<Batch>| {
+            let tokens = batches.iter().flat_map(|b| b.targets.to_vec());
+            let mut tokens: Vec<u32> = tokens.filter(|&t| t < 20).collect();
+            tokens.sort_unstable();
+            tokens
+        };
+        let mut split = dataset(&text, 4, 5);
+        let held_out = split.hold_out(0.25).unwrap();
+        assert_eq!(held_out.count, 5);
+        let mut all = tokens(split.batch(0, 15, 2));
+        all.extend(tokens(held_out.batches(3)));
+        all.sort_unstable();
+        assert_eq!(all, (0..20).collect::<Vec<u32>>());
+        assert!(dataset("a\nb", 4, 1).hold_out(0.9).is_err());
+        assert!(dataset("a", 4, 1).hold_out(0.1).is_err());
+    }
+
+    #[test]
+    fn windows_come_from_anywhere_but_the_last_part() {
+        let text: String = (0..100)
+            .map(|i| char::from_u32(0x4e00 + i).unwrap())
+            .collect();
+        let corpus = Corpus::continuous(&text).unwrap();
+        let mut dataset = Dataset::new(&corpus, &corpus.tokenizer(), 8, 1).unwrap();
+        let held_out = dataset.hold_out(0.2).unwrap();
+        let [batch] = &dataset.batch(0, 2000, 1)[..] else {
+            panic!("more than one part")
+        };
+        assert_eq!(batch.tokens.len(), 16_000);
+        assert!(
+            batch
+                .tokens
+                .iter()
+                .zip(&*batch.targets)
+                .all(|(a, b)| a + 1 == *b)
+        );
+        let seen: std::collections::BTreeSet<u32> = batch.targets.iter().copied().collect();
+        assert_eq!(seen, (1..80).collect());
+        let targets = held_out.batches(10);
+        let targets: Vec<u32> = targets.iter().flat_map(|b| b.targets.to_vec()).collect();
+        assert_eq!(targets, (81..100).collect::<Vec<u32>>());
+        // The same number is the same window in any batch.
+        assert_eq!(dataset.batch(7, 1, 1)[0].tokens[..], batch.tokens[56..64]);
     }
 }

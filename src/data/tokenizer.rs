@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, bail};
 
-use super::{Message, Role};
+use super::{Kind, Message, Role};
 
 /// The names of a chat model's special tokens in meta.json, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 3] = ["user", "assistant", "end_turn"];
@@ -35,25 +35,30 @@ impl ChatTokens {
 pub struct Tokenizer {
     chars: Vec<char>,
     ids: HashMap<char, u32>,
-    chat: bool,
+    kind: Kind,
 }
 
 impl Tokenizer {
     /// A vocabulary of the given characters, in the given order. Errors where one stands twice.
-    pub fn new(chars: Vec<char>, chat: bool) -> Result<Self> {
+    pub fn new(chars: Vec<char>, kind: Kind) -> Result<Self> {
         let mut ids = HashMap::with_capacity(chars.len());
         for (id, &c) in chars.iter().enumerate() {
             if ids.insert(c, id as u32).is_some() {
                 bail!("the character {c:?} stands twice in the vocabulary");
             }
         }
-        Ok(Self { chars, ids, chat })
+        Ok(Self { chars, ids, kind })
     }
 
     /// The vocabulary of a training text: all its characters, sorted by code point.
-    pub fn from_texts<'a>(texts: impl Iterator<Item = &'a str>, chat: bool) -> Self {
+    pub fn from_texts<'a>(texts: impl Iterator<Item = &'a str>, kind: Kind) -> Self {
         let chars: BTreeSet<char> = texts.flat_map(str::chars).collect();
-        Self::new(chars.into_iter().collect(), chat).expect("a set holds each character once")
+        Self::new(chars.into_iter().collect(), kind).expect("a set holds each character once")
+    }
+
+    /// What kind of text the tokens make up.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The characters, by id.
@@ -63,7 +68,11 @@ impl Tokenizer {
 
     /// The number of tokens: the characters and the special ones.
     pub fn vocab_size(&self) -> usize {
-        self.chars.len() + 1 + if self.chat { SPECIAL_TOKENS.len() } else { 0 }
+        let special = match self.kind {
+            Kind::Conversations => SPECIAL_TOKENS.len(),
+            Kind::Documents | Kind::Continuous => 0,
+        };
+        self.chars.len() + special + 1
     }
 
     /// The token that stands before and after each document. Always the last id.
@@ -74,7 +83,7 @@ impl Tokenizer {
     /// The special tokens of a chat model; none for a text model.
     pub fn chat_tokens(&self) -> Option<ChatTokens> {
         let n = self.chars.len() as u32;
-        self.chat.then_some(ChatTokens {
+        (self.kind == Kind::Conversations).then_some(ChatTokens {
             user: n,
             assistant: n + 1,
             end_turn: n + 2,
@@ -98,6 +107,15 @@ impl Tokenizer {
             .filter(|c| !self.ids.contains_key(c))
             .collect();
         unknown.into_iter().collect()
+    }
+
+    /// The token that a text of this model goes on from where nothing comes before it: `bos`, or,
+    /// within a continuous text, a line break.
+    pub fn beginning(&self) -> u32 {
+        match (self.kind, self.ids.get(&'\n')) {
+            (Kind::Continuous, Some(&line_break)) => line_break,
+            _ => self.bos(),
+        }
     }
 
     /// `[bos, the characters, bos]`.
@@ -131,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_text_vocabulary_is_sorted_and_ends_with_bos() {
-        let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), false);
+        let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), Kind::Documents);
         assert_eq!(t.chars(), ['a', 'b', 'h', 'l', 'o', 'é']);
         assert_eq!((t.bos(), t.vocab_size(), t.chat_tokens()), (6, 7, None));
         assert_eq!(t.document("hé"), [6, 2, 5, 6]);
@@ -140,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_chat_vocabulary_has_its_roles_before_bos() {
-        let t = Tokenizer::from_texts(["ab"].into_iter(), true);
+        let t = Tokenizer::from_texts(["ab"].into_iter(), Kind::Conversations);
         let tokens = t.chat_tokens().unwrap();
         assert_eq!(
             (tokens.user, tokens.assistant, tokens.end_turn, t.bos()),
@@ -157,7 +175,7 @@ mod tests {
     #[test]
     fn a_character_that_stands_twice_is_refused() {
         assert!(
-            Tokenizer::new(vec!['a', 'b', 'a'], false)
+            Tokenizer::new(vec!['a', 'b', 'a'], Kind::Documents)
                 .unwrap_err()
                 .to_string()
                 .contains("'a'")

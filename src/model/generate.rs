@@ -5,14 +5,18 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::{Decoder, InferenceGpt, Sampler, SamplingOptions};
-use crate::data::{ChatTokens, Message, Role, Tokenizer};
+use crate::data::{ChatTokens, Kind, Message, Role, Tokenizer};
+
+/// How many tokens a sample of a continuous text has unless somebody says otherwise.
+pub const CONTINUOUS_TOKENS: usize = 500;
 
 /// What a sample depends on, beside the model and its own index.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     pub seed: u64,
-    /// The most tokens to sample; the context sets another limit.
+    /// The most tokens to sample. The context sets another limit, or, for a model of a continuous
+    /// text, [`CONTINUOUS_TOKENS`] does unless this is given.
     pub max_tokens: Option<usize>,
     /// What every sample begins with. For a chat model, the beginning of the user's first message.
     pub prompt: String,
@@ -23,6 +27,8 @@ pub struct GenerateOptions {
 pub enum Sample {
     /// A text model's document, the prompt included.
     Text(String),
+    /// A passage of a continuous text, the prompt included.
+    Passage(String),
     /// A chat model's conversation.
     Conversation(Vec<Message>),
 }
@@ -47,7 +53,11 @@ impl Generator {
                 list_chars(&unknown)
             );
         }
-        let mut prompt = vec![tokenizer.bos()];
+        let continuous = tokenizer.kind() == Kind::Continuous;
+        let mut prompt = Vec::new();
+        if !continuous || options.prompt.is_empty() {
+            prompt.push(tokenizer.beginning());
+        }
         if let Some(chat) = tokenizer.chat_tokens()
             && !options.prompt.is_empty()
         {
@@ -55,7 +65,7 @@ impl Generator {
         }
         prompt.extend(tokenizer.encode(&options.prompt));
         let context = model.meta().config.block_size;
-        if prompt.len() > context {
+        if prompt.len() > context && !continuous {
             bail!(
                 "the prompt takes {} tokens, more than the model's context of {context}",
                 prompt.len()
@@ -75,12 +85,26 @@ impl Generator {
 
     /// The sample of this index, and how many tokens were sampled for it.
     pub fn counted_sample(&self, index: u64) -> (Sample, usize) {
-        let mut tokens = self.prompt.clone();
+        let tokenizer = &self.model.meta().tokenizer;
+        let mut tokens = Vec::new();
         let (sampled, _) = self.generate(index, |token| {
             tokens.push(token);
             true
         });
-        (read_sample(&self.model.meta().tokenizer, &tokens), sampled)
+        let sample = match tokenizer.kind() {
+            Kind::Conversations => {
+                read_conversation(tokenizer, &[&self.prompt[..], &tokens].concat())
+            }
+            kind => {
+                let text = tokens.iter().filter_map(|&token| tokenizer.char_of(token));
+                let text = self.options.prompt.chars().chain(text).collect();
+                match kind {
+                    Kind::Continuous => Sample::Passage(text),
+                    _ => Sample::Text(text),
+                }
+            }
+        };
+        (sample, sampled)
     }
 
     /// How many tokens the model is given before it samples any.
@@ -111,17 +135,23 @@ impl Generator {
     /// Samples tokens after the prompt; gives how many there were and why they ended.
     fn generate(&self, index: u64, visit: impl FnMut(u32) -> bool) -> (usize, Finish) {
         let tokenizer = &self.model.meta().tokenizer;
+        let mut limit = self.options.max_tokens.unwrap_or(usize::MAX);
         let grammar = match tokenizer.chat_tokens() {
-            None => Grammar::Document {
-                bos: tokenizer.bos(),
-            },
             Some(chat) => Grammar::Conversation {
                 chat,
                 in_turn: self.prompt.len() > 1,
             },
+            None if tokenizer.kind() == Kind::Continuous => {
+                limit = self.options.max_tokens.unwrap_or(CONTINUOUS_TOKENS);
+                Grammar::Continuous {
+                    bos: tokenizer.bos(),
+                }
+            }
+            None => Grammar::Document {
+                bos: tokenizer.bos(),
+            },
         };
         let mut sampler = Sampler::new(self.options.sampling, self.options.seed, index);
-        let limit = self.options.max_tokens.unwrap_or(usize::MAX);
         let mut decoder = self.model.decoder();
         let decoder = &mut decoder;
         continue_text(decoder, &self.prompt, grammar, &mut sampler, limit, visit)
@@ -161,6 +191,8 @@ pub fn list_chars(chars: &[char]) -> String {
 pub(super) enum Grammar {
     /// Characters up to `bos`.
     Document { bos: u32 },
+    /// Characters without end; `bos` never.
+    Continuous { bos: u32 },
     /// Turns up to `bos`: a role, characters, `end_turn`.
     Conversation { chat: ChatTokens, in_turn: bool },
     /// Characters up to `end_turn`; `bos`, `user` and `assistant` never.
@@ -171,6 +203,7 @@ impl Grammar {
     fn allows(&self, token: u32) -> bool {
         match self {
             Grammar::Document { .. } => true,
+            Grammar::Continuous { bos } => token != *bos,
             Grammar::Conversation {
                 chat,
                 in_turn: false,
@@ -187,6 +220,7 @@ impl Grammar {
     fn goes_on_after(&mut self, token: u32) -> bool {
         match self {
             Grammar::Document { bos } => token != *bos,
+            Grammar::Continuous { .. } => true,
             Grammar::Reply { chat } => token != chat.end_turn,
             Grammar::Conversation { chat, in_turn } => {
                 *in_turn = token != chat.end_turn;
@@ -199,24 +233,34 @@ impl Grammar {
 /// Feeds the prompt, of which the decoder may have seen the beginning, then samples: up to `limit`
 /// tokens, to the end of the context, until the grammar says so, or until `visit`, which gets each
 /// token, returns false. Gives how many were sampled, and why no more were.
+///
+/// A continuous text does not end with the context: whenever that is full, its first half is
+/// forgotten.
 pub(super) fn continue_text(
     decoder: &mut Decoder,
     prompt: &[u32],
     mut grammar: Grammar,
     sampler: &mut Sampler,
-    limit: usize,
+    mut limit: usize,
     mut visit: impl FnMut(u32) -> bool,
 ) -> (usize, Finish) {
-    let limit = limit.min(decoder.context() + 1 - prompt.len());
-    let (&last, rest) = prompt[decoder.length()..]
-        .split_last()
-        .expect("the prompt's last token is always fed");
-    for &token in rest {
-        decoder.feed(token);
+    let context = decoder.context();
+    let mut text = prompt.to_vec();
+    if !matches!(grammar, Grammar::Continuous { .. }) {
+        limit = limit.min(context + 1 - prompt.len());
     }
-    let mut token = last;
     for count in 1..=limit {
-        token = sampler.sample(decoder.feed(token), |token| grammar.allows(token));
+        if text.len() > context {
+            slide(decoder, &mut text);
+        }
+        let (&last, rest) = text[decoder.length()..]
+            .split_last()
+            .expect("the text's last token was not fed yet");
+        for &token in rest {
+            decoder.feed(token);
+        }
+        let token = sampler.sample(decoder.feed(last), |token| grammar.allows(token));
+        text.push(token);
         if !visit(token) || !grammar.goes_on_after(token) {
             return (count, Finish::Stop);
         }
@@ -224,16 +268,16 @@ pub(super) fn continue_text(
     (limit, Finish::Length)
 }
 
-/// A sample from its tokens, of which the first is `bos`.
-fn read_sample(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
-    let Some(chat) = tokenizer.chat_tokens() else {
-        return Sample::Text(
-            tokens
-                .iter()
-                .filter_map(|&token| tokenizer.char_of(token))
-                .collect(),
-        );
-    };
+/// Forgets all of a text but the second half of what the context holds.
+fn slide(decoder: &mut Decoder, text: &mut Vec<u32>) {
+    let kept = decoder.context().div_ceil(2);
+    text.drain(..text.len() - kept);
+    decoder.truncate(0);
+}
+
+/// A conversation from its tokens.
+fn read_conversation(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
+    let chat = tokenizer.chat_tokens().expect("it is a chat model's");
     let mut messages: Vec<Message> = Vec::new();
     for &token in tokens {
         if token == chat.user {

@@ -6,8 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::ModelConfig;
-use crate::data::{SPECIAL_TOKENS, Tokenizer};
+use crate::data::{Kind, SPECIAL_TOKENS, Tokenizer};
 use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS, tensor_file};
+
+/// The key of meta.json that tells a model of one continuous text from a model of documents.
+const CONTINUOUS: &str = "continuous_text";
 
 /// A model's size and vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +49,7 @@ impl ModelMeta {
 
     /// Whether the model was trained on conversations.
     pub fn is_chat(&self) -> bool {
-        self.tokenizer.chat_tokens().is_some()
+        self.tokenizer.kind() == Kind::Conversations
     }
 
     /// The content of meta.json.
@@ -65,8 +68,10 @@ impl ModelMeta {
             "block_size": block_size,
             "chars": self.tokenizer.chars(),
         });
-        if self.is_chat() {
-            meta["special_tokens"] = json!(SPECIAL_TOKENS);
+        match self.tokenizer.kind() {
+            Kind::Documents => {}
+            Kind::Continuous => meta[CONTINUOUS] = json!(true),
+            Kind::Conversations => meta["special_tokens"] = json!(SPECIAL_TOKENS),
         }
         meta
     }
@@ -96,7 +101,12 @@ impl ModelMeta {
             special.is_empty() || special == SPECIAL_TOKENS,
             "\"special_tokens\" has to be {SPECIAL_TOKENS:?} or missing, found {special:?}"
         );
-        let tokenizer = Tokenizer::new(chars, !special.is_empty())?;
+        let kind = match (special.is_empty(), meta.get_bool(CONTINUOUS)?) {
+            (false, _) => Kind::Conversations,
+            (true, Some(true)) => Kind::Continuous,
+            (true, _) => Kind::Documents,
+        };
+        let tokenizer = Tokenizer::new(chars, kind)?;
         let vocab_size = size("vocab_size")?;
         ensure!(
             vocab_size == tokenizer.vocab_size(),
@@ -115,7 +125,7 @@ mod tests {
     use super::*;
 
     fn read(change: impl Fn(&mut serde_json::Value)) -> Result<ModelMeta> {
-        let tokenizer = Tokenizer::from_texts(["ab"].into_iter(), true);
+        let tokenizer = Tokenizer::from_texts(["ab"].into_iter(), Kind::Conversations);
         let mut meta = ModelMeta {
             config: ModelConfig::default(),
             tokenizer,
@@ -135,7 +145,13 @@ mod tests {
             meta["special_tokens"] = json!(null);
             meta["vocab_size"] = json!(3);
         });
-        assert!(!text.unwrap().is_chat());
+        assert_eq!(text.unwrap().tokenizer.kind(), Kind::Documents);
+        let text = read(|meta| {
+            meta["special_tokens"] = json!(null);
+            meta["vocab_size"] = json!(3);
+            meta["continuous_text"] = json!(true);
+        });
+        assert_eq!(text.unwrap().tokenizer.kind(), Kind::Continuous);
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod tensor_gpt;
 
 pub use chat::{Chat, Reply};
 pub use config::ModelConfig;
-pub use generate::{Finish, GenerateOptions, Generated, Generator, Sample, list_chars};
+pub use generate::{
+    CONTINUOUS_TOKENS, Finish, GenerateOptions, Generated, Generator, Sample, list_chars,
+};
 pub use inference_gpt::{Decoder, InferenceGpt};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};

@@ -69,7 +69,7 @@ pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
         let (sample, tokens) = generator.counted_sample(index);
         app.count_tokens(generator.prompt_tokens(), tokens);
         match sample {
-            Sample::Text(text) => text,
+            Sample::Text(text) | Sample::Passage(text) => text,
             Sample::Conversation(messages) => {
                 let contents: Vec<String> = messages.into_iter().map(|m| m.content).collect();
                 contents.join("\n")

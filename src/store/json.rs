@@ -37,6 +37,11 @@ impl JsonObject {
         self.get_as(key, "a number", Value::as_f64)
     }
 
+    /// A truth value that may be missing.
+    pub fn get_bool(&self, key: &str) -> Result<Option<bool>> {
+        self.get_as(key, "true or false", Value::as_bool)
+    }
+
     /// A string that may be missing.
     pub fn get_string(&self, key: &str) -> Result<Option<&str>> {
         self.get_as(key, "a string", Value::as_str)

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Schedule;
+use super::Recipe;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{
     JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, Tensors, WEIGHTS,
@@ -21,61 +21,44 @@ pub struct Progress {
     pub adam_step: u64,
     /// How many documents were taken; none where whoever wrote the directory did not say.
     pub documents: Option<u64>,
-    /// The options of the run, which one that goes on takes over unless told otherwise.
-    pub seed: Option<u64>,
-    pub batch_size: Option<usize>,
-    pub lr: Option<f64>,
-    pub schedule: Option<Schedule>,
+    pub recipe: Recipe,
+    /// The mean loss over what is held out, in nats a token, if it was measured at this step.
+    pub validation_loss: Option<f64>,
     /// The file that it was trained on; none for the built-in text and standard input.
     pub input: Option<String>,
 }
 
 impl Progress {
-    fn to_json(&self) -> serde_json::Value {
-        let Self {
-            step,
-            adam_step,
-            documents,
-            seed,
-            batch_size,
-            lr,
-            schedule,
-            input,
-        } = self;
-        json!({
-            "step": step,
-            "adam_step": adam_step,
-            "documents": documents,
-            "seed": seed,
-            "batch_size": batch_size,
-            "lr": lr,
-            "schedule": schedule.map(Schedule::name),
-            "input": input,
-        })
+    fn to_json(&self) -> Value {
+        let mut json = json!({
+            "step": self.step,
+            "adam_step": self.adam_step,
+            "documents": self.documents,
+            "input": self.input,
+            "validation_loss": self.validation_loss,
+            "validation_bits": self.validation_loss.map(bits),
+        });
+        if let (Value::Object(json), Value::Object(recipe)) = (&mut json, self.recipe.to_json()) {
+            json.extend(recipe);
+        }
+        json
     }
 
     fn from_json(state: &JsonObject) -> Result<Self> {
-        let schedule = match state.get_string("schedule")? {
-            Some(name) => Some(
-                name.parse()
-                    .with_context(|| format!("\"schedule\" is {name:?}"))?,
-            ),
-            None => None,
-        };
         Ok(Self {
             step: state.whole("step")?,
             adam_step: state.whole("adam_step")?,
             documents: state.get_whole("documents")?,
-            seed: state.get_whole("seed")?,
-            batch_size: state
-                .get_whole("batch_size")?
-                .map(usize::try_from)
-                .transpose()?,
-            lr: state.get_number("lr")?,
-            schedule,
+            recipe: Recipe::from_json(state)?,
+            validation_loss: state.get_number("validation_loss")?,
             input: state.get_string("input")?.map(str::to_string),
         })
     }
+}
+
+/// A loss in nats as bits.
+pub fn bits(nats: f64) -> f64 {
+    nats / std::f64::consts::LN_2
 }
 
 /// Everything that a model directory holds.

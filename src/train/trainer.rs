@@ -1,26 +1,19 @@
 //! The training loop, a step at a time.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, backprop::GradStore};
 use rayon::prelude::*;
 
-use super::{Adam, Progress, Schedule, TrainState};
+use super::{Adam, Progress, Recipe, TrainState};
 use crate::data::{Batch, Dataset};
-use crate::model::{InferenceGpt, ModelMeta, TensorGpt};
+use crate::model::{ModelMeta, TensorGpt};
 
-/// The options of a run.
+/// What a run is to do.
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
     /// How many steps to make now.
     pub steps: u64,
-    /// How many documents a step takes.
-    pub batch_size: usize,
-    /// The peak learning rate.
-    pub lr: f64,
-    pub schedule: Schedule,
-    pub seed: u64,
+    pub recipe: Recipe,
     /// How many parts a batch is split into, each on a thread of its own.
     pub threads: usize,
 }
@@ -68,7 +61,7 @@ impl Trainer {
             progress,
         } = state;
         let model = TensorGpt::from_tensors(meta.config, &weights, device)?;
-        let adam = Adam::new(&model, &m, &v, progress.adam_step)?;
+        let adam = Adam::new(&model, &m, &v, progress.adam_step, config.recipe)?;
         let step = progress.step;
         let last_step = step
             .checked_add(config.steps)
@@ -77,7 +70,7 @@ impl Trainer {
         // step.
         let documents = progress
             .documents
-            .unwrap_or(step.wrapping_mul(config.batch_size as u64));
+            .unwrap_or(step.wrapping_mul(config.recipe.batch_size as u64));
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(config.threads)
             .build()
@@ -105,6 +98,11 @@ impl Trainer {
         self.last_step
     }
 
+    /// How the model is trained.
+    pub fn recipe(&self) -> Recipe {
+        self.config.recipe
+    }
+
     /// How many steps were made.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -116,17 +114,16 @@ impl Trainer {
         // Splitting a batch pays on a CPU only; another device is fastest with all of it.
         let on_cpu = self.model.device().is_cpu();
         let parts = if on_cpu { self.config.threads } else { 1 };
-        let batch_size = self.config.batch_size;
+        let Recipe { batch_size, .. } = self.config.recipe;
         let parts = self.dataset.batch(self.documents, batch_size, parts);
         let tokens = parts.iter().map(|part| part.tokens.len()).sum();
-        let TrainConfig { lr, schedule, .. } = self.config;
-        let lr = schedule.rate(lr, self.step, self.last_step);
+        let lr = self.config.recipe.rate(self.step, self.last_step);
         let (loss, gradients) = self.differentiate(&parts, tokens)?;
         if !loss.is_finite() {
             bail!(
                 "the loss became {loss} at step {}: training with --lr {} fails, try a smaller one",
                 self.step + 1,
-                self.config.lr
+                self.config.recipe.lr
             );
         }
         self.adam.update(&gradients, lr)?;
@@ -159,17 +156,36 @@ impl Trainer {
         Ok((losses.into_iter().map(f64::from).sum(), gradients))
     }
 
-    /// Everything that a model directory holds, as of now.
-    pub fn state(&self, input: Option<String>) -> Result<TrainState> {
+    /// The mean cross-entropy over the predictions of all the given batches, in nats, as the model
+    /// is now.
+    pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
+        let count = batches.iter().map(|batch| batch.targets.len()).sum();
+        let part = |batch: &Batch| -> candle_core::Result<f64> {
+            Ok(f64::from(
+                self.model.loss(batch, count)?.to_scalar::<f32>()?,
+            ))
+        };
+        let losses = if self.model.device().is_cpu() {
+            self.pool.install(|| {
+                let losses = batches.par_iter().map(part);
+                losses.collect::<candle_core::Result<Vec<f64>>>()
+            })
+        } else {
+            batches.iter().map(part).collect()
+        };
+        Ok(losses?.iter().sum())
+    }
+
+    /// Everything that a model directory holds, as of now: with the file that it is trained on, and
+    /// the validation loss, if that was measured after this step.
+    pub fn state(&self, input: Option<String>, validation_loss: Option<f64>) -> Result<TrainState> {
         let (m, v) = self.adam.moments()?;
         let progress = Progress {
             step: self.step,
             adam_step: self.adam.step,
             documents: Some(self.documents),
-            seed: Some(self.config.seed),
-            batch_size: Some(self.config.batch_size),
-            lr: Some(self.config.lr),
-            schedule: Some(self.config.schedule),
+            recipe: self.config.recipe,
+            validation_loss,
             input,
         };
         Ok(TrainState {
@@ -179,13 +195,5 @@ impl Trainer {
             v,
             progress,
         })
-    }
-
-    /// The model as it is now, to sample from.
-    pub fn inference_gpt(&self) -> Result<Arc<InferenceGpt>> {
-        Ok(Arc::new(InferenceGpt::new(
-            self.meta.clone(),
-            self.model.to_tensors()?,
-        )))
     }
 }

@@ -167,31 +167,6 @@ fn a_full_disk_is_an_error_of_the_output() {
 }
 
 #[test]
-fn help_and_version_are_results() {
-    let dir = tempfile::tempdir().unwrap();
-    let overview = run_in(dir.path(), "--help").ok().stdout;
-    for line in ["-h", "help"] {
-        assert_eq!(run_in(dir.path(), line).ok().stdout, overview);
-    }
-    for command in ["train", "generate", "chat", "info", "export"] {
-        assert!(overview.contains(command));
-        let page = run_in(dir.path(), &format!("help {command}")).ok().stdout;
-        assert!(page.contains(&format!("Usage: microgpt {command}")));
-        assert_eq!(
-            run_in(dir.path(), &format!("{command} --help")).ok().stdout,
-            page
-        );
-        assert_eq!(
-            run_in(dir.path(), &format!("{command} -h")).ok().stdout,
-            page
-        );
-    }
-    let version = format!("microgpt {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(run_in(dir.path(), "-V").ok().stdout, version);
-    assert_eq!(run_in(dir.path(), "--version").ok().stdout, version);
-}
-
-#[test]
 fn a_log_that_cannot_be_written_does_not_lose_the_model() {
     let dir = tempfile::tempdir().unwrap();
     if !std::path::Path::new("/dev/full").exists() {

@@ -5,6 +5,7 @@
 //! failure.
 
 mod chat;
+mod docs;
 mod errors;
 mod generate;
 mod program;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use microgpt::data::{Batch, Corpus, Dataset, Tokenizer};
+use microgpt::data::{Batch, Corpus, Dataset, Kind, Tokenizer};
 use microgpt::model::{InferenceGpt, ModelConfig, ModelMeta, TensorGpt, initial_weights};
 use microgpt::store::{NamedTensor, Tensors};
-use microgpt::train::{Schedule, TrainConfig, TrainState, Trainer};
+use microgpt::train::{Recipe, Schedule, TrainConfig, TrainState, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ fn tokenizer(vocab_size: usize) -> Tokenizer {
         (0..vocab_size as u32 - 1)
             .map(|i| char::from_u32('A' as u32 + i).unwrap())
             .collect(),
-        false,
+        Kind::Documents,
     )
     .unwrap()
 }
@@ -176,7 +176,7 @@ fn the_original_run_is_followed() {
     let charset: Vec<char> = json["charset"].as_str().unwrap().chars().collect();
     let meta = ModelMeta {
         config: config(&json["config"]),
-        tokenizer: Tokenizer::new(charset, false).unwrap(),
+        tokenizer: Tokenizer::new(charset, Kind::Documents).unwrap(),
     };
     assert_eq!(
         u64::from(meta.tokenizer.bos()),
@@ -186,14 +186,15 @@ fn the_original_run_is_followed() {
         &numbers(&shared("reference/gist_init.safetensors").unwrap()),
         "",
     );
-    let dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size).unwrap();
+    let dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size, 0).unwrap();
+    let dataset = dataset.in_order();
     let config = TrainConfig {
         steps: 1000,
-        batch_size: 1,
-        lr: 0.01,
-        schedule: Schedule::Linear,
-        seed: 0,
         threads: 1,
+        recipe: Recipe {
+            batch_size: 1,
+            ..Default::default()
+        },
     };
     let state = TrainState::before_first_step(meta, weights);
     let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
@@ -338,15 +339,15 @@ fn names_trainer(threads: usize, batch_size: usize) -> Trainer {
         config: ModelConfig::default(),
         tokenizer: corpus.tokenizer(),
     };
-    let mut dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size).unwrap();
-    dataset.shuffle(1);
+    let dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size, 1).unwrap();
     let config = TrainConfig {
         steps: 20,
-        batch_size,
-        lr: 0.01,
-        schedule: Schedule::Constant,
-        seed: 1,
         threads,
+        recipe: Recipe {
+            batch_size,
+            schedule: Schedule::Constant,
+            ..Default::default()
+        },
     };
     Trainer::new(config, TrainState::fresh(meta, 1), dataset, &Device::Cpu).unwrap()
 }
@@ -356,7 +357,7 @@ fn threads_change_nothing_but_the_rounding() {
     let run = |threads| {
         let mut trainer = names_trainer(threads, 13);
         let losses: Vec<f64> = (0..20).map(|_| trainer.step().unwrap().loss).collect();
-        (losses, trainer.state(None).unwrap().weights)
+        (losses, trainer.state(None, None).unwrap().weights)
     };
     let (one, _) = run(1);
     let (three, weights) = run(3);
@@ -371,21 +372,22 @@ fn threads_change_nothing_but_the_rounding() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
     let mut trainer = names_trainer(1, 4);
-    let mut state = trainer.state(None).unwrap();
+    let mut state = trainer.state(None, None).unwrap();
     state.weights.get_mut("lm_head").unwrap().values[0] = f32::INFINITY;
     let corpus = Corpus::documents("ab").unwrap();
-    let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 16).unwrap();
+    let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 16, 1).unwrap();
     let config = TrainConfig {
         steps: 1,
-        batch_size: 1,
-        lr: 0.5,
-        schedule: Schedule::Linear,
-        seed: 1,
         threads: 1,
+        recipe: Recipe {
+            batch_size: 1,
+            lr: 0.5,
+            ..Default::default()
+        },
     };
     let before = state.weights.clone();
     trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
     let error = trainer.step().unwrap_err().to_string();
     assert!(error.contains("--lr 0.5"), "{error}");
-    assert_eq!(trainer.state(None).unwrap().weights, before);
+    assert_eq!(trainer.state(None, None).unwrap().weights, before);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::data::{BUILT_IN_NAMES, Corpus, built_in_conversations, decode_utf8};
+use crate::data::{BUILT_IN_NAMES, Corpus, Kind, built_in_conversations, decode_utf8};
 
 /// A source of training text.
 #[derive(PartialEq)]
@@ -26,35 +26,31 @@ impl Input {
     }
 
     /// Reads the source; `text` keeps what the corpus points into.
-    pub fn read<'a>(&self, chat: bool, text: &'a mut String) -> Result<Corpus<'a>> {
-        let bytes = match self {
-            Input::BuiltIn if chat => return built_in_conversations(),
-            Input::BuiltIn => return Corpus::documents(BUILT_IN_NAMES),
-            Input::Stdin => {
+    pub fn read<'a>(&self, kind: Kind, text: &'a mut String) -> Result<Corpus<'a>> {
+        let bytes = match (self, kind) {
+            (Input::BuiltIn, Kind::Conversations) => return built_in_conversations(),
+            (Input::BuiltIn, _) => return Corpus::new(BUILT_IN_NAMES, kind),
+            (Input::Stdin, _) => {
                 let mut bytes = Vec::new();
                 io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
             }
-            Input::File(path) => std::fs::read(path),
+            (Input::File(path), _) => std::fs::read(path),
         };
-        let bytes = bytes.with_context(|| format!("cannot read {}", self.describe(chat)))?;
+        let bytes = bytes.with_context(|| format!("cannot read {}", self.describe(kind)))?;
         let corpus = decode_utf8(bytes).and_then(|decoded| {
             *text = decoded;
-            if chat {
-                Corpus::conversations(text)
-            } else {
-                Corpus::documents(text)
-            }
+            Corpus::new(text, kind)
         });
-        corpus.with_context(|| self.describe(chat))
+        corpus.with_context(|| self.describe(kind))
     }
 
     /// What messages call it.
-    pub fn describe(&self, chat: bool) -> String {
-        match self {
-            Input::BuiltIn if chat => "the built-in conversations".to_string(),
-            Input::BuiltIn => "the built-in names".to_string(),
-            Input::Stdin => "standard input".to_string(),
-            Input::File(path) => path.display().to_string(),
+    pub fn describe(&self, kind: Kind) -> String {
+        match (self, kind) {
+            (Input::BuiltIn, Kind::Conversations) => "the built-in conversations".to_string(),
+            (Input::BuiltIn, _) => "the built-in names".to_string(),
+            (Input::Stdin, _) => "standard input".to_string(),
+            (Input::File(path), _) => path.display().to_string(),
         }
     }
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::progress::ProgressMeter;
-use crate::train::StepReport;
+use crate::train::{StepReport, bits};
 
 /// The log of a run.
 pub struct Log {
@@ -35,15 +35,24 @@ impl Log {
         })
     }
 
-    /// Adds a step's line.
-    pub fn write(&mut self, report: &StepReport, progress: &ProgressMeter) -> Result<()> {
-        let line = json!({
+    /// Adds a step's line, with the validation loss if that was measured after the step.
+    pub fn write(
+        &mut self,
+        report: &StepReport,
+        validation_loss: Option<f64>,
+        progress: &ProgressMeter,
+    ) -> Result<()> {
+        let mut line = json!({
             "step": report.step,
             "loss": report.loss,
             "lr": report.lr,
             "tokens": progress.tokens(),
             "seconds": progress.seconds(),
         });
+        if let Some(loss) = validation_loss {
+            line["validation_loss"] = Value::from(loss);
+            line["validation_bits"] = Value::from(bits(loss));
+        }
         writeln!(self.file, "{line}")
             .with_context(|| format!("cannot write the log {}", self.path.display()))?;
         // Often enough to be watched, seldom enough to cost nothing.

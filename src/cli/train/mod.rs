@@ -1,9 +1,13 @@
 //! `microgpt train`: from a text file to a model directory.
 
+mod curve;
 mod input;
 mod log;
 mod options;
+mod picture;
 mod plan;
+mod plot;
+mod validation;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,38 +20,48 @@ use signal_hook::flag;
 use super::generate::Style;
 use super::progress::ProgressMeter;
 use super::{Failure, Words, console};
-use crate::model::{GenerateOptions, Generator};
-use crate::store::check_writable;
-use crate::train::Trainer;
+use crate::data::Kind;
+use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta};
+use crate::store::{Snapshot, check_writable};
+use crate::train::{TrainState, Trainer};
+use curve::{LossCurve, Point};
 use log::Log;
 use options::Options;
+use picture::Ink;
 use plan::Plan;
+use validation::Validation;
 
-/// How many samples a run ends with: lines of text, or conversations.
-const TEXT_SAMPLES: u64 = 20;
-const CHAT_SAMPLES: u64 = 3;
-
-/// The most tokens of such a sample, which is to be looked at, not waited for.
+/// The most tokens of a sample that a run ends with, which is to be looked at, not waited for.
 const SAMPLE_TOKENS: usize = 1000;
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let options = Options::from_words(words)?;
     let mut run = Run::start(Plan::new(options)?)?;
-    let signal = run.train()?;
-    run.finish(signal)
+    let end = run.train()?;
+    run.finish(end)
 }
 
 /// A run under way.
 struct Run {
     trainer: Trainer,
     progress: ProgressMeter,
+    curve: LossCurve,
+    validation: Option<Validation>,
     log: Option<Log>,
+    plot: Option<PathBuf>,
     signal: Arc<AtomicUsize>,
     output: PathBuf,
     /// What train_state.json says of the input.
     input: Option<String>,
     checkpoint_every: u64,
-    quiet: bool,
+}
+
+/// Why a run ended.
+enum End {
+    /// All steps were made, or the model got no better any more.
+    Done,
+    /// The number of the signal that asked to stop.
+    Signal(i32),
 }
 
 impl Run {
@@ -60,6 +74,7 @@ impl Run {
             output,
             device,
             dataset,
+            held_out,
             config,
             state,
         } = plan;
@@ -70,36 +85,50 @@ impl Run {
             .as_deref()
             .map(|path| Log::open(path, options.resume.is_some()))
             .transpose()?;
+        if let Some(path) = &options.plot {
+            plot::check_writable(path)?;
+        }
         let trainer = Trainer::new(config, state, dataset, &device)?;
-        Ok(Self {
+        let mut run = Self {
             progress: ProgressMeter::new(steps, trainer.last_step(), options.quiet),
             trainer,
+            curve: LossCurve::new(),
+            validation: held_out.map(|held_out| Validation::new(&held_out, &options, &output)),
             log,
+            plot: options.plot,
             signal: watch_signals()?,
             output,
             input: input.recorded(),
             checkpoint_every: options.checkpoint_every,
-            quiet: options.quiet,
-        })
+        };
+        if let (Some(validation), Some(resumed)) = (&mut run.validation, &options.resume) {
+            validation.start_from(resumed, &run.trainer, run.input.as_deref())?;
+        }
+        Ok(run)
     }
 
-    /// Trains to the end, or until a signal asks to stop, and saves. Gives the signal's number.
-    fn train(&mut self) -> Result<Option<i32>> {
+    /// Trains to the end, or until a signal asks to stop, and saves.
+    fn train(&mut self) -> Result<End> {
         let mut saved = None;
         let mut signal = 0;
         let mut logged = Ok(());
-        while !self.trainer.is_done() && signal == 0 && logged.is_ok() {
+        while !self.trainer.is_done() && signal == 0 && logged.is_ok() && !self.is_stale() {
             let report = self.trainer.step()?;
             self.progress.count(&report);
+            self.curve.add(&report);
+            let validation_loss = self.validate()?;
             logged = match &mut self.log {
-                Some(log) => log.write(&report, &self.progress),
+                Some(log) => log.write(&report, validation_loss, &self.progress),
                 None => Ok(()),
             };
             if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
-                match self.save() {
+                match self
+                    .state(validation_loss)
+                    .and_then(|s| s.save(&self.output))
+                {
                     Ok(()) => saved = Some(report.step),
                     // The model before it is still there, and the disk may have room again later.
-                    Err(error) => console::note(format_args!(
+                    Err(error) => self.progress.warn(&format!(
                         "microgpt: warning: no checkpoint at step {}: {error:#}",
                         report.step
                     )),
@@ -107,41 +136,93 @@ impl Run {
             }
             signal = self.signal.load(Ordering::Relaxed);
         }
+        self.progress.finish();
         if let (Some(log), Ok(())) = (&mut self.log, &logged) {
             logged = log.flush();
         }
         // Even where the log failed: what was learned is not to be lost with it.
         if saved != Some(self.trainer.step_count()) {
-            self.save()?;
+            let step = self.trainer.step_count();
+            let validation = self.validation.as_ref();
+            let loss = validation.and_then(|validation| validation.loss_at(step));
+            self.state(loss)?.save(&self.output)?;
         }
         logged?;
-        Ok((signal != 0).then_some(signal as i32))
+        if let Some(path) = &self.plot {
+            plot::write(path, &self.curve)?;
+        }
+        if signal != 0 {
+            return Ok(End::Signal(signal as i32));
+        }
+        if let Some(validation) = &self.validation {
+            validation.keep_best(&self.output)?;
+        }
+        Ok(End::Done)
     }
 
-    fn save(&self) -> Result<()> {
-        self.trainer.state(self.input.clone())?.save(&self.output)
+    /// Tests the model if it is time to; gives its validation loss then.
+    fn validate(&mut self) -> Result<Option<f64>> {
+        let Some(validation) = &mut self.validation else {
+            return Ok(None);
+        };
+        if !validation.is_due(&self.trainer) {
+            return Ok(None);
+        }
+        let (loss, is_best) = validation.test(&self.trainer, self.input.as_deref())?;
+        self.progress.validated(loss, is_best);
+        self.curve.validation.push(Point {
+            step: self.trainer.step_count() as f64,
+            loss,
+        });
+        Ok(Some(loss))
+    }
+
+    /// Whether the model has got no better for so long that it is to stop.
+    fn is_stale(&self) -> bool {
+        let validation = self.validation.as_ref();
+        validation.is_some_and(Validation::is_out_of_patience)
+    }
+
+    fn state(&self, validation_loss: Option<f64>) -> Result<TrainState> {
+        self.trainer.state(self.input.clone(), validation_loss)
     }
 
     /// Says what was written, and shows what the model has learned; or how to go on, after a
     /// signal.
-    fn finish(self, signal: Option<i32>) -> Result<(), Failure> {
+    fn finish(self, end: End) -> Result<(), Failure> {
         let step = self.trainer.step_count();
         let output = self.output.display();
-        if let Some(signal) = signal {
+        if let End::Signal(signal) = end {
             let left = self.trainer.last_step() - step;
             let more = if left > 0 {
                 format!(" --steps {left}")
             } else {
                 String::new()
             };
+            let best = self.validation.as_ref().and_then(Validation::describe_best);
+            let best = best.map_or(String::new(), |best| format!("; {best}"));
             console::note(format_args!(
-                "stopped after step {step}, saved in {output}; go on with: microgpt train \
+                "stopped after step {step}, saved in {output}{best}; go on with: microgpt train \
                 --resume {output}{more}"
             ));
             return Err(Failure::Signal(signal));
         }
-        if !self.quiet {
-            console::note(format_args!(
+        self.show_curve();
+        if let Some(validation) = &self.validation {
+            if validation.is_out_of_patience() {
+                self.progress.note(&format!(
+                    "stopped at step {}: {} tests in a row brought no better model",
+                    console::thousands(step),
+                    validation.tests_in_vain()
+                ));
+            }
+            let (best, loss) = validation.best();
+            self.progress.note(&format!(
+                "saved   {output}, the best model by validation: step {}, loss {loss:.4}",
+                console::thousands(best)
+            ));
+        } else {
+            self.progress.note(&format!(
                 "saved   {output}, after {} steps",
                 console::thousands(step)
             ));
@@ -150,18 +231,35 @@ impl Run {
         self.print_samples()
     }
 
-    fn print_samples(&self) -> Result<(), Failure> {
-        let model = self.trainer.inference_gpt()?;
-        let count = if model.meta().is_chat() {
-            CHAT_SAMPLES
+    /// Draws the loss, where somebody watches.
+    fn show_curve(&self) {
+        if !console::is_terminal() {
+            return;
+        }
+        let ink = if console::can_show_unicode() {
+            Ink::Braille
         } else {
-            TEXT_SAMPLES
+            Ink::Ascii
+        };
+        if let Some(picture) = picture::draw(&self.curve, ink) {
+            self.progress.note(&picture);
+        }
+    }
+
+    fn print_samples(&self) -> Result<(), Failure> {
+        let (meta, weights) = ModelMeta::load(&Snapshot::open(&self.output)?)?;
+        let model = Arc::new(InferenceGpt::new(meta, weights.tensors));
+        // As many as fit a screen.
+        let (count, max_tokens) = match model.meta().tokenizer.kind() {
+            Kind::Documents => (20, Some(SAMPLE_TOKENS)),
+            Kind::Continuous => (1, None),
+            Kind::Conversations => (3, Some(SAMPLE_TOKENS)),
         };
         let generator = Generator::new(
             model,
             GenerateOptions {
                 seed: 42,
-                max_tokens: Some(SAMPLE_TOKENS),
+                max_tokens,
                 ..Default::default()
             },
         )?;

@@ -7,80 +7,128 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 
 use super::super::{Failure, Words};
+use crate::data::Kind;
 use crate::model::ModelConfig;
-use crate::train::Schedule;
+use crate::train::{Recipe, is_share};
 
 /// More documents a step than this are a mistake.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
 
 /// The options as they were given; what depends on a resumed model is still open.
-pub struct Options {
+pub struct Options<'a> {
+    words: &'a Words,
     pub input: Option<PathBuf>,
     pub output: Option<PathBuf>,
-    pub chat: bool,
+    /// The kind of text, if one was asked for.
+    pub kind: Option<Kind>,
     pub steps: u64,
-    pub batch_size: Option<usize>,
-    pub lr: Option<f64>,
-    pub schedule: Option<Schedule>,
     pub config: ModelConfig,
-    pub seed: Option<u64>,
     pub device: DeviceName,
     pub resume: Option<PathBuf>,
     pub checkpoint_every: u64,
+    /// How many steps are between two validations.
+    pub eval_every: u64,
+    pub patience: Option<u64>,
     pub threads: usize,
     pub log: Option<PathBuf>,
+    pub plot: Option<PathBuf>,
     pub quiet: bool,
 }
 
-impl Options {
-    pub fn from_words(words: &Words) -> Result<Self, Failure> {
-        let default = ModelConfig::default();
-        let sizes = ["n-embd", "n-head", "n-layer", "block-size"];
-        if words.has("resume")
-            && let Some(size) = sizes.iter().find(|size| words.has(size))
-        {
-            return Err(Failure::Usage(format!(
-                "--{size} and --resume don't go together: a resumed model keeps its size"
-            )));
-        }
-        let size =
-            |name: &str, default: usize| Ok::<_, Failure>(words.count(name)?.unwrap_or(default));
-        let config = ModelConfig {
-            n_embd: size("n-embd", default.n_embd)?,
-            n_head: size("n-head", default.n_head)?,
-            n_layer: size("n-layer", default.n_layer)?,
-            block_size: size("block-size", default.block_size)?,
-        };
-        if !config.n_embd.is_multiple_of(config.n_head) {
-            return Err(Failure::Usage(format!(
-                "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} \
-                leaves {}",
-                config.n_embd,
-                config.n_head,
-                config.n_embd % config.n_head
-            )));
-        }
-        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE, "from 1 to 1000000")?;
-        Ok(Self {
+impl<'a> Options<'a> {
+    pub fn from_words(words: &'a Words) -> Result<Self, Failure> {
+        check_together(words)?;
+        let steps = words.count("steps")?.unwrap_or(1000) as u64;
+        let options = Self {
             input: words.path("input"),
             output: words.path("output"),
-            chat: words.has("chat"),
-            steps: words.count("steps")?.unwrap_or(1000) as u64,
-            batch_size: batch_size.map(|size| size as usize),
-            lr: words.real("lr", |lr| lr > 0.0, "> 0")?,
-            schedule: words.choice("schedule", &Schedule::NAMES)?,
-            config,
-            seed: words.whole("seed", .., ">= 0")?,
-            device: words
-                .choice("device", &["cpu", "metal"])?
-                .unwrap_or(DeviceName::Cpu),
+            kind: match (words.has("chat"), words.has("text")) {
+                (true, _) => Some(Kind::Conversations),
+                (_, true) => Some(Kind::Continuous),
+                _ => None,
+            },
+            steps,
+            config: model_config(words)?,
+            device: words.choice("device")?.unwrap_or(DeviceName::Cpu),
             resume: words.path("resume"),
             checkpoint_every: words.whole("checkpoint-every", .., ">= 0")?.unwrap_or(0),
+            eval_every: words
+                .count("eval-every")?
+                .map_or((steps / 10).max(1), |steps| steps as u64),
+            patience: words.count("patience")?.map(|tests| tests as u64),
             threads: words.threads()?,
             log: words.path("log"),
+            plot: words.path("plot"),
             quiet: words.has("quiet"),
+            words,
+        };
+        options.recipe(Recipe::default())?;
+        Ok(options)
+    }
+
+    /// How to train: as in `before`, but for what was given.
+    pub fn recipe(&self, before: Recipe) -> Result<Recipe, Failure> {
+        let words = self.words;
+        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE, "from 1 to 1000000")?;
+        let share = |name, default: f64| {
+            let given = words.real(name, is_share, ">= 0 and < 1")?;
+            Ok::<_, Failure>(given.unwrap_or(default))
+        };
+        Ok(Recipe {
+            seed: words.whole("seed", .., ">= 0")?.unwrap_or(before.seed),
+            batch_size: batch_size.map_or(before.batch_size, |size| size as usize),
+            lr: words.real("lr", |lr| lr > 0.0, "> 0")?.unwrap_or(before.lr),
+            schedule: words.choice("schedule")?.unwrap_or(before.schedule),
+            warmup_steps: words
+                .whole("warmup-steps", .., ">= 0")?
+                .unwrap_or(before.warmup_steps),
+            weight_decay: words
+                .real("weight-decay", |decay| decay >= 0.0, ">= 0")?
+                .unwrap_or(before.weight_decay),
+            grad_clip: words
+                .real("grad-clip", |clip| clip > 0.0, "> 0")?
+                .or(before.grad_clip),
+            beta1: share("beta1", before.beta1)?,
+            beta2: share("beta2", before.beta2)?,
+            validation_fraction: share("validation-fraction", before.validation_fraction)?,
         })
     }
+}
+
+/// Refuses options that contradict each other.
+fn check_together(words: &Words) -> Result<(), Failure> {
+    for size in ["n-embd", "n-head", "n-layer", "block-size"] {
+        words.not_together(size, "resume", "a resumed model keeps its size")?;
+    }
+    words.not_together("chat", "text", "a text is conversations or continuous")?;
+    if !words.has("resume") {
+        for option in ["eval-every", "patience"] {
+            let why = "without it there is nothing to test on";
+            words.needs(option, "validation-fraction", why)?;
+        }
+    }
+    Ok(())
+}
+
+/// The size of a new model.
+fn model_config(words: &Words) -> Result<ModelConfig, Failure> {
+    let default = ModelConfig::default();
+    let size = |name: &str, default: usize| Ok::<_, Failure>(words.count(name)?.unwrap_or(default));
+    let config = ModelConfig {
+        n_embd: size("n-embd", default.n_embd)?,
+        n_head: size("n-head", default.n_head)?,
+        n_layer: size("n-layer", default.n_layer)?,
+        block_size: size("block-size", default.block_size)?,
+    };
+    if !config.n_embd.is_multiple_of(config.n_head) {
+        return Err(Failure::Usage(format!(
+            "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} leaves {}",
+            config.n_embd,
+            config.n_head,
+            config.n_embd % config.n_head
+        )));
+    }
+    Ok(config)
 }
 
 /// The values of `--device`.

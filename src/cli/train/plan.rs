@@ -5,116 +5,178 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 
-use super::super::console;
 use super::super::table::DEFAULT_MODEL_DIR;
+use super::super::{Failure, console};
 use super::input::Input;
 use super::options::{DeviceName, Options};
-use crate::data::{Corpus, Dataset};
+use crate::data::{Corpus, Dataset, HeldOut, Kind};
 use crate::model::{ModelConfig, ModelMeta, list_chars};
 use crate::store::Snapshot;
-use crate::train::{Schedule, TrainConfig, TrainState};
+use crate::train::{Recipe, TrainConfig, TrainState};
 
 /// A run, checked as a whole; nothing is written yet.
-pub struct Plan {
-    pub options: Options,
+pub struct Plan<'a> {
+    pub options: Options<'a>,
     pub input: Input,
     pub output: PathBuf,
     pub device: Device,
     pub dataset: Dataset,
+    /// What is kept to test on.
+    pub held_out: Option<HeldOut>,
     pub config: TrainConfig,
     pub state: TrainState,
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// Reads the model to go on from and the text to train on, and says what the run will do.
-    pub fn new(options: Options) -> Result<Self> {
+    pub fn new(options: Options<'a>) -> Result<Self, Failure> {
         let device = options.device.open()?;
         let resumed = options.resume.as_deref().map(load_resumed).transpose()?;
-        let chat = options.chat || resumed.as_ref().is_some_and(|state| state.meta.is_chat());
-        let recorded = resumed
-            .as_ref()
-            .and_then(|state| state.progress.input.clone());
-        let input = Input::from_name(options.input.clone().or(recorded.map(PathBuf::from)));
-        if input == Input::Stdin && options.input.is_none() {
-            bail!("this model was trained on standard input; give its text again, with --input");
-        }
+        let kind = kind(&options, resumed.as_ref())?;
+        let input = input(&options, resumed.as_ref())?;
         let mut text = String::new();
-        let corpus = input.read(chat, &mut text)?;
-        let config = train_config(&options, resumed.as_ref());
+        let corpus = input.read(kind, &mut text)?;
+        let before = resumed.as_ref().map(|state| state.progress.recipe);
+        let config = TrainConfig {
+            steps: options.steps,
+            recipe: options.recipe(before.unwrap_or_default())?,
+            threads: options.threads,
+        };
+        let recipe = config.recipe;
         let state = match resumed {
-            Some(state) => check_resumed(state, &corpus, &input, &options)?,
-            None => fresh(&corpus, &options, config.seed)?,
+            Some(state) => check_resumed(state, &corpus, &input)?,
+            None => fresh(&corpus, &options, recipe.seed)?,
         };
         let block_size = state.meta.config.block_size;
-        let mut dataset = Dataset::new(&corpus, &state.meta.tokenizer, block_size)?;
-        dataset.shuffle(config.seed);
+        let tokenizer = &state.meta.tokenizer;
+        let mut dataset = Dataset::new(&corpus, tokenizer, block_size, recipe.seed)?;
+        let held_out = match recipe.validation_fraction {
+            0.0 => None,
+            fraction => Some(dataset.hold_out(fraction)?),
+        };
         let output = options.output.clone().or_else(|| options.resume.clone());
         let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
         let plan = Self {
             output,
             device,
             dataset,
+            held_out,
             config,
             state,
             input,
             options,
         };
-        plan.say(corpus.len(), chat)?;
+        plan.say(&corpus)?;
         Ok(plan)
     }
 
     /// Says what the run will do.
-    fn say(&self, documents: usize, chat: bool) -> Result<()> {
+    fn say(&self, corpus: &Corpus) -> Result<()> {
         if self.options.quiet {
             return Ok(());
         }
-        let Self { config, state, .. } = self;
+        self.say_text(corpus);
         let ModelConfig {
             n_embd,
             n_head,
             n_layer,
             block_size,
-        } = state.meta.config;
-        let documents = console::thousands(documents as u64);
-        let kind = if chat { "conversations" } else { "documents" };
+        } = self.state.meta.config;
         console::note(format_args!(
-            "text    {documents} {kind} from {}",
-            self.input.describe(chat)
+            "model   {} parameters: n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, \
+            block_size {block_size}, vocabulary {}",
+            console::thousands(self.state.meta.parameters()? as u64),
+            self.state.meta.tokenizer.vocab_size(),
+        ));
+        self.say_training(corpus.kind());
+        let device = match self.options.device {
+            DeviceName::Cpu => "cpu",
+            DeviceName::Metal => "metal",
+        };
+        let threads = self.config.threads;
+        console::note(format_args!("on      {device}, {threads} threads"));
+        Ok(())
+    }
+
+    fn say_text(&self, corpus: &Corpus) {
+        let kind = corpus.kind();
+        let unit = match kind {
+            Kind::Documents => "documents",
+            Kind::Continuous => "characters",
+            Kind::Conversations => "conversations",
+        };
+        console::note(format_args!(
+            "text    {} {unit} from {}",
+            console::thousands(corpus.len() as u64),
+            self.input.describe(kind)
         ));
         if self.dataset.cut > 0 {
             console::note(format_args!(
-                "        {} of them are longer than the context of {block_size} tokens and are \
-                cut; --block-size sets it",
+                "        {} of them are longer than the context of {} tokens and are cut; \
+                --block-size sets it",
                 console::thousands(self.dataset.cut as u64),
+                self.state.meta.config.block_size,
             ));
         }
-        console::note(format_args!(
-            "model   {} parameters: n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, \
-            block_size {block_size}, \
-             vocabulary {}",
-            console::thousands(state.meta.parameters()? as u64),
-            state.meta.tokenizer.vocab_size(),
-        ));
-        let from = match state.progress.step {
+        if let Some(held_out) = &self.held_out {
+            console::note(format_args!(
+                "        {} of them are held out, to test on every {} steps; the best model is kept",
+                console::thousands(held_out.count as u64),
+                console::thousands(self.options.eval_every),
+            ));
+        }
+    }
+
+    fn say_training(&self, kind: Kind) {
+        let unit = match kind {
+            Kind::Documents => "documents",
+            Kind::Continuous => "windows",
+            Kind::Conversations => "conversations",
+        };
+        let Recipe {
+            batch_size,
+            lr,
+            schedule,
+            seed,
+            ..
+        } = self.config.recipe;
+        let from = match self.state.progress.step {
             0 => String::new(),
             step => format!(", from step {}", console::thousands(step)),
         };
         console::note(format_args!(
-            "train   {} steps of {} {kind}{from}, learning rate {} {}, seed {}",
-            console::thousands(config.steps),
-            config.batch_size,
-            config.lr,
-            config.schedule.name(),
-            config.seed,
+            "train   {} steps of {batch_size} {unit}{from}, learning rate {lr} {}, seed {seed}",
+            console::thousands(self.config.steps),
+            schedule.name(),
         ));
-        let device = if self.options.device == DeviceName::Cpu {
-            "cpu"
-        } else {
-            "metal"
-        };
-        console::note(format_args!("on      {device}, {} threads", config.threads));
-        Ok(())
     }
+}
+
+/// The kind of text: that of the resumed model, or the one that was asked for.
+fn kind(options: &Options, resumed: Option<&TrainState>) -> Result<Kind> {
+    let Some(state) = resumed else {
+        return Ok(options.kind.unwrap_or(Kind::Documents));
+    };
+    let kind = state.meta.tokenizer.kind();
+    if options.kind.is_some_and(|asked| asked != kind) {
+        let (what, how) = match kind {
+            Kind::Documents => ("documents, a line each", "without --chat and --text"),
+            Kind::Continuous => ("one continuous text", "with --text, or without"),
+            Kind::Conversations => ("conversations", "with --chat, or without"),
+        };
+        bail!("the resumed model is one of {what}; it goes on {how}");
+    }
+    Ok(kind)
+}
+
+/// Where the text is: where `--input` says, or where the resumed run had it.
+fn input(options: &Options, resumed: Option<&TrainState>) -> Result<Input> {
+    let recorded = resumed.and_then(|state| state.progress.input.clone());
+    let input = Input::from_name(options.input.clone().or(recorded.map(PathBuf::from)));
+    if input == Input::Stdin && options.input.is_none() {
+        bail!("this model was trained on standard input; give its text again, with --input");
+    }
+    Ok(input)
 }
 
 /// The state to go on from.
@@ -123,20 +185,12 @@ fn load_resumed(dir: &Path) -> Result<TrainState> {
 }
 
 /// Makes sure that a resumed model can learn from a text.
-fn check_resumed(
-    state: TrainState,
-    corpus: &Corpus,
-    input: &Input,
-    options: &Options,
-) -> Result<TrainState> {
-    if options.chat && !state.meta.is_chat() {
-        bail!("the resumed model is a text model: --chat needs one trained on conversations");
-    }
+fn check_resumed(state: TrainState, corpus: &Corpus, input: &Input) -> Result<TrainState> {
     let unknown = state.meta.tokenizer.unknown(corpus.texts());
     ensure!(
         unknown.is_empty(),
         "{} has characters that the resumed model doesn't know: {}",
-        input.describe(options.chat),
+        input.describe(corpus.kind()),
         list_chars(&unknown)
     );
     Ok(state)
@@ -164,22 +218,4 @@ fn check_memory(parameters: usize) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// What was not given is as in the resumed run, and otherwise the default.
-fn train_config(options: &Options, resumed: Option<&TrainState>) -> TrainConfig {
-    let before = resumed
-        .map(|state| state.progress.clone())
-        .unwrap_or_default();
-    TrainConfig {
-        steps: options.steps,
-        batch_size: options.batch_size.or(before.batch_size).unwrap_or(32),
-        lr: options.lr.or(before.lr).unwrap_or(0.01),
-        schedule: options
-            .schedule
-            .or(before.schedule)
-            .unwrap_or(Schedule::Linear),
-        seed: options.seed.or(before.seed).unwrap_or(42),
-        threads: options.threads,
-    }
 }

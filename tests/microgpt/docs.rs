@@ -1,0 +1,274 @@
+//! What is written about the program: the man page, the README, the completions, each held against
+//! the program and against the tools that read them.
+//!
+//! With `MICROGPT_WRITE_DOCS` set, the man page and the tables of the README are written anew
+//! instead of compared; `make docs` does that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use microgpt::cli::readme::with_option_tables;
+
+use crate::program::{microgpt, run_in};
+
+fn in_project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Compares a file of the project with what it should hold, or writes that.
+#[track_caller]
+fn check_file(path: &str, expected: &str) {
+    let file = in_project(path);
+    if std::env::var_os("MICROGPT_WRITE_DOCS").is_some() {
+        fs::write(file, expected).unwrap();
+        return;
+    }
+    let found = fs::read_to_string(file).unwrap();
+    assert!(
+        found == expected,
+        "{path} differs from the table of options; `make docs` writes it anew"
+    );
+}
+
+/// Runs a tool, or says that it is missing.
+fn tool(name: &str, arguments: &[&str], dir: &Path) -> Option<Output> {
+    let output = Command::new(name)
+        .args(arguments)
+        .current_dir(dir)
+        .env("HOME", dir)
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) => Some(output),
+        Err(error) => {
+            assert!(
+                std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none(),
+                "{name}: {error}"
+            );
+            eprintln!("skipped: {name} is not installed");
+            None
+        }
+    }
+}
+
+fn stdout(output: Output) -> String {
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_man_page_is_that_of_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    check_file("man/microgpt.1", &run_in(dir.path(), "man").ok().stdout);
+}
+
+#[test]
+fn the_readme_has_the_options_of_the_program() {
+    let readme = fs::read_to_string(in_project("README.md")).unwrap();
+    let expected = with_option_tables(&readme).expect("the README has marks for the tables");
+    check_file("README.md", &expected);
+}
+
+#[test]
+fn the_man_page_has_no_fault_that_its_readers_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = in_project("man/microgpt.1");
+    let page = page.to_str().unwrap();
+    for (name, arguments) in [
+        ("groff", &["-ww", "-man", "-Tutf8", page][..]),
+        ("mandoc", &["-T", "lint", page]),
+        ("man", &["--warnings", "--local-file", page]),
+    ] {
+        let Some(output) = tool(name, arguments, dir.path()) else {
+            continue;
+        };
+        assert!(output.status.success(), "{name}: {output:?}");
+        assert!(output.stderr.is_empty(), "{name}: {output:?}");
+        let text = stdout(output);
+        if name == "mandoc" {
+            assert_eq!(text, "");
+        } else if name == "man" {
+            for heading in [
+                "SYNOPSIS",
+                "EXAMPLES",
+                "FILES",
+                "ENVIRONMENT",
+                "EXIT STATUS",
+            ] {
+                assert!(text.contains(heading), "{name}: {heading}");
+            }
+        }
+    }
+}
+
+/// A directory with the completions of a shell, and with something to complete.
+fn with_completions(shell: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let script = run_in(dir.path(), &format!("completions {shell}")).ok();
+    fs::write(dir.path().join("script"), script.stdout).unwrap();
+    fs::create_dir(dir.path().join("model")).unwrap();
+    fs::write(dir.path().join("model.txt"), "").unwrap();
+    dir
+}
+
+/// Command lines whose last word is to be completed, and all that it may become.
+const COMPLETIONS: &[(&str, &[&str])] = &[
+    ("microgpt tr", &["train"]),
+    ("microgpt train --sch", &["--schedule"]),
+    ("microgpt train --schedule l", &["linear"]),
+    ("microgpt train --device ", &["cpu", "metal"]),
+    ("microgpt train --input mod", &["model", "model.txt"]),
+    ("microgpt generate --model-dir mod", &["model"]),
+    ("microgpt generate -m mod", &["model"]),
+    ("microgpt generate --prompt mod", &[]),
+    ("microgpt generate --st", &[]),
+    ("microgpt help ex", &["export"]),
+    ("microgpt completions ", &["bash", "zsh", "fish"]),
+];
+
+#[test]
+fn bash_completes() {
+    let dir = with_completions("bash");
+    for (line, expected) in COMPLETIONS {
+        let words: Vec<&str> = line.split(' ').collect();
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let script = format!(
+            "compopt() {{ :; }}; source ./script || exit 1; COMP_WORDS=({}); COMP_CWORD={}; \
+            _microgpt; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            quoted.join(" "),
+            words.len() - 1
+        );
+        let Some(output) = tool("bash", &["--norc", "-c", &script], dir.path()) else {
+            return;
+        };
+        assert!(output.stderr.is_empty(), "{line}: {output:?}");
+        check_completions(line, &stdout(output), expected);
+    }
+}
+
+#[test]
+fn fish_completes() {
+    let dir = with_completions("fish");
+    for (line, expected) in COMPLETIONS {
+        let script = format!("source ./script; complete -C '{line}'");
+        let Some(output) = tool("fish", &["--no-config", "-c", &script], dir.path()) else {
+            return;
+        };
+        assert!(output.stderr.is_empty(), "{line}: {output:?}");
+        // Each with a tab and what it means; directories with a slash.
+        let words: String = stdout(output)
+            .lines()
+            .map(|line| {
+                line.split('\t')
+                    .next()
+                    .unwrap()
+                    .trim_end_matches('/')
+                    .to_string()
+                    + "\n"
+            })
+            .collect();
+        check_completions(line, &words, expected);
+    }
+}
+
+#[track_caller]
+fn check_completions(line: &str, found: &str, expected: &[&str]) {
+    let mut found: Vec<&str> = found.lines().filter(|word| !word.is_empty()).collect();
+    found.sort_unstable();
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    assert_eq!(found, expected, "{line}");
+}
+
+/// Types command lines into a real zsh, with a tab after each word, and looks at what it runs.
+#[test]
+fn zsh_completes() {
+    let dir = with_completions("zsh");
+    let lines = [
+        ("microgpt tr\t--sch\tl\t", "train --schedule=linear"),
+        ("microgpt train --output mode\t", "train --output model"),
+        (
+            "microgpt gener\t--uni\t-m mode\t",
+            "generate --unique -m model",
+        ),
+        ("microgpt help ex\t", "help export"),
+        ("microgpt completions z\t", "completions zsh"),
+    ];
+    let typed: String = lines
+        .iter()
+        .map(|(line, _)| format!("expect 'at:'\ntype $'{}\\r'\n", line.replace('\t', "\\t")))
+        .collect();
+    // The marks are written in two pieces so that the echo of the command does not look like them.
+    let script = r#"
+zmodload zsh/zpty || exit 1
+zpty shell zsh -f -i
+expect() {
+    local line all= tries=0
+    while (( ++tries < 1000 )); do
+        if zpty -r -t shell line; then all+=$line; else sleep 0.02; fi
+        [[ $all == *$1* ]] && return
+    done
+    print -ru2 -- "no $1 in: ${(V)all}"
+    exit 1
+}
+type() { zpty -w -n shell "$1" }
+zpty -w shell 'autoload -Uz compinit; compinit -u -D; source ./script'
+zpty -w shell 'microgpt() { print -r -- "$*" >> ran }'
+zpty -w shell 'unsetopt prompt_sp; PS2= RPS1= PS1="a""t:"'
+"#
+    .to_string()
+        + &typed
+        + "expect 'at:'\n";
+    let Some(output) = tool("zsh", &["-f", "-c", &script], dir.path()) else {
+        return;
+    };
+    assert!(output.status.success(), "{output:?}");
+    let ran = fs::read_to_string(dir.path().join("ran")).unwrap();
+    let expected: Vec<&str> = lines.iter().map(|(_, expected)| *expected).collect();
+    assert_eq!(ran.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_short_help_fits_a_screen_and_the_long_one_says_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let commands = [
+        "train",
+        "generate",
+        "chat",
+        "info",
+        "export",
+        "serve",
+        "help",
+        "man",
+        "completions",
+    ];
+    let overview = run_in(dir.path(), "--help").ok().stdout;
+    for command in commands {
+        assert!(overview.contains(&format!("  {command} ")), "{command}");
+        let short = run_in(dir.path(), &format!("{command} -h")).ok().stdout;
+        assert!(short.lines().count() <= 24, "{short}");
+        assert!(
+            short.lines().all(|line| line.chars().count() <= 80),
+            "{short}"
+        );
+        let long = run_in(dir.path(), &format!("{command} --help")).ok().stdout;
+        assert!(long.len() > short.len() / 2 && long.contains("Usage: microgpt "));
+        let help = run_in(dir.path(), &format!("help {command}")).ok().stdout;
+        assert_eq!(help, long);
+    }
+    for line in ["-h", "help"] {
+        assert_eq!(run_in(dir.path(), line).ok().stdout, overview);
+    }
+    let version = format!("microgpt {}\n", env!("CARGO_PKG_VERSION"));
+    for line in ["-V", "--version"] {
+        assert_eq!(run_in(dir.path(), line).ok().stdout, version);
+    }
+    // A reader that has seen enough is no error.
+    let mut child = microgpt()
+        .arg("man")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
