@@ -94,18 +94,18 @@ impl ProgressMeter {
         self.loss_sum += report.loss;
         self.loss_count += 1;
         self.smoothed.add(report.loss);
+        let done = report.step == self.last_step;
+        let is_time_for_line = report.step.is_multiple_of(self.interval)
+            || done
+            || self.last_line.elapsed() > LONGEST_SILENCE;
         if let Some(bar) = &self.bar
-            && self.last_change.elapsed() > BAR_INTERVAL
+            && (is_time_for_line || self.last_change.elapsed() > BAR_INTERVAL)
         {
             bar.set_position(self.steps);
             bar.set_message(self.line(report.step, self.smoothed.mean()));
             self.last_change = Instant::now();
         }
-        let done = report.step == self.last_step;
-        if report.step.is_multiple_of(self.interval)
-            || done
-            || self.last_line.elapsed() > LONGEST_SILENCE
-        {
+        if is_time_for_line {
             let loss = self.loss_sum / self.loss_count as f64;
             self.note(&self.line(report.step, loss));
             (self.last_line, self.loss_sum, self.loss_count) = (Instant::now(), 0.0, 0);

@@ -6,11 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use microgpt::cli::readme::with_option_tables;
 
-use crate::program::{microgpt, run_in};
+use crate::program::{microgpt, run_in, tool};
 
 fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -29,27 +29,6 @@ fn check_file(path: &str, expected: &str) {
         found == expected,
         "{path} differs from the table of options; `make docs` writes it anew"
     );
-}
-
-/// Runs a tool, or says that it is missing.
-fn tool(name: &str, arguments: &[&str], dir: &Path) -> Option<Output> {
-    let output = Command::new(name)
-        .args(arguments)
-        .current_dir(dir)
-        .env("HOME", dir)
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) => Some(output),
-        Err(error) => {
-            assert!(
-                std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none(),
-                "{name}: {error}"
-            );
-            eprintln!("skipped: {name} is not installed");
-            None
-        }
-    }
 }
 
 fn stdout(output: Output) -> String {

@@ -32,6 +32,26 @@ fn a_wrong_command_line_exits_with_2() {
         ("train --resume model --n-layer 2", "--n-layer and --resume"),
         ("train --threads 0", "from 1 to 1024"),
         ("train names.txt", "unexpected argument"),
+        ("train --chat --text", "--chat and --text don't go together"),
+        (
+            "train --patience 3",
+            "--patience needs --validation-fraction",
+        ),
+        (
+            "train --eval-every 3",
+            "--eval-every needs --validation-fraction",
+        ),
+        ("train --validation-fraction 1", ">= 0 and < 1, got \"1\""),
+        ("train --beta1 1", "--beta1 has to be a number >= 0 and < 1"),
+        ("train --grad-clip 0", "--grad-clip has to be a number > 0"),
+        ("train --weight-decay -1", "--weight-decay has to be"),
+        ("train --temperature 1", "it is an option of generate"),
+        ("completions", "completions needs a shell: bash, zsh, fish"),
+        (
+            "completions fsh",
+            "unknown shell \"fsh\"; did you mean fish?",
+        ),
+        ("man train", "unexpected argument"),
         (
             "generate --temperature -0.5",
             "--temperature has to be a number >= 0, got \"-0.5\"",
@@ -60,7 +80,7 @@ fn a_wrong_command_line_exits_with_2() {
 #[test]
 fn wrong_input_exits_with_1_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 11] = [
         ("--input -", b"", "there is no text to train on"),
         ("--input -", b"\n  \n\t\n", "there is no text to train on"),
         ("--input -", b"abc\n\xff\xfe\n", "line 2 is not UTF-8"),
@@ -77,6 +97,16 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
             "expected `user` or `assistant`",
         ),
         ("--chat --input -", b"\n", "there is no conversation"),
+        (
+            "--input -",
+            b"[{\"role\": \"user\", \"content\": \"a\"}]\n",
+            "these are conversations, a line each: train on them with --chat",
+        ),
+        (
+            "--validation-fraction 0.5 --input -",
+            b"abc\n",
+            "leaves nothing to train on",
+        ),
         ("--resume nowhere", b"", "nowhere"),
     ];
     for (options, input, expected) in cases {

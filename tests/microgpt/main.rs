@@ -13,4 +13,7 @@ mod reference;
 mod serve;
 mod signals;
 mod store;
+mod terminal;
+mod text;
 mod train;
+mod validation;

@@ -7,7 +7,15 @@ use std::process::{Command, Output, Stdio};
 /// The program, with nothing in its environment that would change what it does.
 pub fn microgpt() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_microgpt"));
-    for name in ["MODEL_DIR", "PORT", "NO_COLOR"] {
+    for name in [
+        "MODEL_DIR",
+        "PORT",
+        "NO_COLOR",
+        "LC_ALL",
+        "LC_CTYPE",
+        "LANG",
+        "TERM",
+    ] {
         command.env_remove(name);
     }
     command
@@ -91,6 +99,28 @@ pub fn pipe_in(dir: &Path, line: &str, input: &[u8]) -> Ran {
     let output = child.wait_with_output().expect("the program ends");
     writer.join().expect("writing does not panic");
     Ran::from(output)
+}
+
+/// Runs a tool with nothing on its standard input; none where it is missing, which
+/// `MICROGPT_REQUIRE_TOOLS` makes a failure.
+pub fn tool(name: &str, arguments: &[&str], dir: &Path) -> Option<Output> {
+    let output = Command::new(name)
+        .args(arguments)
+        .current_dir(dir)
+        .env("HOME", dir)
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) => Some(output),
+        Err(error) => {
+            assert!(
+                std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none(),
+                "{name}: {error}"
+            );
+            eprintln!("skipped: {name} is not installed");
+            None
+        }
+    }
 }
 
 /// A file of `../shared`, or none where it is not there.

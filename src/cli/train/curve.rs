@@ -10,6 +10,8 @@ pub struct LossCurve {
     /// Means over `stride` steps each, the last over those that there were.
     means: Vec<Mean>,
     stride: u64,
+    /// The first and the last step.
+    pub steps: (u64, u64),
     pub validation: Vec<Point>,
 }
 
@@ -32,12 +34,17 @@ impl LossCurve {
         Self {
             means: Vec::new(),
             stride: 1,
+            steps: (0, 0),
             validation: Vec::new(),
         }
     }
 
     /// Adds a step. Where there are too many points, each two become one.
     pub fn add(&mut self, report: &StepReport) {
+        if self.means.is_empty() {
+            self.steps.0 = report.step;
+        }
+        self.steps.1 = report.step;
         match self.means.last_mut() {
             Some(last) if last.count < self.stride => last.add(report),
             _ => {

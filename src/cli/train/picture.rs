@@ -76,10 +76,10 @@ pub fn draw(curve: &LossCurve, ink: Ink) -> Option<String> {
             ink.character(|r, c| dots[(row * down + r) * width + column * across + c])
         };
         let cells: String = (0..COLUMNS).map(cell).collect();
-        text += &format!("{label:>7} {}\n", cells.trim_end());
+        text += &format!("{label:>7} {}\n", cells.trim_end_matches([' ', '\u{2800}']));
     }
-    let steps = [first, last].map(|step| console::thousands(step.round() as u64));
-    let [first, last] = steps;
+    let first = console::thousands(curve.steps.0);
+    let last = console::thousands(curve.steps.1);
     text += &format!(
         "{:>8}{first}{last:>width$}",
         "step ",
@@ -114,7 +114,7 @@ mod tests {
         assert!(lines[0].trim_start().ends_with(" *"), "{picture}");
         assert!(low.ends_with("*****") && low.chars().count() == 8 + COLUMNS);
         assert!(low.starts_with("  0.001 "), "{picture}");
-        assert!(lines[8].starts_with("   step 9 ") && lines[8].ends_with(" 992"));
+        assert!(lines[8].starts_with("   step 1 ") && lines[8].ends_with(" 1,000"));
         assert!(lines.iter().all(|line| line.is_ascii()));
     }
 
