@@ -2,11 +2,18 @@
 
 CARGO ?= cargo
 MACOS_TARGET := aarch64-apple-darwin
+DIST_TARGET := x86_64-unknown-linux-musl
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+DIST := microgpt-$(VERSION)-$(DIST_TARGET)
+# Where `make install` puts things; DESTDIR is for packagers.
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINARY ?= target/release/microgpt
 # What the tests of the server's clients need beside the Rust toolchain.
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help build docs test fmt-check clippy unit-and-program-tests doc-check metal-check bench \
+.PHONY: help build docs install uninstall static dist test-dist test fmt-check clippy unit-and-program-tests doc-check metal-check formula-check bench \
 	clients test-clients test-web soak
 
 help: ## Show this list
@@ -15,7 +22,7 @@ help: ## Show this list
 build: ## Build target/release/microgpt
 	$(CARGO) build --release --locked
 
-test: fmt-check clippy metal-check doc-check unit-and-program-tests ## Pass all checks and tests
+test: fmt-check clippy metal-check doc-check formula-check unit-and-program-tests ## Pass all checks and tests
 
 fmt-check:
 	$(CARGO) fmt --check
@@ -34,14 +41,57 @@ metal-check:
 	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MACOS_TARGET)/lib" ]; then \
 		echo "$(CARGO) check --locked --target $(MACOS_TARGET) --features metal"; \
 		$(CARGO) check --locked --target $(MACOS_TARGET) --features metal; \
-	elif [ -n "$$MICROGPT_REQUIRE_METAL_CHECK" ]; then \
+	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
 		echo "the check of the macOS build needs: rustup target add $(MACOS_TARGET)" >&2; exit 1; \
 	else \
 		echo "skipped: the check of the macOS build needs: rustup target add $(MACOS_TARGET)"; \
 	fi
 
+# The syntax of the Homebrew formula, where there is a Ruby.
+formula-check:
+	@if command -v ruby >/dev/null; then ruby -c Formula/microgpt.rb; \
+	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
+		echo "the check of the formula needs: apt-get install ruby" >&2; exit 1; \
+	else echo "skipped: the check of the formula needs ruby"; fi
+
 docs: ## Write the man page and the README's tables of options anew
 	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt docs::the_
+
+install: ## Install the program, its man page and completions under PREFIX (/usr/local)
+	@[ -x $(BINARY) ] || { echo "install needs: make build" >&2; exit 1; }
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
+	install -m 755 $(BINARY) "$(DESTDIR)$(PREFIX)/bin/microgpt"
+	install -m 644 man/microgpt.1 "$(DESTDIR)$(PREFIX)/share/man/man1/microgpt.1"
+	$(BINARY) completions bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/microgpt"
+	$(BINARY) completions zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_microgpt"
+	$(BINARY) completions fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/microgpt.fish"
+
+uninstall: ## Remove what install put there
+	rm -f "$(DESTDIR)$(PREFIX)/bin/microgpt" \
+		"$(DESTDIR)$(PREFIX)/share/man/man1/microgpt.1" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/microgpt" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_microgpt" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/microgpt.fish"
+
+static: ## Build the static binary for Linux
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(DIST_TARGET)/lib" ] || \
+		{ echo "this needs: rustup target add $(DIST_TARGET)" >&2; exit 1; }
+	@command -v musl-gcc >/dev/null || { echo "this needs: apt-get install musl-tools" >&2; exit 1; }
+	$(CARGO) build --release --locked --target $(DIST_TARGET)
+
+dist: static ## Pack the static binary, man page and completions as target/dist/….tar.gz, with a sha256
+	rm -rf target/dist
+	$(MAKE) --no-print-directory install BINARY=target/$(DIST_TARGET)/release/microgpt \
+		DESTDIR=target/dist/$(DIST) PREFIX=
+	cp README.md LICENSE CHANGELOG.md target/dist/$(DIST)
+	tar -C target/dist --owner=0 --group=0 --numeric-owner --sort=name -czf target/dist/$(DIST).tar.gz $(DIST)
+	cd target/dist && sha256sum $(DIST).tar.gz > $(DIST).tar.gz.sha256 && cat $(DIST).tar.gz.sha256
+
+test-dist: dist ## Test the package: unpacked, installed, and run from an empty root
+	tests/dist.sh target/dist/$(DIST).tar.gz
 
 bench: ## Measure a training step and generation
 	$(CARGO) bench --locked

@@ -14,6 +14,9 @@ use crate::model::{Chat, GenerateOptions, Generator, InferenceGpt, Sample, Sampl
 /// The most samples that one request gets.
 const MAX_SAMPLES: u64 = 50;
 
+/// The most tokens that one text gets: a model of a continuous text would never end it.
+const MAX_TOKENS: u64 = 10_000;
+
 /// What all requests share.
 pub struct App {
     pub model: Arc<InferenceGpt>,
@@ -121,9 +124,15 @@ pub fn generate_options(fields: &Fields) -> Result<GenerateOptions, HttpError> {
     Ok(GenerateOptions {
         sampling,
         seed: fields.seed("seed")?.unwrap_or(42),
-        max_tokens: fields.whole("max_tokens", 1)?.map(|tokens| tokens as usize),
+        max_tokens: max_tokens(fields, "max_tokens")?,
         prompt: String::new(),
     })
+}
+
+/// How many tokens a text is to have at most.
+pub fn max_tokens(fields: &Fields, name: &str) -> Result<Option<usize>, HttpError> {
+    let tokens = fields.whole(name, 1)?;
+    Ok(tokens.map(|tokens| tokens.min(MAX_TOKENS) as usize))
 }
 
 /// The messages of a request, each still as it was sent.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::api::{App, generate_options, messages, role, seconds_since_1970, wrong};
+use super::api::{App, generate_options, max_tokens, messages, role, seconds_since_1970, wrong};
 use super::http::{Answer, Fields, HttpError};
 use crate::data::Message;
 use crate::model::{Chat, Finish, GenerateOptions, Generated, Generator};
@@ -131,9 +131,8 @@ fn complete(
     subjects: Vec<Subject>,
 ) -> Result<Completion, HttpError> {
     let mut options = generate_options(fields)?;
-    if let Some(tokens) = fields.whole("max_completion_tokens", 1)? {
-        options.max_tokens = Some(tokens as usize);
-    }
+    let most = max_tokens(fields, "max_completion_tokens")?;
+    options.max_tokens = most.or(options.max_tokens);
     if fields.get("seed").is_none() {
         options.seed = fastrand::u64(..);
     }

@@ -49,6 +49,18 @@ fn the_readme_has_the_options_of_the_program() {
 }
 
 #[test]
+fn the_formula_and_the_changes_are_of_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let formula = fs::read_to_string(in_project("Formula/microgpt.rb"));
+    let changes = fs::read_to_string(in_project("CHANGELOG.md")).unwrap();
+    // A package of the crate holds no formula.
+    if let Ok(formula) = formula {
+        assert!(formula.contains(&format!("version \"{version}\"")));
+    }
+    assert!(changes.contains(&format!("\n## {version}")));
+}
+
+#[test]
 fn the_man_page_has_no_fault_that_its_readers_know() {
     let dir = tempfile::tempdir().unwrap();
     let page = in_project("man/microgpt.1");
