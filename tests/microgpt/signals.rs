@@ -7,8 +7,11 @@ use crate::program::{microgpt, run_in};
 
 /// Starts a run that would take very long, waits until it trains, sends the signal, and gives the
 /// exit code and what was said on stderr.
-fn interrupt(dir: &std::path::Path, signal: &str) -> (Option<i32>, String) {
-    let line = "train --steps 100000000 --batch-size 2 --threads 1 --schedule constant -o model --checkpoint-every 50";
+fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, String) {
+    let line = format!(
+        "train --steps 100000000 --batch-size 2 --threads 1 --schedule constant -o model \
+        --checkpoint-every 50 {more}"
+    );
     let mut child = microgpt()
         .current_dir(dir)
         .args(line.split_whitespace())
@@ -38,7 +41,7 @@ fn interrupt(dir: &std::path::Path, signal: &str) -> (Option<i32>, String) {
 fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let dir = tempfile::tempdir().unwrap();
-        let (exit, said) = interrupt(dir.path(), signal);
+        let (exit, said) = interrupt(dir.path(), signal, "");
         assert_eq!(exit, Some(code), "{said}");
         let last = said.lines().last().unwrap();
         let (_, after) = last.split_once("stopped after step ").expect(last);
@@ -63,4 +66,26 @@ fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
         };
         assert!(weights("model") == weights("whole"), "{signal}");
     }
+}
+
+#[test]
+fn the_best_model_survives_an_interruption() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = "--validation-fraction 0.1 --eval-every 25";
+    let (exit, said) = interrupt(dir.path(), "-INT", more);
+    assert_eq!(exit, Some(130), "{said}");
+    assert!(
+        said.contains("the best model so far, of step ") && said.contains(" is in model/best"),
+        "{said}"
+    );
+    run_in(dir.path(), "generate -m model/best -n 1").ok();
+    let loss = |model: &str| {
+        let state = std::fs::read(dir.path().join(model).join("train_state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        state["validation_loss"].as_f64().unwrap()
+    };
+    let best = loss("model/best");
+    // Ten steps at a rate that spoils the model: what had been the best is what is left.
+    run_in(dir.path(), "train --resume model --steps 10 --lr 0.5").ok();
+    assert!(loss("model") <= best && !dir.path().join("model/best").exists());
 }
