@@ -18,4 +18,4 @@ pub use generate::{
 pub use inference_gpt::{Decoder, InferenceGpt};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};
-pub use tensor_gpt::{TensorGpt, initial_weights, to_named_tensor};
+pub use tensor_gpt::{TensorGpt, initial_weights, stack, to_named_tensor, unstack};

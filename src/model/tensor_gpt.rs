@@ -13,7 +13,6 @@ use crate::store::{NamedTensor, Tensors};
 pub struct TensorGpt {
     vars: VarMap,
     config: ModelConfig,
-    vocab_size: usize,
     wte: Tensor,
     wpe: Tensor,
     lm_head: Tensor,
@@ -21,9 +20,8 @@ pub struct TensorGpt {
 }
 
 struct Layer {
-    attn_wq: Tensor,
-    attn_wk: Tensor,
-    attn_wv: Tensor,
+    /// `attn_wq`, `attn_wk` and `attn_wv`, one below the other.
+    attn_qkv: Tensor,
     attn_wo: Tensor,
     mlp_fc1: Tensor,
     mlp_fc2: Tensor,
@@ -34,10 +32,8 @@ impl TensorGpt {
     pub fn from_tensors(config: ModelConfig, weights: &Tensors, device: &Device) -> Result<Self> {
         let vars = VarMap::new();
         let var = |name: &str| -> Result<Tensor> {
-            let Some(weight) = weights.get(name) else {
-                candle_core::bail!("the weight {name} is missing")
-            };
-            let var = Var::from_slice(&weight.values, weight.shape.as_slice(), device)?;
+            let stacked = stack(weights, name)?;
+            let var = Var::from_slice(&stacked.values, stacked.shape.as_slice(), device)?;
             let tensor = var.as_tensor().clone();
             vars.data()
                 .lock()
@@ -48,9 +44,7 @@ impl TensorGpt {
         let layer = |i: usize| -> Result<Layer> {
             let var = |name: &str| var(&format!("layer{i}.{name}"));
             Ok(Layer {
-                attn_wq: var("attn_wq")?,
-                attn_wk: var("attn_wk")?,
-                attn_wv: var("attn_wv")?,
+                attn_qkv: var(ATTN_QKV)?,
                 attn_wo: var("attn_wo")?,
                 mlp_fc1: var("mlp_fc1")?,
                 mlp_fc2: var("mlp_fc2")?,
@@ -58,11 +52,9 @@ impl TensorGpt {
         };
         let layers = (0..config.n_layer).map(layer).collect::<Result<_>>()?;
         let (wte, wpe, lm_head) = (var("wte")?, var("wpe")?, var("lm_head")?);
-        let vocab_size = wte.dim(0)?;
         Ok(Self {
             vars,
             config,
-            vocab_size,
             wte,
             wpe,
             lm_head,
@@ -72,24 +64,18 @@ impl TensorGpt {
 
     /// The logits `[N, V]` for what comes after each of the batch's `N` tokens.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        use ops::{linear, relu, rms_norm};
-        let mut x = rms_norm(&ops::embedding(
+        let mut x = ops::rms_norm(&ops::embedding(
             &self.wte,
             &self.wpe,
             &batch.tokens,
             &batch.positions,
         )?)?;
+        let n_head = self.config.n_head;
         for layer in &self.layers {
-            let h = rms_norm(&x)?;
-            let q = linear(&h, &layer.attn_wq)?;
-            let k = linear(&h, &layer.attn_wk)?;
-            let v = linear(&h, &layer.attn_wv)?;
-            let attended = ops::attention(&q, &k, &v, &batch.offsets, self.config.n_head)?;
-            x = (x + linear(&attended, &layer.attn_wo)?)?;
-            let hidden = relu(&linear(&rms_norm(&x)?, &layer.mlp_fc1)?)?;
-            x = (x + linear(&hidden, &layer.mlp_fc2)?)?;
+            x = ops::attention_block(&x, &layer.attn_qkv, &layer.attn_wo, &batch.offsets, n_head)?;
+            x = ops::mlp_block(&x, &layer.mlp_fc1, &layer.mlp_fc2)?;
         }
-        linear(&x, &self.lm_head)
+        ops::linear(&x, &self.lm_head)
     }
 
     /// The batch's share of the loss, a scalar in nats: the sum of its cross-entropies over
@@ -98,30 +84,69 @@ impl TensorGpt {
         ops::cross_entropy(&self.forward(batch)?, &batch.targets, count)
     }
 
-    /// The weights and their names, in [`ModelConfig::tensors`]'s order.
+    /// The variables that training changes, with their names, always in the same order.
     pub fn vars(&self) -> Vec<(String, Var)> {
         let vars = self
             .vars
             .data()
             .lock()
             .expect("no thread panics with this lock");
-        let names = self.config.tensors(self.vocab_size).map(|(name, _)| name);
-        names
-            .map(|name| (name.clone(), vars[&name].clone()))
-            .collect()
+        let mut vars: Vec<_> = vars.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+        vars.sort_by(|a, b| a.0.cmp(&b.0));
+        vars
     }
 
     /// The weights, copied to main memory.
     pub fn to_tensors(&self) -> Result<Tensors> {
-        self.vars()
-            .into_iter()
-            .map(|(name, var)| Ok((name, to_named_tensor(&var)?)))
-            .collect()
+        let mut tensors = Tensors::new();
+        for (name, var) in self.vars() {
+            unstack(&name, to_named_tensor(&var)?, &mut tensors);
+        }
+        Ok(tensors)
     }
 
     /// Where the weights are.
     pub fn device(&self) -> &Device {
         self.wte.device()
+    }
+}
+
+/// The variable that holds three of a layer's weights, which one product can take together, and
+/// these.
+const ATTN_QKV: &str = "attn_qkv";
+const STACKED: [&str; 3] = ["attn_wq", "attn_wk", "attn_wv"];
+
+/// What the variable `name` holds, from tensors as a model directory has them: a tensor of this
+/// name, or three, one below the other.
+pub fn stack(tensors: &Tensors, name: &str) -> Result<NamedTensor> {
+    let get = |name: &str| match tensors.get(name) {
+        Some(tensor) => Ok(tensor.clone()),
+        None => candle_core::bail!("the tensor {name} is missing"),
+    };
+    let Some(layer) = name.strip_suffix(ATTN_QKV) else {
+        return get(name);
+    };
+    let mut stacked = get(&format!("{layer}{}", STACKED[0]))?;
+    for below in &STACKED[1..] {
+        let below = get(&format!("{layer}{below}"))?;
+        stacked.shape[0] += below.shape[0];
+        stacked.values.extend(below.values);
+    }
+    Ok(stacked)
+}
+
+/// The reverse of [`stack`]: adds what the variable `name` holds to tensors as a model directory has
+/// them.
+pub fn unstack(name: &str, held: NamedTensor, tensors: &mut Tensors) {
+    let Some(layer) = name.strip_suffix(ATTN_QKV) else {
+        tensors.insert(name.to_string(), held);
+        return;
+    };
+    let shape = vec![held.shape[0] / STACKED.len(), held.shape[1]];
+    let parts = held.values.chunks_exact(held.values.len() / STACKED.len());
+    for (name, values) in STACKED.iter().zip(parts) {
+        let (shape, values) = (shape.clone(), values.to_vec());
+        tensors.insert(format!("{layer}{name}"), NamedTensor { shape, values });
     }
 }
 

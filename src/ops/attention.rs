@@ -1,181 +1,132 @@
-//! Causal multi-head attention over documents packed end to end (Vaswani et al. 2017,
-//! <https://arxiv.org/abs/1706.03762>).
+//! The first half of a layer: what a token takes from those before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::matmul::{Matrix, matmul};
-use super::{dot, plain, softmax_in_place, values, with_values};
+use super::heads::Heads;
+use super::matmul::{Matrix, add_matmul, product};
+use super::{plain, rms_norm, values, with_values};
 
-/// Attention of each token to itself and the earlier tokens of its own document; `q`, `k`, `v` and
-/// the result are `[N, E]`.
+/// `x + attention(q, k, v)·Woᵀ`, where `q`, `k` and `v` are the thirds of `rms_norm(x)·Wqkvᵀ`, for `x`
+/// `[N, E]`, `qkv_weight` `[3E, E]` and `out_weight` `[E, E]`, giving `[N, E]`.
 ///
-/// Document `d` is rows `offsets[d]..offsets[d + 1]`. Head `h` is the columns
-/// `h·head_dim..(h+1)·head_dim`, where `head_dim = E / n_head`; scores are scaled by
-/// `1/sqrt(head_dim)`.
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+/// Each token attends to itself and the earlier tokens of its own document; document `d` is rows
+/// `offsets[d]..offsets[d + 1]`. Head `h` is the columns `h·head_dim..(h+1)·head_dim`, where
+/// `head_dim = E / n_head`; scores are scaled by `1/sqrt(head_dim)`.
+pub fn attention_block(
+    x: &Tensor,
+    qkv_weight: &Tensor,
+    out_weight: &Tensor,
     offsets: &Arc<[usize]>,
     n_head: usize,
 ) -> Result<Tensor> {
-    let (tokens, n_embd) = q.dims2()?;
+    let (tokens, n_embd) = x.dims2()?;
     if offsets.last() != Some(&tokens) || n_head == 0 || n_embd % n_head != 0 {
         bail!(
             "attention: [{tokens}, {n_embd}] does not split into {n_head} heads and documents \
             {offsets:?}"
         );
     }
-    if q.device().is_cpu() {
-        q.apply_op3(
-            k,
-            v,
-            Attention {
-                offsets: offsets.clone(),
-                n_head,
-            },
-        )
-    } else {
-        plain::attention(q, k, v, offsets, n_head)
+    if !x.device().is_cpu() {
+        return plain::attention_block(x, qkv_weight, out_weight, offsets, n_head);
     }
+    let op = AttentionBlock {
+        offsets: offsets.clone(),
+        n_head,
+        kept: OnceLock::new(),
+    };
+    x.apply_op3(qkv_weight, out_weight, op)
 }
 
-struct Attention {
+struct AttentionBlock {
     offsets: Arc<[usize]>,
     n_head: usize,
+    kept: OnceLock<Kept>,
 }
 
-/// One head of one document: where it lies in `[N, E]`, `tokens` rows of `head_dim` values,
-/// `n_embd` apart.
-#[derive(Clone, Copy)]
-struct Head {
-    start: usize,
-    tokens: usize,
-    head_dim: usize,
-    n_embd: usize,
+/// What the backward pass needs of the forward pass.
+struct Kept {
+    /// The normalized input, `[N, E]`.
+    h: Vec<f32>,
+    /// Queries, keys and values, `[N, 3E]`.
+    qkv: Vec<f32>,
+    /// What the heads give, `[N, E]`.
+    attended: Vec<f32>,
 }
 
-impl Head {
-    fn of<'a>(&self, data: &'a [f32]) -> Matrix<'a> {
-        Matrix::new(&data[self.start..], self.tokens, self.head_dim, self.n_embd)
-    }
-
-    fn scale(&self) -> f32 {
-        (self.head_dim as f32).sqrt().recip()
-    }
-
-    /// The attention probabilities `[tokens, tokens]`, zero above the diagonal.
-    fn probabilities(&self, q: &[f32], k: &[f32], p: &mut [f32]) {
-        matmul(p, self.tokens, self.scale(), self.of(q), self.of(k).t());
-        for (i, row) in p.chunks_exact_mut(self.tokens).enumerate() {
-            let (seen, future) = row.split_at_mut(i + 1);
-            softmax_in_place(seen);
-            future.fill(0.0);
+impl AttentionBlock {
+    fn heads(&self, n_embd: usize) -> Heads<'_> {
+        Heads {
+            offsets: &self.offsets,
+            n_head: self.n_head,
+            n_embd,
         }
     }
 }
 
-impl Attention {
-    /// Calls `visit` with each head of each document, and room for two `[tokens, tokens]` matrices.
-    fn for_each_head(&self, n_embd: usize, mut visit: impl FnMut(Head, &mut [f32], &mut [f32])) {
-        let head_dim = n_embd / self.n_head;
-        let longest = self
-            .offsets
-            .windows(2)
-            .map(|d| d[1] - d[0])
-            .max()
-            .unwrap_or(0);
-        let (mut p, mut dp) = (vec![0f32; longest * longest], vec![0f32; longest * longest]);
-        for document in self.offsets.windows(2).filter(|d| d[1] > d[0]) {
-            let tokens = document[1] - document[0];
-            for head in 0..self.n_head {
-                let start = document[0] * n_embd + head * head_dim;
-                let (p, dp) = (&mut p[..tokens * tokens], &mut dp[..tokens * tokens]);
-                visit(
-                    Head {
-                        start,
-                        tokens,
-                        head_dim,
-                        n_embd,
-                    },
-                    p,
-                    dp,
-                );
-            }
-        }
-    }
-}
-
-impl CustomOp3 for Attention {
+impl CustomOp3 for AttentionBlock {
     fn name(&self) -> &'static str {
-        "attention"
+        "attention_block"
     }
 
     fn cpu_fwd(
         &self,
-        q: &CpuStorage,
-        q_l: &Layout,
-        k: &CpuStorage,
-        k_l: &Layout,
-        v: &CpuStorage,
-        v_l: &Layout,
+        x: &CpuStorage,
+        x_l: &Layout,
+        qkv_weight: &CpuStorage,
+        qkv_l: &Layout,
+        out_weight: &CpuStorage,
+        out_l: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (_, n_embd) = q_l.shape().dims2()?;
-        let (q, k, v) = (values(q, q_l)?, values(k, k_l)?, values(v, v_l)?);
-        let mut out = vec![0f32; q.len()];
-        self.for_each_head(n_embd, |head, p, _| {
-            head.probabilities(q, k, p);
-            let p = Matrix::dense(p, head.tokens, head.tokens);
-            matmul(&mut out[head.start..], n_embd, 1.0, p, head.of(v));
-        });
-        Ok((CpuStorage::F32(out), q_l.shape().clone()))
+        let (tokens, n_embd) = x_l.shape().dims2()?;
+        let x = values(x, x_l)?;
+        let qkv_weight = Matrix::dense(values(qkv_weight, qkv_l)?, 3 * n_embd, n_embd);
+        let out_weight = Matrix::dense(values(out_weight, out_l)?, n_embd, n_embd);
+
+        let h = rms_norm::forward(x, n_embd);
+        let qkv = product(Matrix::dense(&h, tokens, n_embd), qkv_weight.t());
+        let attended = self.heads(n_embd).forward(&qkv);
+        let mut y = x.to_vec();
+        let values = Matrix::dense(&attended, tokens, n_embd);
+        add_matmul(&mut y, n_embd, 1.0, values, out_weight.t());
+        // An operation runs once.
+        let _ = self.kept.set(Kept { h, qkv, attended });
+        Ok((CpuStorage::F32(y), x_l.shape().clone()))
     }
 
-    /// With `P = softmax(S)`, `S = scale·Q·Kᵀ`, `O = P·V`: `dV = Pᵀ·dO`, `dP = dO·Vᵀ`, `dS = P∘(dP
-    /// − rowsum(dP∘P))`, `dQ = scale·dS·K`, `dK = scale·dSᵀ·Q`. `P` is computed again rather than
-    /// kept.
     fn bwd(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _out: &Tensor,
-        dout: &Tensor,
+        x: &Tensor,
+        qkv_weight: &Tensor,
+        out_weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (_, n_embd) = q.dims2()?;
-        let size = q.elem_count();
-        let (mut dq, mut dk, mut dv) = (vec![0f32; size], vec![0f32; size], vec![0f32; size]);
-        let mut backward = |q: &[f32], k: &[f32], v: &[f32], dout: &[f32]| {
-            self.for_each_head(n_embd, |head, p, ds| {
-                let (n, at) = (head.tokens, head.start);
-                head.probabilities(q, k, p);
-                matmul(
-                    &mut dv[at..],
-                    n_embd,
-                    1.0,
-                    Matrix::dense(p, n, n).t(),
-                    head.of(dout),
-                );
-                matmul(ds, n, 1.0, head.of(dout), head.of(v).t());
-                for (dp, p) in ds.chunks_exact_mut(n).zip(p.chunks_exact(n)) {
-                    let sum = dot(dp, p);
-                    for (dp, p) in dp.iter_mut().zip(p) {
-                        *dp = p * (*dp - sum);
-                    }
-                }
-                let ds = Matrix::dense(ds, n, n);
-                matmul(&mut dq[at..], n_embd, head.scale(), ds, head.of(k));
-                matmul(&mut dk[at..], n_embd, head.scale(), ds.t(), head.of(q));
-            });
+        let (tokens, n_embd) = x.dims2()?;
+        let Some(Kept { h, qkv, attended }) = self.kept.get() else {
+            bail!("attention_block: the backward pass comes before the forward pass");
         };
-        with_values(q, |q| {
-            with_values(k, |k| {
-                with_values(v, |v| with_values(dout, |dout| backward(q, k, v, dout)))
-            })
-        })????;
-        let tensor = |values| Tensor::from_vec(values, q.shape(), q.device()).map(Some);
-        Ok((tensor(dq)?, tensor(dk)?, tensor(dv)?))
+        let heads = self.heads(n_embd);
+        let arguments = [x, qkv_weight, out_weight, dy];
+        let gradients = with_values(arguments, |[x, qkv_weight, out_weight, dy]| {
+            let rows = |values, cols| Matrix::dense(values, tokens, cols);
+            let dout_weight = product(rows(dy, n_embd).t(), rows(attended, n_embd));
+            let out_weight = Matrix::dense(out_weight, n_embd, n_embd);
+            let dattended = product(rows(dy, n_embd), out_weight);
+            let dqkv = heads.backward(qkv, attended, &dattended);
+            let dqkv = rows(&dqkv, 3 * n_embd);
+            let dqkv_weight = product(dqkv.t(), rows(h, n_embd));
+            let dh = product(dqkv, Matrix::dense(qkv_weight, 3 * n_embd, n_embd));
+            let mut dx = dy.to_vec();
+            rms_norm::add_gradient(&mut dx, x, h, &dh, n_embd);
+            [dx, dqkv_weight, dout_weight]
+        })?;
+        let [dx, dqkv, dout] = gradients;
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(dqkv, qkv_weight.shape(), x.device())?),
+            Some(Tensor::from_vec(dout, out_weight.shape(), x.device())?),
+        ))
     }
 }

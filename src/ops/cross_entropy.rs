@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{plain, softmax_in_place, values, with_values};
+use super::vector::{softmax_in_place, vectorized};
+use super::{plain, values, with_values};
 
 /// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
 ///
@@ -47,18 +48,18 @@ impl CustomOp1 for CrossEntropy {
                 self.targets.len()
             );
         }
+        if let Some(target) = self.targets.iter().find(|&&t| t as usize >= vocab_size) {
+            bail!("cross_entropy: target {target} of {vocab_size}");
+        }
+        let logits = values(logits, layout)?;
         let mut row = vec![0f32; vocab_size];
         let mut sum = 0f64;
-        for (logits, &target) in values(logits, layout)?
-            .chunks_exact(vocab_size)
-            .zip(self.targets.iter())
-        {
-            let Some(&logit) = logits.get(target as usize) else {
-                bail!("cross_entropy: target {target} of {vocab_size}");
-            };
-            row.copy_from_slice(logits);
-            sum += f64::from(softmax_in_place(&mut row) - logit);
-        }
+        vectorized(|| {
+            for (logits, &target) in logits.chunks_exact(vocab_size).zip(&*self.targets) {
+                row.copy_from_slice(logits);
+                sum += f64::from(softmax_in_place(&mut row) - logits[target as usize]);
+            }
+        });
         Ok((
             CpuStorage::F32(vec![(sum / self.count as f64) as f32]),
             ().into(),
@@ -69,14 +70,16 @@ impl CustomOp1 for CrossEntropy {
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
         let (_, vocab_size) = logits.dims2()?;
         let scale = dloss.to_scalar::<f32>()? / self.count as f32;
-        let mut grad = with_values(logits, <[f32]>::to_vec)?;
-        for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(self.targets.iter()) {
-            softmax_in_place(row);
-            row[target as usize] -= 1.0;
-            for value in row {
-                *value *= scale;
+        let mut grad = with_values([logits], |[logits]| logits.to_vec())?;
+        vectorized(|| {
+            for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(&*self.targets) {
+                softmax_in_place(row);
+                row[target as usize] -= 1.0;
+                for value in row {
+                    *value *= scale;
+                }
             }
-        }
+        });
         Ok(Some(Tensor::from_vec(
             grad,
             logits.shape(),

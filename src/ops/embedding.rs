@@ -76,7 +76,7 @@ impl CustomOp2 for Embedding {
         let scatter = |table: &Tensor, ids: &[u32]| {
             let n_embd = table.dim(1)?;
             let mut sums = vec![0f32; table.elem_count()];
-            with_values(dx, |dx| {
+            with_values([dx], |[dx]| {
                 for (&id, row) in ids.iter().zip(dx.chunks_exact(n_embd)) {
                     for (sum, x) in sums[id as usize * n_embd..][..n_embd].iter_mut().zip(row) {
                         *sum += x;

@@ -1,8 +1,8 @@
-//! `y = x·Wᵀ`, the only kind of layer that has weights to multiply with.
+//! `y = x·Wᵀ`: from the last layer to the logits.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::matmul::{Matrix, matmul};
+use super::matmul::{Matrix, product};
 use super::{plain, values, with_values};
 
 /// `x·Wᵀ` for `x` `[N, in]` and `weight` `[out, in]`, giving `[N, out]`. No bias.
@@ -43,8 +43,7 @@ impl CustomOp2 for Linear {
         }
         let x = Matrix::dense(values(x, x_l)?, tokens, inputs);
         let w = Matrix::dense(values(w, w_l)?, outputs, inputs);
-        let mut y = vec![0f32; tokens * outputs];
-        matmul(&mut y, outputs, 1.0, x, w.t());
+        let y = product(x, w.t());
         Ok((CpuStorage::F32(y), (tokens, outputs).into()))
     }
 
@@ -58,23 +57,11 @@ impl CustomOp2 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (tokens, inputs) = x.dims2()?;
         let outputs = w.dim(0)?;
-        let mut dx = vec![0f32; tokens * inputs];
-        let mut dw = vec![0f32; outputs * inputs];
-        with_values(dy, |dy| {
+        let (dx, dw) = with_values([x, w, dy], |[x, w, dy]| {
             let dy = Matrix::dense(dy, tokens, outputs);
-            with_values(w, |w| {
-                matmul(&mut dx, inputs, 1.0, dy, Matrix::dense(w, outputs, inputs))
-            })?;
-            with_values(x, |x| {
-                matmul(
-                    &mut dw,
-                    inputs,
-                    1.0,
-                    dy.t(),
-                    Matrix::dense(x, tokens, inputs),
-                )
-            })
-        })??;
+            let dx = product(dy, Matrix::dense(w, outputs, inputs));
+            (dx, product(dy.t(), Matrix::dense(x, tokens, inputs)))
+        })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, w.shape(), w.device())?),

@@ -2,9 +2,9 @@
 //!
 //! Each is a candle custom operation: a small struct with a forward pass over plain slices and its
 //! own gradient, which on a CPU spares the copies, transposes and graph nodes that a composition of
-//! candle's operations costs. Each has a twin in [`plain`], composed of candle's operations: other
-//! devices use it, and tests hold the two against each other. The public functions choose by the
-//! device of their arguments.
+//! candle's operations costs. A layer is two of them, [`attention_block`] and [`mlp_block`]. Each has
+//! a twin in [`plain`], composed of candle's operations: other devices use it, and tests hold the
+//! two against each other. The public functions choose by the device of their arguments.
 //!
 //! The tokens of a batch of documents are packed end to end, so `N` below is the number of tokens
 //! in the batch, without any padding; `E` is `n_embd`, `V` is `vocab_size`.
@@ -12,20 +12,23 @@
 mod attention;
 mod cross_entropy;
 mod embedding;
+mod heads;
 mod linear;
 mod matmul;
+mod mlp;
 pub mod plain;
-mod relu;
 mod rms_norm;
 #[cfg(test)]
 mod tests;
+mod vector;
 
-pub use attention::attention;
+pub use attention::attention_block;
 pub use cross_entropy::cross_entropy;
 pub use embedding::embedding;
 pub use linear::linear;
-pub use relu::relu;
+pub use mlp::mlp_block;
 pub use rms_norm::rms_norm;
+pub use vector::vectorized;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, Var, bail};
 
@@ -40,13 +43,20 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// Lets `read` see the values of a contiguous f32 tensor in main memory.
-pub fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(read(values(storage, layout)?)),
-        _ => bail!("the tensor is not in main memory"),
+/// Lets `read` see the values of contiguous f32 tensors in main memory.
+pub fn with_values<const N: usize, R>(
+    tensors: [&Tensor; N],
+    read: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let storages = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&storages) {
+        *slice = match &**storage {
+            Storage::Cpu(storage) => values(storage, layout)?,
+            _ => bail!("the tensor is not in main memory"),
+        };
     }
+    Ok(read(slices))
 }
 
 /// Lets `change` write the values of a contiguous f32 variable in main memory, in place.
@@ -70,35 +80,4 @@ impl<F: FnMut(&mut [f32]) -> Result<()>> candle_core::InplaceOp1 for InPlace<F> 
             _ => bail!("an in-place change needs f32 values"),
         }
     }
-}
-
-/// `Σ a[i]·b[i]`, summed in eight lanes so that the compiler can use vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0f32; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
-/// Turns scores into probabilities: `p[i] = exp(s[i]) / Σ exp(s[j])`, shifted by the largest score.
-/// Returns `ln Σ exp(s[j])`.
-fn softmax_in_place(scores: &mut [f32]) -> f32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f32;
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        sum += *score;
-    }
-    let inverse = 1.0 / sum;
-    for score in scores.iter_mut() {
-        *score *= inverse;
-    }
-    max + sum.ln()
 }

@@ -21,12 +21,26 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)
 }
 
-pub fn relu(x: &Tensor) -> Result<Tensor> {
-    x.relu()
+pub fn mlp_block(x: &Tensor, fc1: &Tensor, fc2: &Tensor) -> Result<Tensor> {
+    x + linear(&linear(&rms_norm(x)?, fc1)?.relu()?, fc2)?
+}
+
+pub fn attention_block(
+    x: &Tensor,
+    qkv_weight: &Tensor,
+    out_weight: &Tensor,
+    offsets: &[usize],
+    n_head: usize,
+) -> Result<Tensor> {
+    let n_embd = x.dim(1)?;
+    let qkv = linear(&rms_norm(x)?, qkv_weight)?;
+    let third = |i: usize| qkv.narrow(1, i * n_embd, n_embd)?.contiguous();
+    let attended = attention(&third(0)?, &third(1)?, &third(2)?, offsets, n_head)?;
+    x + linear(&attended, out_weight)?
 }
 
 /// The documents are laid out side by side, padded to the longest, and gathered again afterwards.
-pub fn attention(
+fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,

@@ -3,7 +3,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{RMS_NORM_EPS, dot, plain, values, with_values};
+use super::vector::{dot, vectorized};
+use super::{RMS_NORM_EPS, plain, values, with_values};
 
 /// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
 ///
@@ -25,10 +26,38 @@ pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
 struct RmsNorm;
 
 /// What a row is multiplied by.
+#[inline(always)]
 fn inverse_rms(row: &[f32]) -> f32 {
     (dot(row, row) / row.len() as f32 + RMS_NORM_EPS as f32)
         .sqrt()
         .recip()
+}
+
+/// The normalized rows of `x` `[N, n_embd]`.
+pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    vectorized(|| {
+        for row in x.chunks_exact(n_embd) {
+            let scale = inverse_rms(row);
+            y.extend(row.iter().map(|x| x * scale));
+        }
+    });
+    y
+}
+
+/// Adds the gradient of `x` to `dx`. With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
+pub fn add_gradient(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32], n_embd: usize) {
+    vectorized(|| {
+        let rows = x.chunks_exact(n_embd).zip(y.chunks_exact(n_embd));
+        let gradients = dx.chunks_exact_mut(n_embd).zip(dy.chunks_exact(n_embd));
+        for ((x, y), (dx, dy)) in rows.zip(gradients) {
+            let scale = inverse_rms(x);
+            let mean = dot(dy, y) / n_embd as f32;
+            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx += scale * (dy - y * mean);
+            }
+        }
+    });
 }
 
 impl CustomOp1 for RmsNorm {
@@ -38,34 +67,16 @@ impl CustomOp1 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, n_embd) = layout.shape().dims2()?;
-        let x = values(x, layout)?;
-        let mut y = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(n_embd) {
-            let scale = inverse_rms(row);
-            y.extend(row.iter().map(|x| x * scale));
-        }
+        let y = forward(values(x, layout)?, n_embd);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    /// With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let (tokens, n_embd) = x.dims2()?;
-        let mut dx = Vec::with_capacity(tokens * n_embd);
-        with_values(x, |x| {
-            with_values(y, |y| {
-                with_values(dy, |dy| {
-                    let rows = x
-                        .chunks_exact(n_embd)
-                        .zip(y.chunks_exact(n_embd))
-                        .zip(dy.chunks_exact(n_embd));
-                    for ((x, y), dy) in rows {
-                        let scale = inverse_rms(x);
-                        let mean = dot(dy, y) / n_embd as f32;
-                        dx.extend(y.iter().zip(dy).map(|(y, dy)| scale * (dy - y * mean)));
-                    }
-                })
-            })
-        })???;
+        let mut dx = vec![0f32; tokens * n_embd];
+        with_values([x, y, dy], |[x, y, dy]| {
+            add_gradient(&mut dx, x, y, dy, n_embd)
+        })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

@@ -73,7 +73,7 @@ fn compare(
 }
 
 #[test]
-fn rms_norm_and_relu_match_their_twins() {
+fn rms_norm_matches_its_twin() {
     let mut random = Random(fastrand::Rng::with_seed(1));
     for rows in SIZES {
         for cols in SIZES {
@@ -83,12 +83,6 @@ fn rms_norm_and_relu_match_their_twins() {
                 |x| super::rms_norm(&x[0]),
                 |x| plain::rms_norm(&x[0]),
                 &format!("rms_norm {rows}x{cols}"),
-            );
-            compare(
-                &x,
-                |x| super::relu(&x[0]),
-                |x| plain::relu(&x[0]),
-                &format!("relu {rows}x{cols}"),
             );
         }
     }
@@ -107,6 +101,28 @@ fn linear_matches_its_twin() {
                     |a| super::linear(&a[0], &a[1]),
                     |a| plain::linear(&a[0], &a[1]),
                     &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn mlp_block_matches_its_twin() {
+    let mut random = Random(fastrand::Rng::with_seed(6));
+    for tokens in SIZES {
+        for n_embd in SIZES {
+            for width in SIZES {
+                let args = [
+                    random.var(tokens, n_embd),
+                    random.var(width, n_embd),
+                    random.var(n_embd, width),
+                ];
+                compare(
+                    &args,
+                    |a| super::mlp_block(&a[0], &a[1], &a[2]),
+                    |a| plain::mlp_block(&a[0], &a[1], &a[2]),
+                    &format!("mlp_block {tokens}x{n_embd}x{width}"),
                 );
             }
         }
@@ -152,67 +168,96 @@ fn cross_entropy_matches_its_twin() {
     assert!(super::cross_entropy(&random.var(2, 3), &[0].into(), 1).is_err());
 }
 
+fn offsets(lengths: &[usize]) -> Arc<[usize]> {
+    let mut offsets = vec![0];
+    for length in lengths {
+        offsets.push(offsets[offsets.len() - 1] + length);
+    }
+    offsets.into()
+}
+
 #[test]
-fn attention_matches_its_twin() {
+fn attention_block_matches_its_twin() {
     let mut random = Random(fastrand::Rng::with_seed(5));
-    let documents: [&[usize]; 6] = [
+    // Around the sizes of tiles and of blocks of queries, too.
+    let documents: [&[usize]; 8] = [
         &[1],
         &[1, 1, 1],
         &[5],
         &[3, 1, 9],
         &[17, 2, 8, 33],
         &[16, 16],
+        &[15, 17],
+        &[64, 65, 130],
+    ];
+    let heads = [
+        (1, 1),
+        (3, 1),
+        (1, 7),
+        (2, 8),
+        (4, 4),
+        (5, 3),
+        (2, 17),
+        (2, 16),
     ];
     for lengths in documents {
-        for (n_head, head_dim) in [(1, 1), (3, 1), (1, 7), (2, 8), (4, 4), (5, 3), (2, 17)] {
-            let mut offsets = vec![0];
-            offsets.extend(lengths.iter().scan(0, |end, length| {
-                *end += length;
-                Some(*end)
-            }));
-            let offsets: Arc<[usize]> = offsets.into();
-            let tokens = *offsets.last().unwrap();
-            let args: [Var; 3] = std::array::from_fn(|_| random.var(tokens, n_head * head_dim));
+        for (n_head, head_dim) in heads {
+            let offsets = offsets(lengths);
+            let n_embd = n_head * head_dim;
+            let args = [
+                random.var(offsets[lengths.len()], n_embd),
+                random.var(3 * n_embd, n_embd),
+                random.var(n_embd, n_embd),
+            ];
             compare(
                 &args,
-                |a| super::attention(&a[0], &a[1], &a[2], &offsets, n_head),
-                |a| plain::attention(&a[0], &a[1], &a[2], &offsets, n_head),
+                |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
+                |a| plain::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
                 &format!("attention {lengths:?}, {n_head} heads of {head_dim}"),
             );
         }
     }
-    let x = random.var(4, 6);
-    assert!(
-        super::attention(&x, &x, &x, &[0, 3].into(), 2).is_err(),
-        "rows without a document"
-    );
-    assert!(
-        super::attention(&x, &x, &x, &[0, 4].into(), 4).is_err(),
-        "heads of different widths"
-    );
+    let args = [random.var(4, 6), random.var(18, 6), random.var(6, 6)];
+    let block = |offsets: &[usize], n_head| {
+        super::attention_block(&args[0], &args[1], &args[2], &offsets.into(), n_head)
+    };
+    assert!(block(&[0, 3], 2).is_err(), "rows without a document");
+    assert!(block(&[0, 4], 4).is_err(), "heads of different widths");
 }
 
 #[test]
 fn large_scores_do_not_overflow() {
-    let x = Var::from_vec(vec![300f32, -300.0, 300.0, 300.0], (2, 2), &Device::Cpu).unwrap();
-    let attended = super::attention(&x, &x, &x, &[0, 2].into(), 1).unwrap();
-    let loss = super::cross_entropy(&attended, &[0, 1].into(), 2).unwrap();
-    assert!(loss.to_scalar::<f32>().unwrap().is_finite());
-    let gradient = loss
-        .backward()
-        .unwrap()
-        .get(&x)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap();
-    assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    for (tokens, head_dim) in [(2, 2), (2, 4), (40, 2)] {
+        let mut random = Random(fastrand::Rng::with_seed(7));
+        let x = random.var(tokens, head_dim);
+        let weight = |rows| (random_weight(rows, head_dim) * 300.0).unwrap();
+        let offsets = offsets(&[tokens]);
+        let attended =
+            super::attention_block(&x, &weight(3 * head_dim), &weight(head_dim), &offsets, 1);
+        let targets = random.ids(tokens, head_dim);
+        let loss = super::cross_entropy(&attended.unwrap(), &targets, tokens).unwrap();
+        assert!(loss.to_scalar::<f32>().unwrap().is_finite());
+        let gradients = loss.backward().unwrap();
+        let gradient = gradients.get(&x).unwrap().flatten_all().unwrap();
+        let gradient = gradient.to_vec1::<f32>().unwrap();
+        assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    }
+}
+
+fn random_weight(rows: usize, cols: usize) -> Tensor {
+    let mut random = Random(fastrand::Rng::with_seed(8));
+    random.var(rows, cols).as_tensor().clone()
 }
 
 #[test]
 fn a_nan_reaches_the_loss() {
     let x = Var::from_vec(vec![f32::NAN, 1.0], (1, 2), &Device::Cpu).unwrap();
-    let loss = super::cross_entropy(&super::relu(&x).unwrap(), &[1].into(), 1).unwrap();
-    assert!(loss.to_scalar::<f32>().unwrap().is_nan());
+    let weight = random_weight(2, 2);
+    let qkv = random_weight(6, 2);
+    let mlp = super::mlp_block(&x, &weight, &weight).unwrap();
+    let attention = super::attention_block(&x, &qkv, &weight, &[0, 1].into(), 1).unwrap();
+    for y in [mlp, attention] {
+        let loss = super::cross_entropy(&y, &[1].into(), 1).unwrap();
+        assert!(loss.to_scalar::<f32>().unwrap().is_nan());
+    }
 }

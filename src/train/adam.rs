@@ -5,8 +5,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
 use super::Recipe;
-use crate::model::{TensorGpt, to_named_tensor};
-use crate::ops::{with_values, with_values_mut};
+use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
+use crate::ops::{vectorized, with_values, with_values_mut};
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;
@@ -55,9 +55,7 @@ impl Adam {
     ) -> Result<Self> {
         let parameter = |(name, weight): (String, Var)| {
             let moment = |moments: &Tensors| {
-                let Some(moment) = moments.get(&name) else {
-                    candle_core::bail!("the moment of {name} is missing")
-                };
+                let moment = stack(moments, &name)?;
                 Var::from_slice(&moment.values, moment.shape.as_slice(), weight.device())
             };
             Ok(Parameter {
@@ -82,10 +80,12 @@ impl Adam {
     /// The first and the second moments, under the weights' names.
     pub fn moments(&self) -> Result<(Tensors, Tensors)> {
         let collect = |moment: fn(&Parameter) -> &Var| -> Result<Tensors> {
-            self.parameters
-                .iter()
-                .map(|p| Ok((p.name.clone(), to_named_tensor(moment(p))?)))
-                .collect()
+            let mut moments = Tensors::new();
+            for parameter in &self.parameters {
+                let values = to_named_tensor(moment(parameter))?;
+                unstack(&parameter.name, values, &mut moments);
+            }
+            Ok(moments)
         };
         Ok((collect(|p| &p.m)?, collect(|p| &p.v)?))
     }
@@ -165,7 +165,7 @@ impl Parameter {
     fn add_up(&mut self, parts: &[&Tensor]) -> Result<()> {
         self.gradient.clear();
         for part in parts {
-            with_values(part, |part| {
+            with_values([part], |[part]| {
                 if self.gradient.is_empty() {
                     self.gradient.extend_from_slice(part);
                 } else {
@@ -193,12 +193,16 @@ impl Parameter {
             with_values_mut(&self.m, |m| {
                 with_values_mut(&self.v, |v| {
                     let moments = m.iter_mut().zip(v);
-                    for ((w, (m, v)), g) in weight.iter_mut().zip(moments).zip(&self.gradient) {
-                        let g = scale * g;
-                        *m = beta1 * *m + (1.0 - beta1) * g;
-                        *v = beta2 * *v + (1.0 - beta2) * g * g;
-                        *w = decay * *w - rate * (*m * unbias1) / ((*v * unbias2).sqrt() + epsilon);
-                    }
+                    let weights = weight.iter_mut().zip(&self.gradient);
+                    vectorized(|| {
+                        for ((w, g), (m, v)) in weights.zip(moments) {
+                            let g = scale * g;
+                            *m = beta1 * *m + (1.0 - beta1) * g;
+                            *v = beta2 * *v + (1.0 - beta2) * g * g;
+                            let step = rate * (*m * unbias1);
+                            *w = decay * *w - step / ((*v * unbias2).sqrt() + epsilon);
+                        }
+                    });
                     Ok(())
                 })
             })

@@ -1,0 +1,159 @@
+//! Loops that run on the widest vectors that the processor has, chosen at run time, and the small
+//! functions that such loops are made of.
+//!
+//! Sums run over a fixed number of lanes, so that the width of the vectors does not change them.
+
+/// Runs a closure compiled for the processor at hand. What it calls has to be inlined into it to
+/// profit, so the functions below are.
+#[inline(always)]
+pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(body)
+}
+
+const LANES: usize = 16;
+
+/// `Σ a[i]·b[i]`.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0f32; LANES];
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sum_lanes(sums) + rest
+}
+
+/// The sum of all lanes, two halves at a time.
+#[inline(always)]
+pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest of all lanes.
+#[inline(always)]
+pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The larger of two numbers, in one instruction: unlike `f32::max` it may pass over NaN.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// `e^x` for `x` up to 88, to within two units in the last place; 0 below −87. NaN stays NaN.
+///
+/// `x = n·ln 2 + r`: a polynomial for `e^r` (the coefficients of Cephes' `expf`), and `n` added to
+/// the exponent.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Adding and taking away 1.5 · 2^23 rounds to a whole number.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = bounded - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    p = p * r * r + r + 1.0;
+    // The low bits of `shifted` are n; a NaN's are of no consequence.
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    if x < -87.0 { 0.0 } else { p * power }
+}
+
+/// Turns scores into probabilities: `p[i] = exp(s[i]) / Σ exp(s[j])`, shifted by the largest score.
+/// Returns `ln Σ exp(s[j])`.
+#[inline(always)]
+pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
+    let mut max = [f32::NEG_INFINITY; LANES];
+    let (lanes, rest) = scores.as_chunks::<LANES>();
+    for scores in lanes {
+        for lane in 0..LANES {
+            max[lane] = larger(max[lane], scores[lane]);
+        }
+    }
+    for (max, &score) in max.iter_mut().zip(rest) {
+        *max = larger(*max, score);
+    }
+    let max = max_lanes(max);
+
+    let mut sums = [0f32; LANES];
+    let (lanes, rest) = scores.as_chunks_mut::<LANES>();
+    for scores in lanes {
+        for lane in 0..LANES {
+            scores[lane] = exp(scores[lane] - max);
+            sums[lane] += scores[lane];
+        }
+    }
+    for (sum, score) in sums.iter_mut().zip(rest) {
+        *score = exp(*score - max);
+        *sum += *score;
+    }
+    let sum = sum_lanes(sums);
+    let inverse = 1.0 / sum;
+    for score in scores.iter_mut() {
+        *score *= inverse;
+    }
+    max + sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_right_to_two_units_in_the_last_place() {
+        for i in 0..200_000 {
+            let x = i as f32 * -86.9 / 199_999.0 + if i % 3 == 0 { 20.0 } else { 0.0 };
+            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let unit = f64::from(f32::EPSILON) * expected;
+            assert!(
+                (found - expected).abs() <= 2.0 * unit,
+                "{x}: {found} {expected}"
+            );
+        }
+        assert_eq!(
+            [exp(0.0), exp(-87.1), exp(f32::NEG_INFINITY)],
+            [1.0, 0.0, 0.0]
+        );
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_kind_of_vectors_changes_no_bit() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for length in 1..70 {
+            let a: Vec<f32> = (0..length).map(|_| rng.f32() * 9.0 - 4.0).collect();
+            let (mut wide, mut plain) = (a.clone(), a.clone());
+            let sums = vectorized(|| (dot(&a, &a), softmax_in_place(&mut wide)));
+            assert_eq!(sums, (dot(&a, &a), softmax_in_place(&mut plain)));
+            assert_eq!(wide, plain);
+            let exact: f64 = a.iter().map(|&a| f64::from(a).exp()).sum();
+            assert!((f64::from(sums.1) - exact.ln()).abs() < 1e-5);
+        }
+    }
+}
