@@ -93,7 +93,7 @@ dist: static ## Pack the static binary, man page and completions as target/dist/
 test-dist: dist ## Test the package: unpacked, installed, and run from an empty root
 	tests/dist.sh target/dist/$(DIST).tar.gz
 
-bench: ## Measure a training step and generation
+bench: ## Measure training, beside PyTorch where that is installed, and generation
 	$(CARGO) bench --locked
 
 clients: ## Install what test-clients and test-web need, in target/clients

@@ -181,7 +181,7 @@ impl HeldOut {
 }
 
 /// The tokens of some documents, packed end to end, ready for the model; `N` in all.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// What the model sees, `[N]`: each document but its last token.
     pub tokens: Arc<[u32]>,

@@ -54,12 +54,15 @@ impl CustomOp1 for CrossEntropy {
         let logits = values(logits, layout)?;
         let mut row = vec![0f32; vocab_size];
         let mut sum = 0f64;
-        vectorized(|| {
-            for (logits, &target) in logits.chunks_exact(vocab_size).zip(&*self.targets) {
-                row.copy_from_slice(logits);
-                sum += f64::from(softmax_in_place(&mut row) - logits[target as usize]);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (logits, &target) in logits.chunks_exact(vocab_size).zip(&*self.targets) {
+                    row.copy_from_slice(logits);
+                    sum += f64::from(softmax_in_place(&mut row) - logits[target as usize]);
+                }
+            },
+        );
         Ok((
             CpuStorage::F32(vec![(sum / self.count as f64) as f32]),
             ().into(),
@@ -71,15 +74,18 @@ impl CustomOp1 for CrossEntropy {
         let (_, vocab_size) = logits.dims2()?;
         let scale = dloss.to_scalar::<f32>()? / self.count as f32;
         let mut grad = with_values([logits], |[logits]| logits.to_vec())?;
-        vectorized(|| {
-            for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(&*self.targets) {
-                softmax_in_place(row);
-                row[target as usize] -= 1.0;
-                for value in row {
-                    *value *= scale;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(&*self.targets) {
+                    softmax_in_place(row);
+                    row[target as usize] -= 1.0;
+                    for value in row {
+                        *value *= scale;
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok(Some(Tensor::from_vec(
             grad,
             logits.shape(),

@@ -6,14 +6,11 @@
 //! ones of its own document. The probabilities are computed again for the gradient rather than kept.
 
 use super::matmul::{Matrix, add_matmul, matmul};
-use super::vector::{dot, exp, max_lanes, softmax_in_place, sum_lanes, vectorized};
+use super::vector::{dot, exp, larger, softmax_in_place, vectorized};
 
 /// How many queries of a long document are taken together. All keys up to the last of them are
 /// looked at, so more of them waste more; fewer make slower products.
 const QUERIES: usize = 64;
-
-/// Documents up to this length fit one tile: a vector of keys for each query.
-const TILE: usize = 16;
 
 /// How the columns of `qkv` are split, and its rows.
 pub struct Heads<'a> {
@@ -39,10 +36,13 @@ impl Heads<'_> {
     pub fn forward(&self, qkv: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; qkv.len() / 3];
         let mut p = vec![0f32; self.room()];
-        self.for_each(|head| match head.head_dim {
-            4 if head.tokens <= TILE => head.tile_forward::<4>(qkv, &mut out),
-            8 if head.tokens <= TILE => head.tile_forward::<8>(qkv, &mut out),
-            16 if head.tokens <= TILE => head.tile_forward::<16>(qkv, &mut out),
+        self.for_each(|head| match (head.head_dim, head.tokens) {
+            (4, ..=8) => head.tile_forward::<4, 8>(qkv, &mut out),
+            (4, ..=16) => head.tile_forward::<4, 16>(qkv, &mut out),
+            (8, ..=8) => head.tile_forward::<8, 8>(qkv, &mut out),
+            (8, ..=16) => head.tile_forward::<8, 16>(qkv, &mut out),
+            (16, ..=8) => head.tile_forward::<16, 8>(qkv, &mut out),
+            (16, ..=16) => head.tile_forward::<16, 16>(qkv, &mut out),
             _ => head.forward(qkv, &mut p, &mut out),
         });
         out
@@ -52,10 +52,13 @@ impl Heads<'_> {
     pub fn backward(&self, qkv: &[f32], out: &[f32], dout: &[f32]) -> Vec<f32> {
         let mut dqkv = vec![0f32; qkv.len()];
         let (mut p, mut ds) = (vec![0f32; self.room()], vec![0f32; self.room()]);
-        self.for_each(|head| match head.head_dim {
-            4 if head.tokens <= TILE => head.tile_backward::<4>(qkv, dout, &mut dqkv),
-            8 if head.tokens <= TILE => head.tile_backward::<8>(qkv, dout, &mut dqkv),
-            16 if head.tokens <= TILE => head.tile_backward::<16>(qkv, dout, &mut dqkv),
+        self.for_each(|head| match (head.head_dim, head.tokens) {
+            (4, ..=8) => head.tile_backward::<4, 8>(qkv, dout, &mut dqkv),
+            (4, ..=16) => head.tile_backward::<4, 16>(qkv, dout, &mut dqkv),
+            (8, ..=8) => head.tile_backward::<8, 8>(qkv, dout, &mut dqkv),
+            (8, ..=16) => head.tile_backward::<8, 16>(qkv, dout, &mut dqkv),
+            (16, ..=8) => head.tile_backward::<16, 8>(qkv, dout, &mut dqkv),
+            (16, ..=16) => head.tile_backward::<16, 16>(qkv, dout, &mut dqkv),
             _ => head.backward(qkv, out, dout, &mut p, &mut ds, &mut dqkv),
         });
         dqkv
@@ -128,13 +131,16 @@ impl Head {
         let seen = from + count;
         let keys = self.third(qkv, K, 0, seen).t();
         matmul(p, seen, self.scale(), self.third(qkv, Q, from, count), keys);
-        vectorized(|| {
-            for (i, row) in p.chunks_exact_mut(seen).take(count).enumerate() {
-                let (past, future) = row.split_at_mut(from + i + 1);
-                softmax_in_place(past);
-                future.fill(0.0);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, row) in p.chunks_exact_mut(seen).take(count).enumerate() {
+                    let (past, future) = row.split_at_mut(from + i + 1);
+                    softmax_in_place(past);
+                    future.fill(0.0);
+                }
+            },
+        );
     }
 
     fn forward(&self, qkv: &[f32], p: &mut [f32], out: &mut [f32]) {
@@ -164,17 +170,20 @@ impl Head {
             self.probabilities(qkv, from, count, p);
             let douts = self.out(dout, from, count);
             matmul(ds, seen, 1.0, douts, self.third(qkv, V, 0, seen).t());
-            vectorized(|| {
-                let rows = ds.chunks_exact_mut(seen).zip(p.chunks_exact(seen));
-                for (i, (ds, p)) in rows.take(count).enumerate() {
-                    let at = self.out_at(from + i);
-                    let columns = at..at + self.head_dim;
-                    let sum = dot(&out[columns.clone()], &dout[columns]);
-                    for (ds, p) in ds.iter_mut().zip(p) {
-                        *ds = p * (*ds - sum);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = ds.chunks_exact_mut(seen).zip(p.chunks_exact(seen));
+                    for (i, (ds, p)) in rows.take(count).enumerate() {
+                        let at = self.out_at(from + i);
+                        let columns = at..at + self.head_dim;
+                        let sum = dot(&out[columns.clone()], &dout[columns]);
+                        for (ds, p) in ds.iter_mut().zip(p) {
+                            *ds = p * (*ds - sum);
+                        }
                     }
-                }
-            });
+                },
+            );
             let (p, ds) = (
                 Matrix::dense(p, count, seen),
                 Matrix::dense(ds, count, seen),
@@ -188,108 +197,159 @@ impl Head {
     }
 }
 
-/// A vector over the keys of a tile.
-type Keys = [f32; TILE];
-
-/// Tiles, for short documents: all keys of a document lie in one vector, so the matrices' products
-/// are loops over a few of these, without a call. `D` is `head_dim`.
+/// Tiles, for short documents: the queries of a document lie side by side in one vector of `L` lanes,
+/// so that the products are loops over a few of these, without a call. `D` is `head_dim`.
 impl Head {
-    /// The rows of a third.
+    /// The row of token `i` in a third.
     #[inline(always)]
-    fn rows<const D: usize>(&self, qkv: &[f32], third: usize) -> [[f32; D]; TILE] {
-        let mut rows = [[0f32; D]; TILE];
-        for (i, row) in rows.iter_mut().enumerate().take(self.tokens) {
-            row.copy_from_slice(&qkv[self.at(third, i)..][..D]);
-        }
-        rows
+    fn row<'a, const D: usize>(&self, qkv: &'a [f32], third: usize, i: usize) -> &'a [f32; D] {
+        let row = qkv[self.at(third, i)..].first_chunk();
+        row.expect("the row is there")
     }
 
-    /// The probabilities of query `i`, zero for what comes later.
+    /// The row of token `i` in the result.
     #[inline(always)]
-    fn tile_probabilities<const D: usize>(&self, q: &[f32; D], k: &[Keys; D], i: usize) -> Keys {
+    fn out_row<'a, const D: usize>(&self, out: &'a [f32], i: usize) -> &'a [f32; D] {
+        let row = out[self.out_at(i)..].first_chunk();
+        row.expect("the row is there")
+    }
+
+    /// The probabilities, by key and query; zero where the key comes later than the query.
+    #[inline(always)]
+    fn tile_probabilities<const D: usize, const L: usize>(&self, qkv: &[f32]) -> [[f32; L]; L] {
         let scale = (D as f32).sqrt().recip();
-        let mut p = products(q, k);
-        for (j, p) in p.iter_mut().enumerate() {
-            *p = if j > i { f32::NEG_INFINITY } else { *p * scale };
+        let mut queries = [[0f32; L]; D];
+        (0..self.tokens).for_each(|i| set_column(&mut queries, i, self.row(qkv, Q, i)));
+        let mut p = [[0f32; L]; L];
+        let mut max = [f32::NEG_INFINITY; L];
+        for (j, p) in p.iter_mut().enumerate().take(self.tokens) {
+            *p = products(self.row(qkv, K, j), &queries);
+            for i in 0..L {
+                p[i] = if i < j {
+                    f32::NEG_INFINITY
+                } else {
+                    p[i] * scale
+                };
+                max[i] = larger(max[i], p[i]);
+            }
         }
-        let max = max_lanes(p);
-        p.iter_mut().for_each(|p| *p = exp(*p - max));
-        let inverse = 1.0 / sum_lanes(p);
-        p.iter_mut().for_each(|p| *p *= inverse);
+        let mut sums = [0f32; L];
+        for p in p.iter_mut().take(self.tokens) {
+            for i in 0..L {
+                p[i] = exp(p[i] - max[i]);
+                sums[i] += p[i];
+            }
+        }
+        let inverse = sums.map(|sum| 1.0 / sum);
+        for p in p.iter_mut().take(self.tokens) {
+            for i in 0..L {
+                p[i] *= inverse[i];
+            }
+        }
         p
     }
 
-    fn tile_forward<const D: usize>(&self, qkv: &[f32], out: &mut [f32]) {
-        vectorized(|| {
-            let (q, v) = (self.rows::<D>(qkv, Q), self.rows::<D>(qkv, V));
-            let k = transpose(&self.rows::<D>(qkv, K));
-            for i in 0..self.tokens {
-                let p = self.tile_probabilities(&q[i], &k, i);
-                let sum = weighted_sum(&p, &v, i + 1);
-                out[self.out_at(i)..][..D].copy_from_slice(&sum);
-            }
-        });
-    }
-
-    fn tile_backward<const D: usize>(&self, qkv: &[f32], dout: &[f32], dqkv: &mut [f32]) {
-        vectorized(|| {
-            let (q, k) = (self.rows::<D>(qkv, Q), self.rows::<D>(qkv, K));
-            let (k_keys, v_keys) = (transpose(&k), transpose(&self.rows::<D>(qkv, V)));
-            let (mut dk, mut dv) = ([[0f32; TILE]; D], [[0f32; TILE]; D]);
-            let scale = (D as f32).sqrt().recip();
-            for i in 0..self.tokens {
-                let p = self.tile_probabilities(&q[i], &k_keys, i);
-                let mut dout_row = [0f32; D];
-                dout_row.copy_from_slice(&dout[self.out_at(i)..][..D]);
-                let mut ds = products(&dout_row, &v_keys);
-                let sum = sum_lanes(std::array::from_fn(|j| p[j] * ds[j]));
-                for (ds, p) in ds.iter_mut().zip(&p) {
-                    *ds = scale * p * (*ds - sum);
-                }
-                let dq = weighted_sum(&ds, &k, i + 1);
-                dqkv[self.at(Q, i)..][..D].copy_from_slice(&dq);
-                for d in 0..D {
-                    for j in 0..TILE {
-                        dk[d][j] += q[i][d] * ds[j];
-                        dv[d][j] += dout_row[d] * p[j];
+    fn tile_forward<const D: usize, const L: usize>(&self, qkv: &[f32], out: &mut [f32]) {
+        vectorized(
+            #[inline(always)]
+            || {
+                let p = self.tile_probabilities::<D, L>(qkv);
+                for i in 0..self.tokens {
+                    let mut sum = [0f32; D];
+                    for (j, p) in p.iter().enumerate().take(i + 1) {
+                        add_scaled(&mut sum, p[i], self.row(qkv, V, j));
                     }
+                    out[self.out_at(i)..][..D].copy_from_slice(&sum);
                 }
-            }
-            for j in 0..self.tokens {
-                for d in 0..D {
-                    dqkv[self.at(K, j) + d] = dk[d][j];
-                    dqkv[self.at(V, j) + d] = dv[d][j];
+            },
+        );
+    }
+
+    fn tile_backward<const D: usize, const L: usize>(
+        &self,
+        qkv: &[f32],
+        dout: &[f32],
+        dqkv: &mut [f32],
+    ) {
+        vectorized(
+            #[inline(always)]
+            || {
+                let p = self.tile_probabilities::<D, L>(qkv);
+                let ds = self.tile_score_gradients::<D, L>(qkv, dout, &p);
+                for i in 0..self.tokens {
+                    let mut dq = [0f32; D];
+                    for (j, ds) in ds.iter().enumerate().take(i + 1) {
+                        add_scaled(&mut dq, ds[i], self.row(qkv, K, j));
+                    }
+                    dqkv[self.at(Q, i)..][..D].copy_from_slice(&dq);
                 }
+                for j in 0..self.tokens {
+                    let (mut dk, mut dv) = ([0f32; D], [0f32; D]);
+                    for i in j..self.tokens {
+                        add_scaled(&mut dk, ds[j][i], self.row(qkv, Q, i));
+                        add_scaled(&mut dv, p[j][i], self.out_row(dout, i));
+                    }
+                    dqkv[self.at(K, j)..][..D].copy_from_slice(&dk);
+                    dqkv[self.at(V, j)..][..D].copy_from_slice(&dv);
+                }
+            },
+        );
+    }
+
+    /// The gradients of the products `Q·Kᵀ`, by key and query.
+    #[inline(always)]
+    fn tile_score_gradients<const D: usize, const L: usize>(
+        &self,
+        qkv: &[f32],
+        dout: &[f32],
+        p: &[[f32; L]; L],
+    ) -> [[f32; L]; L] {
+        let scale = (D as f32).sqrt().recip();
+        let mut douts = [[0f32; L]; D];
+        (0..self.tokens).for_each(|i| set_column(&mut douts, i, self.out_row(dout, i)));
+        let mut ds = [[0f32; L]; L];
+        let mut sums = [0f32; L];
+        for (j, ds) in ds.iter_mut().enumerate().take(self.tokens) {
+            *ds = products(self.row(qkv, V, j), &douts);
+            for i in 0..L {
+                sums[i] += p[j][i] * ds[i];
             }
-        });
+        }
+        for (j, ds) in ds.iter_mut().enumerate().take(self.tokens) {
+            for i in 0..L {
+                ds[i] = scale * p[j][i] * (ds[i] - sums[i]);
+            }
+        }
+        ds
     }
 }
 
 #[inline(always)]
-fn transpose<const D: usize>(rows: &[[f32; D]; TILE]) -> [Keys; D] {
-    std::array::from_fn(|d| std::array::from_fn(|j| rows[j][d]))
+fn set_column<const D: usize, const L: usize>(
+    rows: &mut [[f32; L]; D],
+    i: usize,
+    column: &[f32; D],
+) {
+    for (row, value) in rows.iter_mut().zip(column) {
+        row[i] = *value;
+    }
 }
 
-/// The product of a row with each key.
+/// The product of a row with each column.
 #[inline(always)]
-fn products<const D: usize>(row: &[f32; D], keys: &[Keys; D]) -> Keys {
-    let mut products = [0f32; TILE];
-    for (x, keys) in row.iter().zip(keys) {
-        for (product, key) in products.iter_mut().zip(keys) {
-            *product += x * key;
+fn products<const D: usize, const L: usize>(row: &[f32; D], columns: &[[f32; L]; D]) -> [f32; L] {
+    let mut products = [0f32; L];
+    for (x, columns) in row.iter().zip(columns) {
+        for i in 0..L {
+            products[i] += x * columns[i];
         }
     }
     products
 }
 
-/// The sum of the first `count` rows, each times its weight.
 #[inline(always)]
-fn weighted_sum<const D: usize>(weights: &Keys, rows: &[[f32; D]; TILE], count: usize) -> [f32; D] {
-    let mut sum = [0f32; D];
-    for (weight, row) in weights.iter().zip(rows).take(count) {
-        for (sum, x) in sum.iter_mut().zip(row) {
-            *sum += weight * x;
-        }
+fn add_scaled<const D: usize>(sum: &mut [f32; D], scale: f32, row: &[f32; D]) {
+    for d in 0..D {
+        sum[d] += scale * row[d];
     }
-    sum
 }

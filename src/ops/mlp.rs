@@ -54,12 +54,15 @@ impl CustomOp3 for MlpBlock {
 
         let h = rms_norm::forward(x, n_embd);
         let mut hidden = product(Matrix::dense(&h, tokens, n_embd), fc1.t());
-        vectorized(|| {
-            for value in &mut hidden {
-                // Not f32::max, which turns NaN into 0: a NaN has to reach the loss to be noticed.
-                *value = if *value < 0.0 { 0.0 } else { *value };
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for value in &mut hidden {
+                    // Not f32::max, which turns NaN into 0: a NaN has to reach the loss to be noticed.
+                    *value = if *value < 0.0 { 0.0 } else { *value };
+                }
+            },
+        );
         let mut y = x.to_vec();
         let values = Matrix::dense(&hidden, tokens, width);
         add_matmul(&mut y, n_embd, 1.0, values, fc2.t());
@@ -85,11 +88,14 @@ impl CustomOp3 for MlpBlock {
             let rows = |values, cols| Matrix::dense(values, tokens, cols);
             let dfc2 = product(rows(dy, n_embd).t(), rows(hidden, width));
             let mut dhidden = product(rows(dy, n_embd), Matrix::dense(fc2, n_embd, width));
-            vectorized(|| {
-                for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
-                    *dvalue = if value > 0.0 { *dvalue } else { 0.0 };
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
+                        *dvalue = if value > 0.0 { *dvalue } else { 0.0 };
+                    }
+                },
+            );
             let dfc1 = product(rows(&dhidden, width).t(), rows(h, n_embd));
             let dh = product(rows(&dhidden, width), Matrix::dense(fc1, width, n_embd));
             let mut dx = dy.to_vec();

@@ -36,28 +36,34 @@ fn inverse_rms(row: &[f32]) -> f32 {
 /// The normalized rows of `x` `[N, n_embd]`.
 pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.len());
-    vectorized(|| {
-        for row in x.chunks_exact(n_embd) {
-            let scale = inverse_rms(row);
-            y.extend(row.iter().map(|x| x * scale));
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in x.chunks_exact(n_embd) {
+                let scale = inverse_rms(row);
+                y.extend(row.iter().map(|x| x * scale));
+            }
+        },
+    );
     y
 }
 
 /// Adds the gradient of `x` to `dx`. With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
 pub fn add_gradient(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32], n_embd: usize) {
-    vectorized(|| {
-        let rows = x.chunks_exact(n_embd).zip(y.chunks_exact(n_embd));
-        let gradients = dx.chunks_exact_mut(n_embd).zip(dy.chunks_exact(n_embd));
-        for ((x, y), (dx, dy)) in rows.zip(gradients) {
-            let scale = inverse_rms(x);
-            let mean = dot(dy, y) / n_embd as f32;
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx += scale * (dy - y * mean);
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(n_embd).zip(y.chunks_exact(n_embd));
+            let gradients = dx.chunks_exact_mut(n_embd).zip(dy.chunks_exact(n_embd));
+            for ((x, y), (dx, dy)) in rows.zip(gradients) {
+                let scale = inverse_rms(x);
+                let mean = dot(dy, y) / n_embd as f32;
+                for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                    *dx += scale * (dy - y * mean);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 impl CustomOp1 for RmsNorm {

@@ -149,7 +149,10 @@ mod tests {
         for length in 1..70 {
             let a: Vec<f32> = (0..length).map(|_| rng.f32() * 9.0 - 4.0).collect();
             let (mut wide, mut plain) = (a.clone(), a.clone());
-            let sums = vectorized(|| (dot(&a, &a), softmax_in_place(&mut wide)));
+            let sums = vectorized(
+                #[inline(always)]
+                || (dot(&a, &a), softmax_in_place(&mut wide)),
+            );
             assert_eq!(sums, (dot(&a, &a), softmax_in_place(&mut plain)));
             assert_eq!(wide, plain);
             let exact: f64 = a.iter().map(|&a| f64::from(a).exp()).sum();

@@ -194,15 +194,18 @@ impl Parameter {
                 with_values_mut(&self.v, |v| {
                     let moments = m.iter_mut().zip(v);
                     let weights = weight.iter_mut().zip(&self.gradient);
-                    vectorized(|| {
-                        for ((w, g), (m, v)) in weights.zip(moments) {
-                            let g = scale * g;
-                            *m = beta1 * *m + (1.0 - beta1) * g;
-                            *v = beta2 * *v + (1.0 - beta2) * g * g;
-                            let step = rate * (*m * unbias1);
-                            *w = decay * *w - step / ((*v * unbias2).sqrt() + epsilon);
-                        }
-                    });
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for ((w, g), (m, v)) in weights.zip(moments) {
+                                let g = scale * g;
+                                *m = beta1 * *m + (1.0 - beta1) * g;
+                                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                                let step = rate * (*m * unbias1);
+                                *w = decay * *w - step / ((*v * unbias2).sqrt() + epsilon);
+                            }
+                        },
+                    );
                     Ok(())
                 })
             })

@@ -5,6 +5,7 @@ mod recipe;
 mod schedule;
 mod state;
 mod trainer;
+mod workers;
 
 pub use adam::Adam;
 pub use recipe::{Recipe, is_share};

@@ -1,9 +1,12 @@
 //! The training loop, a step at a time.
 
-use anyhow::{Context, Result, bail};
-use candle_core::{Device, backprop::GradStore};
-use rayon::prelude::*;
+use std::sync::Arc;
 
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use candle_core::backprop::GradStore;
+
+use super::workers::{Task, Workers};
 use super::{Adam, Progress, Recipe, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
@@ -34,7 +37,7 @@ pub struct StepReport {
 pub struct Trainer {
     config: TrainConfig,
     meta: ModelMeta,
-    model: TensorGpt,
+    model: Arc<TensorGpt>,
     adam: Adam,
     dataset: Dataset,
     /// How many documents were taken.
@@ -42,7 +45,7 @@ pub struct Trainer {
     step: u64,
     /// The step after which the run ends.
     last_step: u64,
-    pool: rayon::ThreadPool,
+    workers: Workers,
 }
 
 impl Trainer {
@@ -60,7 +63,7 @@ impl Trainer {
             v,
             progress,
         } = state;
-        let model = TensorGpt::from_tensors(meta.config, &weights, device)?;
+        let model = Arc::new(TensorGpt::from_tensors(meta.config, &weights, device)?);
         let adam = Adam::new(&model, &m, &v, progress.adam_step, config.recipe)?;
         let step = progress.step;
         let last_step = step
@@ -71,10 +74,9 @@ impl Trainer {
         let documents = progress
             .documents
             .unwrap_or(step.wrapping_mul(config.recipe.batch_size as u64));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(config.threads)
-            .build()
-            .with_context(|| format!("cannot start {} threads", config.threads))?;
+        // Splitting a batch pays on a CPU only; another device is fastest with all of it.
+        let threads = if device.is_cpu() { config.threads } else { 1 };
+        let workers = Workers::start(&model, threads)?;
         Ok(Self {
             config,
             meta,
@@ -84,7 +86,7 @@ impl Trainer {
             documents,
             step,
             last_step,
-            pool,
+            workers,
         })
     }
 
@@ -111,14 +113,12 @@ impl Trainer {
     /// Makes one step. Errors where the loss is no longer a number; the weights are not changed by
     /// it then.
     pub fn step(&mut self) -> Result<StepReport> {
-        // Splitting a batch pays on a CPU only; another device is fastest with all of it.
-        let on_cpu = self.model.device().is_cpu();
-        let parts = if on_cpu { self.config.threads } else { 1 };
         let Recipe { batch_size, .. } = self.config.recipe;
+        let parts = self.workers.count();
         let parts = self.dataset.batch(self.documents, batch_size, parts);
         let tokens = parts.iter().map(|part| part.tokens.len()).sum();
         let lr = self.config.recipe.rate(self.step, self.last_step);
-        let (loss, gradients) = self.differentiate(&parts, tokens)?;
+        let (loss, gradients) = self.differentiate(parts, tokens)?;
         if !loss.is_finite() {
             bail!(
                 "the loss became {loss} at step {}: training with --lr {} fails, try a smaller one",
@@ -139,41 +139,18 @@ impl Trainer {
 
     /// The loss of a batch and its gradients, each part's apart. The parts are added in their
     /// order, so that the result depends on how many there are but not on which is done first.
-    fn differentiate(&self, parts: &[Batch], count: usize) -> Result<(f64, Vec<GradStore>)> {
-        let part = |batch: &Batch| -> candle_core::Result<(f32, GradStore)> {
-            let loss = self.model.loss(batch, count)?;
-            let gradients = loss.backward()?;
-            Ok((loss.to_scalar()?, gradients))
-        };
-        let results: Vec<_> = match parts {
-            [only] => vec![part(only)?],
-            _ => self.pool.install(|| {
-                let results = parts.par_iter().map(part);
-                results.collect::<candle_core::Result<_>>()
-            })?,
-        };
-        let (losses, gradients): (Vec<f32>, Vec<GradStore>) = results.into_iter().unzip();
-        Ok((losses.into_iter().map(f64::from).sum(), gradients))
+    fn differentiate(&self, parts: Vec<Batch>, count: usize) -> Result<(f64, Vec<GradStore>)> {
+        let shares = self.workers.compute(parts, count, Task::Gradients)?;
+        let loss = shares.iter().map(|(loss, _)| f64::from(*loss)).sum();
+        Ok((loss, shares.into_iter().filter_map(|(_, g)| g).collect()))
     }
 
     /// The mean cross-entropy over the predictions of all the given batches, in nats, as the model
     /// is now.
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let count = batches.iter().map(|batch| batch.targets.len()).sum();
-        let part = |batch: &Batch| -> candle_core::Result<f64> {
-            Ok(f64::from(
-                self.model.loss(batch, count)?.to_scalar::<f32>()?,
-            ))
-        };
-        let losses = if self.model.device().is_cpu() {
-            self.pool.install(|| {
-                let losses = batches.par_iter().map(part);
-                losses.collect::<candle_core::Result<Vec<f64>>>()
-            })
-        } else {
-            batches.iter().map(part).collect()
-        };
-        Ok(losses?.iter().sum())
+        let shares = self.workers.compute(batches.to_vec(), count, Task::Loss)?;
+        Ok(shares.iter().map(|(loss, _)| f64::from(*loss)).sum())
     }
 
     /// Everything that a model directory holds, as of now: with the file that it is trained on, and

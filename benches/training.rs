@@ -1,0 +1,306 @@
+//! Training, as a user runs it: `microgpt train … --log`, in turn with the same model in PyTorch where
+//! that is installed.
+//!
+//! For each size it prints the time of a step and the tokens a second (medians over the rounds,
+//! warm-up left out), the share of the speed of a large matrix product that the step's arithmetic
+//! reaches, and the peak memory. `cargo bench --bench training -- --threads 1 --rounds 5`; the
+//! PyTorch program is `../shared/peers/torch_peer.py`, or what `MICROGPT_TORCH_PEER` names.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+/// A model's size, a batch, and how many steps are timed.
+struct Shape {
+    n_embd: usize,
+    n_head: usize,
+    n_layer: usize,
+    block_size: usize,
+    batch_size: usize,
+    steps: usize,
+    /// How many steps the peer makes, which is slower.
+    peer_steps: usize,
+}
+
+const fn shape(sizes: [usize; 4], batch_size: usize, steps: usize, peer_steps: usize) -> Shape {
+    let [n_embd, n_head, n_layer, block_size] = sizes;
+    Shape {
+        n_embd,
+        n_head,
+        n_layer,
+        block_size,
+        batch_size,
+        steps,
+        peer_steps,
+    }
+}
+
+const SHAPES: [Shape; 5] = [
+    shape([16, 4, 1, 16], 16, 8000, 500),
+    shape([64, 4, 1, 16], 16, 2000, 300),
+    shape([128, 4, 4, 64], 12, 100, 40),
+    shape([128, 8, 4, 256], 8, 30, 10),
+    shape([256, 8, 8, 512], 4, 8, 4),
+];
+
+/// Characters of the made-up text, as many as PyTorch's program has tokens.
+const VOCABULARY: usize = 95;
+
+/// What a run showed.
+#[derive(Clone, Copy)]
+struct Measured {
+    seconds_per_step: f64,
+    tokens_per_second: f64,
+    peak_megabytes: f64,
+}
+
+fn main() {
+    let threads = option("--threads").unwrap_or(2);
+    let rounds = option("--rounds").unwrap_or(3);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let peer = find_peer();
+    let limit = gemm_limit(threads);
+    println!("{threads} threads, {rounds} rounds; a large matrix product: {limit:.0} GFLOP/s\n");
+    println!(
+        "size, batch            µs/step  tokens/s  of limit  memory     PyTorch µs/step  ratio"
+    );
+    for shape in &SHAPES {
+        let text = text(shape, dir.path());
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for _ in 0..rounds {
+            ours.push(train(shape, &text, threads, dir.path()));
+            if let Some(peer) = &peer {
+                theirs.push(train_peer(peer, shape, &text, threads));
+            }
+        }
+        report(shape, limit, &ours, &theirs);
+    }
+}
+
+/// The number after an argument.
+fn option(name: &str) -> Option<usize> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.get(at + 1)?.parse().ok()
+}
+
+fn report(shape: &Shape, limit: f64, ours: &[Measured], theirs: &[Measured]) {
+    let median_of = |runs: &[Measured], value: fn(&Measured) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let speed = median_of(ours, |run| run.tokens_per_second);
+    let mut line = format!(
+        "{:<20} {:>9.0} {speed:>9.0} {:>8.0}% {:>6.0} MB",
+        format!(
+            "{}/{}/{}/{} x {}",
+            shape.n_embd, shape.n_head, shape.n_layer, shape.block_size, shape.batch_size
+        ),
+        median_of(ours, |run| run.seconds_per_step * 1e6),
+        100.0 * speed * flop_per_token(shape) / 1e9 / limit,
+        median_of(ours, |run| run.peak_megabytes),
+    );
+    if !theirs.is_empty() {
+        let peer = median_of(theirs, |run| run.tokens_per_second);
+        let micros = median_of(theirs, |run| run.seconds_per_step * 1e6);
+        let _ = write!(line, " {micros:>19.0} {:>6.2}", speed / peer);
+    }
+    println!("{line}");
+}
+
+/// What a step has to compute for each token: two operations for each weight of a matrix forwards and
+/// four backwards, and attention to half of the context, all of which every program needs.
+fn flop_per_token(shape: &Shape) -> f64 {
+    let Shape {
+        n_embd, n_layer, ..
+    } = *shape;
+    let weights = 12 * n_layer * n_embd * n_embd + vocab_size(shape) * n_embd;
+    let context = mean_context(shape);
+    6.0 * weights as f64 + 12.0 * (n_layer * n_embd) as f64 * context / 2.0
+}
+
+/// Names are 6 characters long on average, and have their end predicted.
+fn mean_context(shape: &Shape) -> f64 {
+    if shape.block_size == 16 {
+        7.0
+    } else {
+        shape.block_size as f64
+    }
+}
+
+fn vocab_size(shape: &Shape) -> usize {
+    if shape.block_size == 16 {
+        27
+    } else {
+        VOCABULARY + 1
+    }
+}
+
+/// The text: names where documents are short, otherwise lines that fill the context.
+fn text(shape: &Shape, dir: &Path) -> PathBuf {
+    if shape.block_size == 16 {
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/names.txt");
+        if shared.exists() {
+            return shared;
+        }
+        let names = dir.join("names.txt");
+        std::fs::write(&names, microgpt::data::BUILT_IN_NAMES).expect("the names are written");
+        return names;
+    }
+    let path = dir.join(format!("lines-{}.txt", shape.block_size));
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut lines = String::new();
+    for _ in 0..400 {
+        // From `!` on: a line's ends are trimmed, so it must have no blanks there.
+        lines.extend((0..shape.block_size).map(|_| char::from(rng.u8(b'!'..=b'~'))));
+        lines.push('\n');
+    }
+    std::fs::write(&path, lines).expect("the text is written");
+    path
+}
+
+/// Trains with the program, and reads its log.
+fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
+    let warm_up = shape.steps / 10 + 1;
+    let log = dir.join("log");
+    let sizes = [
+        ("--n-embd", shape.n_embd),
+        ("--n-head", shape.n_head),
+        ("--n-layer", shape.n_layer),
+        ("--block-size", shape.block_size),
+        ("--batch-size", shape.batch_size),
+        ("--steps", shape.steps + warm_up),
+        ("--threads", threads),
+    ];
+    let mut command = Command::new("/usr/bin/env");
+    command.arg(env!("CARGO_BIN_EXE_microgpt"));
+    command.args(["train", "--quiet", "--lr", "0.001"]);
+    for (name, value) in sizes {
+        command.args([name, &value.to_string()]);
+    }
+    command.arg("--input").arg(text).arg("--log").arg(&log);
+    command.arg("--output").arg(dir.join("model"));
+    let mut child = command.stdout(Stdio::null()).spawn().expect("it starts");
+    let peak_megabytes = watch_memory(&mut child);
+    let log = std::fs::read_to_string(log).expect("there is a log");
+    let number = |line: usize, key: &str| {
+        let line = log.lines().nth(line).expect("there is a line a step");
+        let line: Value = serde_json::from_str(line).expect("a line is JSON");
+        line[key].as_f64().expect("the key is there")
+    };
+    let last = shape.steps + warm_up - 1;
+    let seconds = number(last, "seconds") - number(warm_up - 1, "seconds");
+    let tokens = number(last, "tokens") - number(warm_up - 1, "tokens");
+    Measured {
+        seconds_per_step: seconds / shape.steps as f64,
+        tokens_per_second: tokens / seconds,
+        peak_megabytes,
+    }
+}
+
+/// Waits for a process, and gives the most memory that it had while it ran (on Linux; 0 elsewhere).
+fn watch_memory(child: &mut std::process::Child) -> f64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0f64;
+    while child.try_wait().expect("it can be waited for").is_none() {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        peak = peak.max(kilobytes.unwrap_or_default() / 1024.0);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    peak
+}
+
+/// PyTorch's program, if it and PyTorch are there.
+fn find_peer() -> Option<PathBuf> {
+    let path = std::env::var_os("MICROGPT_TORCH_PEER").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/peers/torch_peer.py"),
+        PathBuf::from,
+    );
+    let torch = Command::new("python3")
+        .args(["-c", "import torch"])
+        .stderr(Stdio::null())
+        .status();
+    (path.exists() && torch.is_ok_and(|status| status.success())).then_some(path)
+}
+
+fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measured {
+    let mut command = Command::new("python3");
+    command.arg(peer).arg("train");
+    let sizes = [
+        shape.n_embd,
+        shape.n_head,
+        shape.n_layer,
+        shape.block_size,
+        shape.batch_size,
+        shape.peer_steps,
+    ];
+    command.args(sizes.map(|size| size.to_string()));
+    if shape.block_size == 16 {
+        command.arg("--data").arg(text);
+    }
+    command.env("OMP_NUM_THREADS", threads.to_string());
+    let output = command.output().expect("PyTorch's program runs");
+    let output = String::from_utf8_lossy(&output.stdout);
+    let number = |key: &str| -> f64 {
+        let value = output.split_once(key).expect("it prints its speed").1;
+        let value = value.split_whitespace().next().unwrap_or_default();
+        value.parse().expect("its speed is a number")
+    };
+    Measured {
+        seconds_per_step: number("us/step=") / 1e6,
+        tokens_per_second: number("real_tok/s="),
+        peak_megabytes: 0.0,
+    }
+}
+
+/// How fast large f32 matrix products are, each thread with its own, in GFLOP/s.
+fn gemm_limit(threads: usize) -> f64 {
+    const SIZE: usize = 512;
+    const ROUNDS: usize = 40;
+    let run = || {
+        let (a, b) = (vec![0.5f32; SIZE * SIZE], vec![0.25f32; SIZE * SIZE]);
+        let mut c = vec![0f32; SIZE * SIZE];
+        let mut best = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            // SAFETY: the three matrices are of the size that is given, row by row.
+            unsafe {
+                gemm::gemm(
+                    SIZE,
+                    SIZE,
+                    SIZE,
+                    c.as_mut_ptr(),
+                    1,
+                    SIZE as isize,
+                    false,
+                    a.as_ptr(),
+                    1,
+                    SIZE as isize,
+                    b.as_ptr(),
+                    1,
+                    SIZE as isize,
+                    0f32,
+                    1f32,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        2.0 * (SIZE * SIZE * SIZE) as f64 / best / 1e9
+    };
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        let speeds = runs.into_iter().map(|run| run.join().expect("no panic"));
+        speeds.sum()
+    })
+}
