@@ -13,7 +13,7 @@ BINARY ?= target/release/microgpt
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help build docs install uninstall static dist test-dist test fmt-check clippy unit-and-program-tests doc-check metal-check formula-check bench \
+.PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy unit-and-program-tests doc-check metal-check formula-check bench \
 	clients test-clients test-web soak
 
 help: ## Show this list
@@ -92,6 +92,10 @@ dist: static ## Pack the static binary, man page and completions as target/dist/
 
 test-dist: dist ## Test the package: unpacked, installed, and run from an empty root
 	tests/dist.sh target/dist/$(DIST).tar.gz
+
+test-cpus: build ## Run the program on emulated processors without AVX-512, AVX2 and AVX
+	@command -v qemu-x86_64 >/dev/null || { echo "test-cpus needs: apt-get install qemu-user" >&2; exit 1; }
+	tests/cpus.sh "$(CURDIR)/target/release/microgpt"
 
 bench: ## Measure training, beside PyTorch where that is installed, and generation
 	$(CARGO) bench --locked

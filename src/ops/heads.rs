@@ -10,7 +10,7 @@ use super::vector::{dot, exp, larger, softmax_in_place, vectorized};
 
 /// How many queries of a long document are taken together. All keys up to the last of them are
 /// looked at, so more of them waste more; fewer make slower products.
-const QUERIES: usize = 64;
+const QUERIES: usize = 32;
 
 /// How the columns of `qkv` are split, and its rows.
 pub struct Heads<'a> {

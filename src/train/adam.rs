@@ -1,19 +1,25 @@
 //! Adam (Kingma and Ba 2015, <https://arxiv.org/abs/1412.6980>), with moments that can be saved and
 //! restored.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
 use super::Recipe;
+use super::workers::Workers;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
 use crate::ops::{vectorized, with_values, with_values_mut};
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;
 
+/// Fewer weights than this are updated faster by one thread than by several.
+const WEIGHTS_TO_SHARE: usize = 16_384;
+
 /// The optimizer of one model's weights.
 pub struct Adam {
-    parameters: Vec<Parameter>,
+    parameters: Arc<[Mutex<Parameter>]>,
     recipe: Recipe,
     /// How many updates were made; the bias correction depends on it.
     pub step: u64,
@@ -66,11 +72,10 @@ impl Adam {
                 name,
             })
         };
+        let parameters = model.vars().into_iter().map(parameter);
         Ok(Self {
-            parameters: model
-                .vars()
-                .into_iter()
-                .map(parameter)
+            parameters: parameters
+                .map(|p| p.map(Mutex::new))
                 .collect::<Result<_>>()?,
             recipe,
             step,
@@ -81,8 +86,9 @@ impl Adam {
     pub fn moments(&self) -> Result<(Tensors, Tensors)> {
         let collect = |moment: fn(&Parameter) -> &Var| -> Result<Tensors> {
             let mut moments = Tensors::new();
-            for parameter in &self.parameters {
-                let values = to_named_tensor(moment(parameter))?;
+            for parameter in &*self.parameters {
+                let parameter = lock(parameter);
+                let values = to_named_tensor(moment(&parameter))?;
                 unstack(&parameter.name, values, &mut moments);
             }
             Ok(moments)
@@ -91,49 +97,66 @@ impl Adam {
     }
 
     /// Changes the weights by the sum of the given gradients, those of the parts of a batch.
-    pub fn update(&mut self, gradients: &[GradStore], rate: f64) -> Result<()> {
+    pub fn update(
+        &mut self,
+        gradients: Vec<GradStore>,
+        rate: f64,
+        workers: &Workers,
+    ) -> anyhow::Result<()> {
         self.step += 1;
-        let on_cpu = self.parameters.iter().all(|p| p.weight.device().is_cpu());
-        let mut sums = Vec::new();
-        for parameter in &mut self.parameters {
-            let parts: Vec<&Tensor> = gradients
-                .iter()
-                .filter_map(|grads| grads.get(&parameter.weight))
-                .collect();
-            if on_cpu {
-                parameter.add_up(&parts)?;
-            } else {
-                sums.push(add_up_plain(&parts, &parameter.weight)?);
-            }
+        let deal = self.deal(workers.count());
+        let mut scale = 1.0;
+        let gradients = Arc::new(gradients);
+        if let Some(longest) = self.recipe.grad_clip {
+            let gradients = Arc::clone(&gradients);
+            let square = move |p: &mut Parameter| p.add_up(&gradients)?.square();
+            let squares = self.for_each(&deal, workers, square)?;
+            scale = (longest / squares.iter().sum::<f64>().sqrt()).min(1.0);
         }
-        let factors = self.factors(rate, self.scale(&sums)?);
-        for (i, parameter) in self.parameters.iter().enumerate() {
-            if on_cpu {
-                parameter.update_in_place(factors)?;
-            } else {
-                parameter.update_plain(&sums[i], factors)?;
-            }
-        }
+        let factors = self.factors(rate, scale);
+        let update = move |p: &mut Parameter| p.add_up(&gradients)?.update(factors);
+        self.for_each(&deal, workers, update)?;
         Ok(())
     }
 
-    /// What the gradient is to be multiplied by: 1, or less if it is too long.
-    fn scale(&self, sums: &[Tensor]) -> Result<f64> {
-        let Some(longest) = self.recipe.grad_clip else {
-            return Ok(1.0);
+    /// Which thread takes which parameters, so that all have about as many weights.
+    fn deal(&self, threads: usize) -> Vec<Vec<usize>> {
+        let sizes = self.parameters.iter().map(|p| lock(p).weight.elem_count());
+        let sizes: Vec<usize> = sizes.collect();
+        if sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE {
+            return vec![(0..sizes.len()).collect()];
+        }
+        let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
+        largest_first.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+        let mut hands = vec![(0, Vec::new()); threads];
+        for i in largest_first {
+            let (weights, hand) = hands
+                .iter_mut()
+                .min_by_key(|hand| hand.0)
+                .expect("a thread");
+            *weights += sizes[i];
+            hand.push(i);
+        }
+        hands.into_iter().map(|(_, hand)| hand).collect()
+    }
+
+    /// Does something with each parameter; the results are in the order of the parameters.
+    fn for_each<R: Send + 'static>(
+        &self,
+        deal: &[Vec<usize>],
+        workers: &Workers,
+        work: impl Fn(&mut Parameter) -> Result<R> + Send + Sync + 'static,
+    ) -> anyhow::Result<Vec<R>> {
+        let parameters = Arc::clone(&self.parameters);
+        let hand = move |hand: Vec<usize>| -> Result<Vec<(usize, R)>> {
+            let work = |i| Ok((i, work(&mut lock(&parameters[i]))?));
+            hand.into_iter().map(work).collect()
         };
-        let mut square = 0.0;
-        for parameter in &self.parameters {
-            let squares = parameter
-                .gradient
-                .iter()
-                .map(|&g| f64::from(g) * f64::from(g));
-            square += squares.sum::<f64>();
-        }
-        for sum in sums {
-            square += f64::from(sum.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-        Ok((longest / square.sqrt()).min(1.0))
+        let results = workers.map(deal.to_vec(), hand)?;
+        let results: Vec<Vec<(usize, R)>> = results.into_iter().collect::<Result<_>>()?;
+        let mut results: Vec<(usize, R)> = results.into_iter().flatten().collect();
+        results.sort_by_key(|(i, _)| *i);
+        Ok(results.into_iter().map(|(_, result)| result).collect())
     }
 
     fn factors(&self, rate: f64, scale: f64) -> Factors {
@@ -151,18 +174,41 @@ impl Adam {
     }
 }
 
-/// The sum of the parts of a gradient, on any device.
-fn add_up_plain(parts: &[&Tensor], weight: &Var) -> Result<Tensor> {
-    let Some((first, rest)) = parts.split_first() else {
-        return weight.zeros_like();
-    };
-    rest.iter()
-        .try_fold((*first).clone(), |sum, part| sum + *part)
+/// The parameter, which nobody else is using: each is dealt to one thread.
+fn lock(parameter: &Mutex<Parameter>) -> MutexGuard<'_, Parameter> {
+    parameter.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A parameter, and the gradient of the whole batch.
+struct Summed<'a> {
+    parameter: &'a mut Parameter,
+    /// On a device other than the CPU.
+    gradient: Option<Tensor>,
 }
 
 impl Parameter {
+    /// Adds up the gradients of the parts of a batch.
+    fn add_up(&mut self, gradients: &[GradStore]) -> Result<Summed<'_>> {
+        let parts = gradients.iter().filter_map(|grads| grads.get(&self.weight));
+        let parts: Vec<&Tensor> = parts.collect();
+        self.add_up_parts(&parts)
+    }
+
+    fn add_up_parts(&mut self, parts: &[&Tensor]) -> Result<Summed<'_>> {
+        let gradient = if self.weight.device().is_cpu() {
+            self.add_up_in_place(parts)?;
+            None
+        } else {
+            Some(add_up_plain(parts, &self.weight)?)
+        };
+        Ok(Summed {
+            parameter: self,
+            gradient,
+        })
+    }
+
     /// Adds up the parts of a gradient in main memory.
-    fn add_up(&mut self, parts: &[&Tensor]) -> Result<()> {
+    fn add_up_in_place(&mut self, parts: &[&Tensor]) -> Result<()> {
         self.gradient.clear();
         for part in parts {
             with_values([part], |[part]| {
@@ -177,7 +223,42 @@ impl Parameter {
         self.gradient.resize(self.weight.elem_count(), 0.0);
         Ok(())
     }
+}
 
+/// The sum of the parts of a gradient, on any device.
+fn add_up_plain(parts: &[&Tensor], weight: &Var) -> Result<Tensor> {
+    let Some((first, rest)) = parts.split_first() else {
+        return weight.zeros_like();
+    };
+    rest.iter()
+        .try_fold((*first).clone(), |sum, part| sum + *part)
+}
+
+impl Summed<'_> {
+    /// The square of the gradient's length.
+    fn square(&self) -> Result<f64> {
+        match &self.gradient {
+            Some(gradient) => Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?)),
+            None => {
+                let squares = self
+                    .parameter
+                    .gradient
+                    .iter()
+                    .map(|&g| f64::from(g) * f64::from(g));
+                Ok(squares.sum())
+            }
+        }
+    }
+
+    fn update(&self, factors: Factors) -> Result<()> {
+        match &self.gradient {
+            Some(gradient) => self.parameter.update_plain(gradient, factors),
+            None => self.parameter.update_in_place(factors),
+        }
+    }
+}
+
+impl Parameter {
     /// One sweep over weights, moments and gradients in main memory.
     fn update_in_place(&self, factors: Factors) -> Result<()> {
         let single = |factor: f64| factor as f32;
@@ -233,52 +314,51 @@ mod tests {
 
     use super::*;
 
-    fn adam(recipe: Recipe, values: &[f32]) -> Adam {
+    fn parameter(values: &[f32]) -> Parameter {
         let var = |values: &[f32]| Var::from_slice(values, values.len(), &Device::Cpu).unwrap();
         let zeros = vec![0.0; values.len()];
-        let parameter = Parameter {
+        Parameter {
             name: "w".into(),
             weight: var(values),
             m: var(&zeros),
             v: var(&zeros),
             gradient: Vec::new(),
-        };
-        Adam {
-            parameters: vec![parameter],
-            recipe,
-            step: 0,
         }
     }
 
     #[test]
     fn both_updates_follow_the_formula() {
         let start = [0.5f32, -0.25, 3.0];
-        let recipe = Recipe {
-            weight_decay: 0.1,
-            grad_clip: Some(0.5),
-            ..Default::default()
+        let mut adam = Adam {
+            parameters: Arc::new([]),
+            recipe: Recipe {
+                weight_decay: 0.1,
+                ..Default::default()
+            },
+            step: 0,
         };
-        let (mut sweep, mut plain) = (adam(recipe, &start), adam(recipe, &start));
+        let (mut sweep, mut plain) = (parameter(&start), parameter(&start));
         let (mut w, mut m, mut v) = (start.map(f64::from), [0f64; 3], [0f64; 3]);
         for step in 1..=5 {
             let (a, b) = ([0.1f32 * step as f32, -0.2, 0.0], [0.3f32, 0.1, 0.0]);
             let parts = [a, b].map(|g| Tensor::new(&g, &Device::Cpu).unwrap());
             let parts: Vec<&Tensor> = parts.iter().collect();
-            for adam in [&mut sweep, &mut plain] {
-                adam.step += 1;
-            }
-            sweep.parameters[0].add_up(&parts).unwrap();
-            let factors = sweep.factors(0.01, sweep.scale(&[]).unwrap());
-            sweep.parameters[0].update_in_place(factors).unwrap();
-            let sum = add_up_plain(&parts, &plain.parameters[0].weight).unwrap();
-            let scale = plain.scale(std::slice::from_ref(&sum)).unwrap();
-            let factors = plain.factors(0.01, scale);
-            plain.parameters[0].update_plain(&sum, factors).unwrap();
-
             let g: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(a + b)).collect();
-            let length = g.iter().map(|g| g * g).sum::<f64>().sqrt();
+            let square: f64 = g.iter().map(|g| g * g).sum();
+
+            adam.step += 1;
+            let factors = adam.factors(0.01, 0.5);
+            let gradient = add_up_plain(&parts, &plain.weight).unwrap();
+            let on_device = Summed {
+                parameter: &mut plain,
+                gradient: Some(gradient),
+            };
+            for summed in [sweep.add_up_parts(&parts).unwrap(), on_device] {
+                assert!((summed.square().unwrap() - square).abs() < 1e-6);
+                summed.update(factors).unwrap();
+            }
             for i in 0..3 {
-                let g = g[i] * (0.5 / length).min(1.0);
+                let g = 0.5 * g[i];
                 m[i] = 0.85 * m[i] + 0.15 * g;
                 v[i] = 0.99 * v[i] + 0.01 * g * g;
                 let unbias = |beta: f64| 1.0 / (1.0 - beta.powi(step));
@@ -287,13 +367,35 @@ mod tests {
             }
         }
         for found in [sweep, plain] {
-            let found: Vec<f32> = found.parameters[0].weight.to_vec1().unwrap();
+            let found: Vec<f32> = found.weight.to_vec1().unwrap();
             for (found, expected) in found.iter().zip(w) {
                 assert!(
                     (f64::from(*found) - expected).abs() < 1e-6,
                     "{found} {expected}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_weights_are_dealt_evenly() {
+        let sizes = [30_000, 10_000, 40_000, 40_000, 20_000, 1_000];
+        let parameters = sizes.map(|size| Mutex::new(parameter(&vec![0.0; size])));
+        let adam = Adam {
+            parameters: Arc::new(parameters),
+            recipe: Recipe::default(),
+            step: 0,
+        };
+        for threads in [1, 2, 3] {
+            let deal = adam.deal(threads);
+            let mut all: Vec<usize> = deal.concat();
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3, 4, 5]);
+            let weights = deal
+                .iter()
+                .map(|hand| hand.iter().map(|&i| sizes[i]).sum::<usize>());
+            // What dealing the largest first is known to reach.
+            assert!(weights.max().unwrap() * 3 <= 141_000 / threads * 4);
         }
     }
 }

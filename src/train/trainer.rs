@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
 
-use super::workers::{Task, Workers};
+use super::workers::Workers;
 use super::{Adam, Progress, Recipe, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
@@ -76,7 +76,7 @@ impl Trainer {
             .unwrap_or(step.wrapping_mul(config.recipe.batch_size as u64));
         // Splitting a batch pays on a CPU only; another device is fastest with all of it.
         let threads = if device.is_cpu() { config.threads } else { 1 };
-        let workers = Workers::start(&model, threads)?;
+        let workers = Workers::start(threads)?;
         Ok(Self {
             config,
             meta,
@@ -126,7 +126,7 @@ impl Trainer {
                 self.config.recipe.lr
             );
         }
-        self.adam.update(&gradients, lr)?;
+        self.adam.update(gradients, lr, &self.workers)?;
         self.documents += batch_size as u64;
         self.step += 1;
         Ok(StepReport {
@@ -140,17 +140,27 @@ impl Trainer {
     /// The loss of a batch and its gradients, each part's apart. The parts are added in their
     /// order, so that the result depends on how many there are but not on which is done first.
     fn differentiate(&self, parts: Vec<Batch>, count: usize) -> Result<(f64, Vec<GradStore>)> {
-        let shares = self.workers.compute(parts, count, Task::Gradients)?;
-        let loss = shares.iter().map(|(loss, _)| f64::from(*loss)).sum();
-        Ok((loss, shares.into_iter().filter_map(|(_, g)| g).collect()))
+        let model = Arc::clone(&self.model);
+        let part = move |batch: Batch| -> candle_core::Result<(f32, GradStore)> {
+            let loss = model.loss(&batch, count)?;
+            let gradients = loss.backward()?;
+            Ok((loss.to_scalar()?, gradients))
+        };
+        let results = self.workers.map(parts, part)?;
+        let results: Vec<_> = results.into_iter().collect::<candle_core::Result<_>>()?;
+        let (losses, gradients): (Vec<f32>, Vec<GradStore>) = results.into_iter().unzip();
+        Ok((losses.into_iter().map(f64::from).sum(), gradients))
     }
 
     /// The mean cross-entropy over the predictions of all the given batches, in nats, as the model
     /// is now.
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let count = batches.iter().map(|batch| batch.targets.len()).sum();
-        let shares = self.workers.compute(batches.to_vec(), count, Task::Loss)?;
-        Ok(shares.iter().map(|(loss, _)| f64::from(*loss)).sum())
+        let model = Arc::clone(&self.model);
+        let part = move |batch: Batch| model.loss(&batch, count)?.to_scalar::<f32>();
+        let losses = self.workers.map(batches.to_vec(), part)?;
+        let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
+        Ok(losses.into_iter().map(f64::from).sum())
     }
 
     /// Everything that a model directory holds, as of now: with the file that it is trained on, and

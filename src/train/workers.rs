@@ -1,8 +1,7 @@
-//! The threads that a training step is split over. Each takes a part of the batch through the whole
-//! forward and backward pass, so they meet only once a step.
+//! The threads that a training step is split over.
 //!
-//! A step of a small model takes less time than waking a sleeping thread, so the threads look for
-//! work a little while before they go to sleep.
+//! A step of a small model takes less time than waking a sleeping thread, so they look for work a
+//! little while before they go to sleep.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -10,53 +9,32 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use candle_core::backprop::GradStore;
-
-use crate::data::Batch;
-use crate::model::TensorGpt;
 
 /// How long a thread looks for work before it sleeps: some steps of a small model.
 const PATIENCE: Duration = Duration::from_micros(300);
 
-/// What is to be computed of a part of a batch.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Task {
-    Loss,
-    Gradients,
-}
+type Work = Box<dyn FnOnce() + Send>;
 
-/// The share of a part in the loss of the whole, and, if asked for, its gradients.
-pub type Share = (f32, Option<GradStore>);
-
-/// A part, with the number of predictions in the whole.
-struct Job {
-    batch: Batch,
-    count: usize,
-    task: Task,
-}
-
-/// Threads that each have one model in view. The thread that asks is one of them.
+/// Threads that wait for work. The one that asks for it is one of them; the others end with this.
 pub struct Workers {
-    model: Arc<TensorGpt>,
-    helpers: Vec<Helper>,
-}
-
-/// Another thread: where its work goes, and where what it found comes from. It ends when nobody can
-/// send it work any more.
-struct Helper {
-    jobs: Sender<Job>,
-    shares: Receiver<candle_core::Result<Share>>,
+    helpers: Vec<Sender<Work>>,
 }
 
 impl Workers {
     /// As many threads as asked for, this one included.
-    pub fn start(model: &Arc<TensorGpt>, threads: usize) -> Result<Self> {
-        let helpers = (1..threads).map(|_| Helper::start(Arc::clone(model)));
+    pub fn start(threads: usize) -> Result<Self> {
+        let helper = |_| {
+            let (sender, work) = channel::<Work>();
+            thread::Builder::new().spawn(move || {
+                while let Some(work) = receive(&work) {
+                    work();
+                }
+            })?;
+            Ok(sender)
+        };
+        let helpers = (1..threads).map(helper).collect::<std::io::Result<_>>();
         Ok(Self {
-            model: Arc::clone(model),
-            helpers: helpers
-                .collect::<std::io::Result<_>>()
-                .with_context(|| format!("cannot start {threads} threads"))?,
+            helpers: helpers.with_context(|| format!("cannot start {threads} threads"))?,
         })
     }
 
@@ -65,60 +43,47 @@ impl Workers {
         self.helpers.len() + 1
     }
 
-    /// Computes the shares of the parts of a whole with `count` predictions, in the order of the
-    /// parts, whichever is done first.
-    pub fn compute(&self, parts: Vec<Batch>, count: usize, task: Task) -> Result<Vec<Share>> {
-        let mut shares = Vec::with_capacity(parts.len());
-        let mut parts = parts.into_iter();
-        while let Some(own) = parts.next() {
-            let mut asked = 0;
-            for helper in &self.helpers {
-                let Some(batch) = parts.next() else { break };
-                let job = Job { batch, count, task };
-                helper.jobs.send(job).context("a training thread ended")?;
-                asked += 1;
+    /// Applies `work` to each item, and gives the results in the order of the items. The items are
+    /// dealt to the threads in turn.
+    pub fn map<T, R>(
+        &self,
+        items: Vec<T>,
+        work: impl Fn(T) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<R>>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let work = Arc::new(work);
+        let (done, found) = channel();
+        let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
+        let mut own = Vec::new();
+        for (i, item) in items.into_iter().enumerate() {
+            let turn = i % self.count();
+            if turn == 0 {
+                own.push((i, item));
+                continue;
             }
-            shares.push(compute(&self.model, &own, count, task)?);
-            for helper in &self.helpers[..asked] {
-                let share = receive(&helper.shares).context("a training thread ended")?;
-                shares.push(share?);
-            }
+            let (work, done) = (Arc::clone(&work), done.clone());
+            // Nobody waits any more where this fails.
+            let job: Work = Box::new(move || drop(done.send((i, work(item)))));
+            let sent = self.helpers[turn - 1].send(job);
+            sent.ok().context("a training thread ended")?;
         }
-        Ok(shares)
+        drop(done);
+        let helped = results.len() - own.len();
+        for (i, item) in own {
+            results[i] = Some(work(item));
+        }
+        for _ in 0..helped {
+            let (i, result) = receive(&found).context("a training thread ended")?;
+            results[i] = Some(result);
+        }
+        Ok(results.into_iter().flatten().collect())
     }
 }
 
-impl Helper {
-    fn start(model: Arc<TensorGpt>) -> std::io::Result<Self> {
-        let (jobs, to_do) = channel::<Job>();
-        let (done, shares) = channel();
-        thread::Builder::new().spawn(move || {
-            while let Some(job) = receive(&to_do) {
-                let share = compute(&model, &job.batch, job.count, job.task);
-                if done.send(share).is_err() {
-                    break;
-                }
-            }
-        })?;
-        Ok(Self { jobs, shares })
-    }
-}
-
-fn compute(
-    model: &TensorGpt,
-    batch: &Batch,
-    count: usize,
-    task: Task,
-) -> candle_core::Result<Share> {
-    let loss = model.loss(batch, count)?;
-    let gradients = match task {
-        Task::Loss => None,
-        Task::Gradients => Some(loss.backward()?),
-    };
-    Ok((loss.to_scalar()?, gradients))
-}
-
-/// The next message, looked for awhile before the thread sleeps; none where no more can come.
+/// The next message, looked for a while before the thread sleeps; none where no more can come.
 fn receive<T>(messages: &Receiver<T>) -> Option<T> {
     let start = Instant::now();
     loop {
@@ -132,5 +97,32 @@ fn receive<T>(messages: &Receiver<T>) -> Option<T> {
         if start.elapsed() > PATIENCE {
             return messages.recv().ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        for threads in [1, 2, 5] {
+            let workers = Workers::start(threads).unwrap();
+            assert_eq!(workers.count(), threads);
+            for items in [0usize, 1, 3, 40] {
+                let squares = workers.map((0..items).collect(), |i: usize| i * i);
+                let expected: Vec<usize> = (0..items).map(|i| i * i).collect();
+                assert_eq!(squares.unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_an_error() {
+        let workers = Workers::start(2).unwrap();
+        let results = workers.map(vec![0, 1], |i| {
+            assert_eq!(i, 0, "this panics, as it should")
+        });
+        assert!(results.is_err());
     }
 }
