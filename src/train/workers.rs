@@ -97,6 +97,8 @@ fn receive<T>(messages: &Receiver<T>) -> Option<T> {
         if start.elapsed() > PATIENCE {
             return messages.recv().ok();
         }
+        // On a busy machine, what this thread waits for may be waiting for its processor.
+        thread::yield_now();
     }
 }
 
