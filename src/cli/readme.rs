@@ -25,8 +25,7 @@ fn table(command: &Command) -> String {
         .collect();
     format!(
         "\n**`microgpt {}`**: {}.\n\n| option | default | |\n|---|---|---|\n{rows}",
-        command.name,
-        command.summary.to_lowercase()
+        command.name, command.summary
     )
 }
 

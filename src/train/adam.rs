@@ -20,6 +20,8 @@ const WEIGHTS_TO_SHARE: usize = 16_384;
 /// The optimizer of one model's weights.
 pub struct Adam {
     parameters: Arc<[Mutex<Parameter>]>,
+    /// Which parameters each thread updates.
+    hands: Vec<Vec<usize>>,
     recipe: Recipe,
     /// How many updates were made; the bias correction depends on it.
     pub step: u64,
@@ -51,13 +53,14 @@ struct Factors {
 
 impl Adam {
     /// The optimizer of a model that was updated `step` times, with the moments that this left;
-    /// they must have the weights' names and shapes.
+    /// they must have the weights' names and shapes. `threads` share the work.
     pub fn new(
         model: &TensorGpt,
         m: &Tensors,
         v: &Tensors,
         step: u64,
         recipe: Recipe,
+        threads: usize,
     ) -> Result<Self> {
         let parameter = |(name, weight): (String, Var)| {
             let moment = |moments: &Tensors| {
@@ -72,11 +75,15 @@ impl Adam {
                 name,
             })
         };
-        let parameters = model.vars().into_iter().map(parameter);
+        let parameters: Vec<Parameter> = model
+            .vars()
+            .into_iter()
+            .map(parameter)
+            .collect::<Result<_>>()?;
+        let sizes: Vec<usize> = parameters.iter().map(|p| p.weight.elem_count()).collect();
         Ok(Self {
-            parameters: parameters
-                .map(|p| p.map(Mutex::new))
-                .collect::<Result<_>>()?,
+            parameters: parameters.into_iter().map(Mutex::new).collect(),
+            hands: deal(&sizes, threads),
             recipe,
             step,
         })
@@ -104,46 +111,23 @@ impl Adam {
         workers: &Workers,
     ) -> anyhow::Result<()> {
         self.step += 1;
-        let deal = self.deal(workers.count());
         let mut scale = 1.0;
         let gradients = Arc::new(gradients);
         if let Some(longest) = self.recipe.grad_clip {
             let gradients = Arc::clone(&gradients);
             let square = move |p: &mut Parameter| p.add_up(&gradients)?.square();
-            let squares = self.for_each(&deal, workers, square)?;
+            let squares = self.for_each(workers, square)?;
             scale = (longest / squares.iter().sum::<f64>().sqrt()).min(1.0);
         }
         let factors = self.factors(rate, scale);
         let update = move |p: &mut Parameter| p.add_up(&gradients)?.update(factors);
-        self.for_each(&deal, workers, update)?;
+        self.for_each(workers, update)?;
         Ok(())
-    }
-
-    /// Which thread takes which parameters, so that all have about as many weights.
-    fn deal(&self, threads: usize) -> Vec<Vec<usize>> {
-        let sizes = self.parameters.iter().map(|p| lock(p).weight.elem_count());
-        let sizes: Vec<usize> = sizes.collect();
-        if sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE {
-            return vec![(0..sizes.len()).collect()];
-        }
-        let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
-        largest_first.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
-        let mut hands = vec![(0, Vec::new()); threads];
-        for i in largest_first {
-            let (weights, hand) = hands
-                .iter_mut()
-                .min_by_key(|hand| hand.0)
-                .expect("a thread");
-            *weights += sizes[i];
-            hand.push(i);
-        }
-        hands.into_iter().map(|(_, hand)| hand).collect()
     }
 
     /// Does something with each parameter; the results are in the order of the parameters.
     fn for_each<R: Send + 'static>(
         &self,
-        deal: &[Vec<usize>],
         workers: &Workers,
         work: impl Fn(&mut Parameter) -> Result<R> + Send + Sync + 'static,
     ) -> anyhow::Result<Vec<R>> {
@@ -152,7 +136,7 @@ impl Adam {
             let work = |i| Ok((i, work(&mut lock(&parameters[i]))?));
             hand.into_iter().map(work).collect()
         };
-        let results = workers.map(deal.to_vec(), hand)?;
+        let results = workers.map(self.hands.clone(), hand)?;
         let results: Vec<Vec<(usize, R)>> = results.into_iter().collect::<Result<_>>()?;
         let mut results: Vec<(usize, R)> = results.into_iter().flatten().collect();
         results.sort_by_key(|(i, _)| *i);
@@ -172,6 +156,23 @@ impl Adam {
             decay: 1.0 - rate * self.recipe.weight_decay,
         }
     }
+}
+
+/// Deals parameters of these sizes, so that all threads have about as many weights.
+fn deal(sizes: &[usize], threads: usize) -> Vec<Vec<usize>> {
+    let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
+    if sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE {
+        return vec![largest_first];
+    }
+    largest_first.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+    let mut hands = vec![(0, Vec::new()); threads];
+    for i in largest_first {
+        let fewest = hands.iter_mut().min_by_key(|hand| hand.0);
+        let (weights, hand) = fewest.expect("there is a thread");
+        *weights += sizes[i];
+        hand.push(i);
+    }
+    hands.into_iter().map(|(_, hand)| hand).collect()
 }
 
 /// The parameter, which nobody else is using: each is dealt to one thread.
@@ -331,6 +332,7 @@ mod tests {
         let start = [0.5f32, -0.25, 3.0];
         let mut adam = Adam {
             parameters: Arc::new([]),
+            hands: Vec::new(),
             recipe: Recipe {
                 weight_decay: 0.1,
                 ..Default::default()
@@ -380,14 +382,8 @@ mod tests {
     #[test]
     fn the_weights_are_dealt_evenly() {
         let sizes = [30_000, 10_000, 40_000, 40_000, 20_000, 1_000];
-        let parameters = sizes.map(|size| Mutex::new(parameter(&vec![0.0; size])));
-        let adam = Adam {
-            parameters: Arc::new(parameters),
-            recipe: Recipe::default(),
-            step: 0,
-        };
         for threads in [1, 2, 3] {
-            let deal = adam.deal(threads);
+            let deal = deal(&sizes, threads);
             let mut all: Vec<usize> = deal.concat();
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2, 3, 4, 5]);

@@ -64,7 +64,6 @@ impl Trainer {
             progress,
         } = state;
         let model = Arc::new(TensorGpt::from_tensors(meta.config, &weights, device)?);
-        let adam = Adam::new(&model, &m, &v, progress.adam_step, config.recipe)?;
         let step = progress.step;
         let last_step = step
             .checked_add(config.steps)
@@ -77,6 +76,7 @@ impl Trainer {
         // Splitting a batch pays on a CPU only; another device is fastest with all of it.
         let threads = if device.is_cpu() { config.threads } else { 1 };
         let workers = Workers::start(threads)?;
+        let adam = Adam::new(&model, &m, &v, progress.adam_step, config.recipe, threads)?;
         Ok(Self {
             config,
             meta,
