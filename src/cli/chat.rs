@@ -73,17 +73,17 @@ impl<'a> Session<'a> {
 
     /// Does what a line asks for; `visit` sees a reply's characters as they come, and ends it by
     /// returning false.
-    fn take(&mut self, line: &str, visit: impl FnMut(char) -> bool) -> Turn {
+    fn take(&mut self, line: &str, visit: impl FnMut(char) -> bool) -> Result<Turn, Failure> {
         match line.trim() {
-            "" => return Turn::Nothing,
-            "/quit" => return Turn::Quit,
+            "" => return Ok(Turn::Nothing),
+            "/quit" => return Ok(Turn::Quit),
             "/help" => {
                 console::note(format_args!("{COMMANDS_HELP}"));
-                return Turn::Nothing;
+                return Ok(Turn::Nothing);
             }
             "/clear" => {
                 self.messages.clear();
-                return Turn::Nothing;
+                return Ok(Turn::Nothing);
             }
             message => self.messages.push(Message::new(Role::User, message)),
         }
@@ -100,13 +100,13 @@ impl<'a> Session<'a> {
         }
         let reply = self
             .chat
-            .reply(&self.messages, self.options, self.replies, visit);
+            .reply(&self.messages, self.options, self.replies, visit)?;
         self.replies += 1;
         self.messages
-            .push(Message::new(Role::Assistant, reply.generated.text));
-        Turn::Reply {
+            .push(Message::new(Role::Assistant, reply.text));
+        Ok(Turn::Reply {
             tokens_dropped: reply.tokens_dropped,
-        }
+        })
     }
 }
 
@@ -121,7 +121,7 @@ fn on_pipes(mut session: Session) -> Result<(), Failure> {
         let turn = session.take(&line, |c| {
             reply.push(c);
             true
-        });
+        })?;
         match turn {
             Turn::Nothing => {}
             Turn::Quit => break,
@@ -179,7 +179,7 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
         if let Some(failure) = failed {
             return Err(failure);
         }
-        match turn {
+        match turn? {
             Turn::Nothing => {}
             Turn::Quit => return Ok(()),
             Turn::Reply { tokens_dropped } => {

@@ -84,6 +84,9 @@ pub fn thousands(number: u64) -> String {
 
 /// Text on a single line: line breaks become `\n` and `\r`.
 pub fn single_line(text: &str) -> String {
+    if !text.contains(['\n', '\r']) {
+        return text.to_string();
+    }
     text.replace('\n', "\\n").replace('\r', "\\r")
 }
 

@@ -24,7 +24,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         weights.precision
     };
     let encoded =
-        encode_tensors(&weights.tensors, precision).context("cannot export the weights")?;
+        encode_tensors(&weights.to_tensors(), precision).context("cannot export the weights")?;
     let size = encoded.len() as u64;
     save(
         &output,

@@ -1,19 +1,14 @@
 //! `microgpt generate`: samples, one a line, on all cores, in their order.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anyhow::Context;
-use rayon::prelude::*;
 use serde_json::json;
 
+use super::samples::{Count, Samples};
 use super::{Failure, Words, console, load_model, sampling};
 use crate::data::Message;
 use crate::model::{GenerateOptions, Generator, Sample};
-
-/// How many samples are made before they are printed: enough to keep the threads busy, few enough
-/// to come soon.
-const CHUNK_PER_THREAD: u64 = 32;
 
 /// `--unique` gives up after this many samples in a row that were there before.
 const UNIQUE_PATIENCE: u64 = 10_000;
@@ -26,53 +21,22 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         max_tokens: words.count("max-tokens")?,
         prompt: words.text("prompt")?.unwrap_or_default().to_string(),
     };
-    let threads = words
-        .threads()?
-        .min(usize::try_from(count).unwrap_or(usize::MAX));
-    let model = load_model(words)?;
-    let generator = Generator::new(Arc::clone(&model), options)?;
+    let threads = words.threads()?;
     words.not_together("null", "json", "JSON is an object a line")?;
     let style = match (words.has("json"), words.has("null")) {
         (true, _) => Style::Json,
         (_, true) => Style::Null,
         _ => Style::Lines,
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .with_context(|| format!("cannot start {threads} threads"))?;
-    let samples = Samples {
-        generator: &generator,
-        pool: &pool,
-        threads: threads as u64,
-    };
+    let generator = Generator::new(load_model(words)?, options)?;
     if words.has("unique") {
-        print_unique(&samples, style, count)
+        let made = move |index, sample: &Sample| (hash(sample), style.format(index, sample));
+        let samples = Samples::start(generator, threads, Count::Unknown(count), made)?;
+        print_unique(samples, count)
     } else {
-        print_all(&samples, style, count)
-    }
-}
-
-/// Samples made on several threads, chunk by chunk.
-struct Samples<'a> {
-    generator: &'a Generator,
-    pool: &'a rayon::ThreadPool,
-    threads: u64,
-}
-
-impl Samples<'_> {
-    /// The samples from number `first` on, at most up to number `end`.
-    fn chunk(&self, first: u64, end: u64) -> Vec<Sample> {
-        let end = end.min(first.saturating_add(CHUNK_PER_THREAD * self.threads));
-        if end - first == 1 {
-            return vec![self.generator.sample(first)];
-        }
-        self.pool.install(|| {
-            (first..end)
-                .into_par_iter()
-                .map(|index| self.generator.sample(index))
-                .collect()
-        })
+        let made = move |index, sample: &Sample| style.format(index, sample);
+        let samples = Samples::start(generator, threads, Count::Known(count), made)?;
+        print_all(samples)
     }
 }
 
@@ -114,39 +78,46 @@ impl Style {
     }
 }
 
-fn print_all(samples: &Samples, style: Style, count: u64) -> Result<(), Failure> {
+fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     let mut output = console::Output::new();
-    let mut index = 0;
-    while index < count {
-        for sample in samples.chunk(index, count) {
-            output.write(&style.format(index, &sample))?;
-            index += 1;
+    while let Some(texts) = samples.next()? {
+        for text in texts {
+            output.write(&text)?;
         }
-        output.flush()?;
+        if samples.none_is_ready() {
+            output.flush()?;
+        }
     }
-    Ok(())
+    output.flush()
 }
 
-fn print_unique(samples: &Samples, style: Style, count: u64) -> Result<(), Failure> {
+/// Prints each sample once. Of those that were there, only their hashes are kept.
+fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), Failure> {
     let mut output = console::Output::new();
     let mut seen = HashSet::new();
-    let (mut index, mut printed, mut in_vain) = (0, 0, 0);
-    while printed < count && in_vain < UNIQUE_PATIENCE {
-        for sample in samples.chunk(index, u64::MAX) {
-            // Samples are told apart by what is printed of them.
-            if seen.insert(Style::Lines.format(0, &sample)) {
-                output.write(&style.format(index, &sample))?;
+    let (mut printed, mut in_vain) = (0, 0);
+    while let Some(made) = samples.next()? {
+        for (hash, text) in made {
+            if seen.insert(hash) {
+                output.write(&text)?;
                 (printed, in_vain) = (printed + 1, 0);
             } else {
                 in_vain += 1;
             }
-            index += 1;
             if printed == count || in_vain == UNIQUE_PATIENCE {
-                break;
+                output.flush()?;
+                return Ok(note_missing(printed, count));
             }
         }
-        output.flush()?;
+        if samples.none_is_ready() {
+            output.flush()?;
+        }
     }
+    output.flush()
+}
+
+/// Says where there are fewer different samples than were asked for.
+fn note_missing(printed: u64, count: u64) {
     if printed < count {
         console::note(format_args!(
             "microgpt: found {} different samples of {}, and none that is new among the last {}; \
@@ -156,5 +127,22 @@ fn print_unique(samples: &Samples, style: Style, count: u64) -> Result<(), Failu
             console::thousands(UNIQUE_PATIENCE),
         ));
     }
-    Ok(())
+}
+
+/// What tells samples apart: long enough that no two of the samples that anyone will ever make have
+/// the same.
+fn hash(sample: &Sample) -> u128 {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        match sample {
+            Sample::Text(text) | Sample::Passage(text) => text.hash(&mut hasher),
+            Sample::Conversation(messages) => {
+                let contents = messages.iter().map(|m| &m.content);
+                contents.for_each(|content| content.hash(&mut hasher));
+            }
+        }
+        u128::from(hasher.finish())
+    };
+    half(0) << 64 | half(1)
 }

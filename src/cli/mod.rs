@@ -15,6 +15,7 @@ mod info;
 mod man;
 mod progress;
 pub mod readme;
+mod samples;
 mod sampling;
 mod serve;
 mod table;
@@ -60,7 +61,7 @@ fn model_dir(words: &Words) -> PathBuf {
 fn load_model(words: &Words) -> Result<Arc<InferenceGpt>, Failure> {
     let snapshot = open_model_dir(words)?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
-    Ok(Arc::new(InferenceGpt::new(meta, weights.tensors)))
+    Ok(Arc::new(InferenceGpt::new(meta, weights)))
 }
 
 /// Opens the model directory that a command works on.

@@ -13,17 +13,20 @@ use crate::serve::{ServeOptions, Server};
 
 const DEFAULT_PORT: u16 = 8080;
 
+/// How many requests are answered at once unless somebody says otherwise.
+const AT_ONCE: usize = 64;
+
 pub fn run(words: &Words) -> Result<(), Failure> {
     let options = ServeOptions {
         host: words.text("host")?.unwrap_or("127.0.0.1").to_string(),
         port: port(words)?,
-        threads: words.threads_or(|cores| (cores * 2).max(8))?,
+        threads: words.threads_or(|_| AT_ONCE)?,
         quiet: words.has("quiet"),
     };
     let snapshot = open_model_dir(words)?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
     let info = info::to_json(&snapshot, &meta, weights.precision)?;
-    let model = Arc::new(InferenceGpt::new(meta, weights.tensors));
+    let model = Arc::new(InferenceGpt::new(meta, weights));
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&stop)).context("cannot watch for signals")?;

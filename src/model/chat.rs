@@ -2,98 +2,113 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::generate::{Grammar, continue_text};
-use super::{Decoder, GenerateOptions, Generated, InferenceGpt, Sampler};
-use crate::data::{ChatTokens, Message, Tokenizer, fit_prompt};
+use super::continuation::{Continuation, Finish, Grammar};
+use super::{GenerateOptions, InferenceGpt, Room, Sampler, Stream};
+use crate::data::{ChatTokens, Message, fit_prompt};
 
 /// What a model answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    pub generated: Generated,
+    pub text: String,
     /// How many of the conversation's tokens were dropped to fit the context.
     pub tokens_dropped: usize,
 }
 
+/// A reply that is still to be made.
+pub struct ReplyInMaking {
+    pub text: Continuation,
+    pub prompt_tokens: usize,
+    pub tokens_dropped: usize,
+}
+
+/// The special tokens of a model that chats. Errors for a model that was not trained on
+/// conversations, or has no room for one.
+pub fn chat_tokens(model: &InferenceGpt) -> Result<ChatTokens> {
+    let tokens = model.meta().tokenizer.chat_tokens().context(
+        "this model was trained on text, not on conversations; train one with \
+            `microgpt train --chat`",
+    )?;
+    let context = model.meta().config.block_size;
+    if context < 3 {
+        bail!("the model's context of {context} tokens is too short to chat");
+    }
+    Ok(tokens)
+}
+
+impl ReplyInMaking {
+    /// A reply to a conversation, which may fill three quarters of the context. `index` numbers the
+    /// replies that are to be independent. Errors as [`chat_tokens`].
+    pub fn new(
+        model: &InferenceGpt,
+        messages: &[Message],
+        options: &GenerateOptions,
+        index: u64,
+    ) -> Result<Self> {
+        let chat = chat_tokens(model)?;
+        let context = model.meta().config.block_size;
+        let prompt = fit_prompt(&model.meta().tokenizer, chat, messages, context * 3 / 4);
+        let sampler = Sampler::new(options.sampling, options.seed, index);
+        let grammar = Grammar::Reply { chat };
+        Ok(Self {
+            prompt_tokens: prompt.tokens.len(),
+            tokens_dropped: prompt.dropped,
+            text: Continuation::new(context, prompt.tokens, grammar, sampler, options.max_tokens),
+        })
+    }
+}
+
 /// A chat with one model, which remembers what it has read already.
 pub struct Chat<'a> {
-    decoder: Decoder<'a>,
-    tokenizer: &'a Tokenizer,
-    tokens: ChatTokens,
-    /// What the decoder has been fed.
+    model: &'a InferenceGpt,
+    stream: Stream,
+    room: Room,
+    /// What the stream has seen.
     seen: Vec<u32>,
 }
 
 impl<'a> Chat<'a> {
-    /// Errors for a model that was not trained on conversations.
+    /// Errors as [`chat_tokens`].
     pub fn new(model: &'a InferenceGpt) -> Result<Self> {
-        let tokenizer = &model.meta().tokenizer;
-        let tokens = tokenizer.chat_tokens().context(
-            "this model was trained on text, not on conversations; train one with \
-                `microgpt train --chat`",
-        )?;
-        let context = model.meta().config.block_size;
-        if context < 3 {
-            bail!("the model's context of {context} tokens is too short to chat");
-        }
+        chat_tokens(model)?;
         Ok(Self {
-            decoder: model.decoder(),
-            tokenizer,
-            tokens,
+            model,
+            stream: model.stream(),
+            room: Room::default(),
             seen: Vec::new(),
         })
     }
 
-    /// The model's reply to a conversation, which may fill three quarters of the context. `visit`
-    /// sees each character as it is made, and ends the reply by returning false. `index` numbers
-    /// the replies that are to be independent.
+    /// The model's reply to a conversation. `visit` sees each character as it is made, and ends the
+    /// reply by returning false. Errors as [`chat_tokens`].
     pub fn reply(
         &mut self,
         messages: &[Message],
         options: &GenerateOptions,
         index: u64,
         mut visit: impl FnMut(char) -> bool,
-    ) -> Reply {
-        let context = self.decoder.context();
-        let prompt = fit_prompt(self.tokenizer, self.tokens, messages, context * 3 / 4);
-        // The prompt's last token is fed in any case: its logits are needed.
-        let known = self
-            .seen
-            .iter()
-            .zip(&prompt.tokens)
-            .take_while(|(a, b)| a == b)
-            .count();
-        self.decoder.truncate(known.min(prompt.tokens.len() - 1));
-
-        let mut sampler = Sampler::new(options.sampling, options.seed, index);
-        let limit = options.max_tokens.unwrap_or(usize::MAX);
-        let mut sampled = Vec::new();
+    ) -> Result<Reply> {
+        let mut reply = ReplyInMaking::new(self.model, messages, options, index)?;
+        let prompt = reply.text.tokens();
+        let known = self.seen.iter().zip(prompt).take_while(|(a, b)| a == b);
+        // The prompt's last token is seen again in any case: its logits are needed.
+        self.stream.truncate(known.count().min(prompt.len() - 1));
         let mut text = String::new();
-        let grammar = Grammar::Reply { chat: self.tokens };
-        let take = |token| {
-            sampled.push(token);
-            match self.tokenizer.char_of(token) {
-                Some(c) => {
-                    text.push(c);
-                    visit(c)
-                }
-                None => true,
+        let take = |token| match self.model.meta().tokenizer.char_of(token) {
+            Some(c) => {
+                text.push(c);
+                visit(c)
             }
+            None => true,
         };
-        let decoder = &mut self.decoder;
-        let (tokens, finish) =
-            continue_text(decoder, &prompt.tokens, grammar, &mut sampler, limit, take);
-        let generated = Generated {
+        let _: Finish = reply
+            .text
+            .run(self.model, &mut self.stream, &mut self.room, take);
+        self.seen.clear();
+        self.seen
+            .extend_from_slice(&reply.text.tokens()[..self.stream.length()]);
+        Ok(Reply {
             text,
-            prompt_tokens: prompt.tokens.len(),
-            tokens,
-            finish,
-        };
-        self.seen = prompt.tokens;
-        self.seen.extend(sampled);
-        self.seen.truncate(self.decoder.length());
-        Reply {
-            generated,
-            tokens_dropped: prompt.dropped,
-        }
+            tokens_dropped: reply.tokens_dropped,
+        })
     }
 }

@@ -1,14 +1,12 @@
 //! From a model to text: samples, and what every text that a model makes has in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 
-use super::{Decoder, InferenceGpt, Sampler, SamplingOptions};
-use crate::data::{ChatTokens, Kind, Message, Role, Tokenizer};
-
-/// How many tokens a sample of a continuous text has unless somebody says otherwise.
-pub const CONTINUOUS_TOKENS: usize = 500;
+use super::continuation::{Continuation, Grammar, Prefix};
+use super::{InferenceGpt, Room, Sampler, SamplingOptions};
+use crate::data::{Kind, Message, Role, Tokenizer};
 
 /// What a sample depends on, beside the model and its own index.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +14,7 @@ pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     pub seed: u64,
     /// The most tokens to sample. The context sets another limit, or, for a model of a continuous
-    /// text, [`CONTINUOUS_TOKENS`] does unless this is given.
+    /// text, [`CONTINUOUS_TOKENS`](super::CONTINUOUS_TOKENS) does unless this is given.
     pub max_tokens: Option<usize>,
     /// What every sample begins with. For a chat model, the beginning of the user's first message.
     pub prompt: String,
@@ -38,6 +36,7 @@ pub struct Generator {
     model: Arc<InferenceGpt>,
     options: GenerateOptions,
     prompt: Vec<u32>,
+    prefix: OnceLock<Arc<Prefix>>,
 }
 
 impl Generator {
@@ -75,36 +74,12 @@ impl Generator {
             model,
             options,
             prompt,
+            prefix: OnceLock::new(),
         })
     }
 
-    /// The sample of this index. It depends on the model, the options and the index alone.
-    pub fn sample(&self, index: u64) -> Sample {
-        self.counted_sample(index).0
-    }
-
-    /// The sample of this index, and how many tokens were sampled for it.
-    pub fn counted_sample(&self, index: u64) -> (Sample, usize) {
-        let tokenizer = &self.model.meta().tokenizer;
-        let mut tokens = Vec::new();
-        let (sampled, _) = self.generate(index, |token| {
-            tokens.push(token);
-            true
-        });
-        let sample = match tokenizer.kind() {
-            Kind::Conversations => {
-                read_conversation(tokenizer, &[&self.prompt[..], &tokens].concat())
-            }
-            kind => {
-                let text = tokens.iter().filter_map(|&token| tokenizer.char_of(token));
-                let text = self.options.prompt.chars().chain(text).collect();
-                match kind {
-                    Kind::Continuous => Sample::Passage(text),
-                    _ => Sample::Text(text),
-                }
-            }
-        };
-        (sample, sampled)
+    pub fn model(&self) -> &InferenceGpt {
+        &self.model
     }
 
     /// How many tokens the model is given before it samples any.
@@ -112,70 +87,62 @@ impl Generator {
         self.prompt.len()
     }
 
-    /// The characters that the sample of this index adds to the prompt. `visit` sees each as it is
-    /// made, and ends the text by returning false.
-    pub fn continuation(&self, index: u64, mut visit: impl FnMut(char) -> bool) -> Generated {
+    /// The text of this index, still to be made. It depends on the model, the options and the index
+    /// alone.
+    pub fn text(&self, index: u64) -> Continuation {
         let tokenizer = &self.model.meta().tokenizer;
-        let mut text = String::new();
-        let (tokens, finish) = self.generate(index, |token| match tokenizer.char_of(token) {
-            Some(c) => {
-                text.push(c);
-                visit(c)
-            }
-            None => true,
-        });
-        Generated {
-            text,
-            prompt_tokens: self.prompt.len(),
-            tokens,
-            finish,
-        }
-    }
-
-    /// Samples tokens after the prompt; gives how many there were and why they ended.
-    fn generate(&self, index: u64, visit: impl FnMut(u32) -> bool) -> (usize, Finish) {
-        let tokenizer = &self.model.meta().tokenizer;
-        let mut limit = self.options.max_tokens.unwrap_or(usize::MAX);
-        let grammar = match tokenizer.chat_tokens() {
-            Some(chat) => Grammar::Conversation {
+        let grammar = match (tokenizer.chat_tokens(), tokenizer.kind()) {
+            (Some(chat), _) => Grammar::Conversation {
                 chat,
                 in_turn: self.prompt.len() > 1,
             },
-            None if tokenizer.kind() == Kind::Continuous => {
-                limit = self.options.max_tokens.unwrap_or(CONTINUOUS_TOKENS);
-                Grammar::Continuous {
-                    bos: tokenizer.bos(),
-                }
-            }
-            None => Grammar::Document {
+            (None, Kind::Continuous) => Grammar::Continuous {
+                bos: tokenizer.bos(),
+            },
+            (None, _) => Grammar::Document {
                 bos: tokenizer.bos(),
             },
         };
-        let mut sampler = Sampler::new(self.options.sampling, self.options.seed, index);
-        let mut decoder = self.model.decoder();
-        let decoder = &mut decoder;
-        continue_text(decoder, &self.prompt, grammar, &mut sampler, limit, visit)
+        let sampler = Sampler::new(self.options.sampling, self.options.seed, index);
+        let context = self.model.meta().config.block_size;
+        let limit = self.options.max_tokens;
+        Continuation::new(context, self.prompt.clone(), grammar, sampler, limit)
     }
-}
 
-/// Text that a model has made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Generated {
-    pub text: String,
-    /// How many tokens the model was given.
-    pub prompt_tokens: usize,
-    /// How many it sampled, the closing one included.
-    pub tokens: usize,
-    pub finish: Finish,
-}
+    /// What the model makes of the prompt, which all texts have in common; nothing where the prompt
+    /// of a continuous text does not fit the context.
+    pub fn prefix(&self) -> Option<Arc<Prefix>> {
+        let fits = self.prompt.len() <= self.model.meta().config.block_size;
+        let prefix = || Arc::new(Prefix::new(&self.model, &self.prompt));
+        fits.then(|| Arc::clone(self.prefix.get_or_init(prefix)))
+    }
 
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// The model ended it, or whoever reads it did.
-    Stop,
-    /// There was no room for more: in the context, or in the number of tokens asked for.
-    Length,
+    /// What the tokens that were sampled make.
+    pub fn sample_of(&self, sampled: &[u32]) -> Sample {
+        let tokenizer = &self.model.meta().tokenizer;
+        match tokenizer.kind() {
+            Kind::Conversations => {
+                read_conversation(tokenizer, &[&self.prompt[..], sampled].concat())
+            }
+            Kind::Continuous => Sample::Passage(self.options.prompt.clone() + &self.chars(sampled)),
+            Kind::Documents => Sample::Text(self.options.prompt.clone() + &self.chars(sampled)),
+        }
+    }
+
+    /// The characters among some tokens.
+    pub fn chars(&self, tokens: &[u32]) -> String {
+        let tokenizer = &self.model.meta().tokenizer;
+        let chars = tokens.iter().filter_map(|&token| tokenizer.char_of(token));
+        chars.collect()
+    }
+
+    /// The sample of this index.
+    pub fn sample(&self, index: u64) -> Sample {
+        let mut text = self.text(index);
+        let (mut stream, mut room) = (self.model.stream(), Room::default());
+        text.run(&self.model, &mut stream, &mut room, |_| true);
+        self.sample_of(text.sampled())
+    }
 }
 
 /// Characters as a message lists them.
@@ -185,94 +152,6 @@ pub fn list_chars(chars: &[char]) -> String {
         list.push(format!("and {} more", chars.len() - list.len()));
     }
     list.join(", ")
-}
-
-/// Which tokens may come next, so that what a model makes up can always be read.
-pub(super) enum Grammar {
-    /// Characters up to `bos`.
-    Document { bos: u32 },
-    /// Characters without end; `bos` never.
-    Continuous { bos: u32 },
-    /// Turns up to `bos`: a role, characters, `end_turn`.
-    Conversation { chat: ChatTokens, in_turn: bool },
-    /// Characters up to `end_turn`; `bos`, `user` and `assistant` never.
-    Reply { chat: ChatTokens },
-}
-
-impl Grammar {
-    fn allows(&self, token: u32) -> bool {
-        match self {
-            Grammar::Document { .. } => true,
-            Grammar::Continuous { bos } => token != *bos,
-            Grammar::Conversation {
-                chat,
-                in_turn: false,
-            } => token >= chat.user && token != chat.end_turn,
-            Grammar::Conversation {
-                chat,
-                in_turn: true,
-            }
-            | Grammar::Reply { chat } => token < chat.user || token == chat.end_turn,
-        }
-    }
-
-    /// Takes a token, and says whether the text goes on after it.
-    fn goes_on_after(&mut self, token: u32) -> bool {
-        match self {
-            Grammar::Document { bos } => token != *bos,
-            Grammar::Continuous { .. } => true,
-            Grammar::Reply { chat } => token != chat.end_turn,
-            Grammar::Conversation { chat, in_turn } => {
-                *in_turn = token != chat.end_turn;
-                token <= chat.end_turn
-            }
-        }
-    }
-}
-
-/// Feeds the prompt, of which the decoder may have seen the beginning, then samples: up to `limit`
-/// tokens, to the end of the context, until the grammar says so, or until `visit`, which gets each
-/// token, returns false. Gives how many were sampled, and why no more were.
-///
-/// A continuous text does not end with the context: whenever that is full, its first half is
-/// forgotten.
-pub(super) fn continue_text(
-    decoder: &mut Decoder,
-    prompt: &[u32],
-    mut grammar: Grammar,
-    sampler: &mut Sampler,
-    mut limit: usize,
-    mut visit: impl FnMut(u32) -> bool,
-) -> (usize, Finish) {
-    let context = decoder.context();
-    let mut text = prompt.to_vec();
-    if !matches!(grammar, Grammar::Continuous { .. }) {
-        limit = limit.min(context + 1 - prompt.len());
-    }
-    for count in 1..=limit {
-        if text.len() > context {
-            slide(decoder, &mut text);
-        }
-        let (&last, rest) = text[decoder.length()..]
-            .split_last()
-            .expect("the text's last token was not fed yet");
-        for &token in rest {
-            decoder.feed(token);
-        }
-        let token = sampler.sample(decoder.feed(last), |token| grammar.allows(token));
-        text.push(token);
-        if !visit(token) || !grammar.goes_on_after(token) {
-            return (count, Finish::Stop);
-        }
-    }
-    (limit, Finish::Length)
-}
-
-/// Forgets all of a text but the second half of what the context holds.
-fn slide(decoder: &mut Decoder, text: &mut Vec<u32>) {
-    let kept = decoder.context().div_ceil(2);
-    text.drain(..text.len() - kept);
-    decoder.truncate(0);
 }
 
 /// A conversation from its tokens.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ModelConfig;
 use crate::data::{Kind, SPECIAL_TOKENS, Tokenizer};
-use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS, tensor_file};
+use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
 
 /// The key of meta.json that tells a model of one continuous text from a model of documents.
 const CONTINUOUS: &str = "continuous_text";
@@ -32,7 +32,7 @@ impl ModelMeta {
         }
         let meta = Self::from_json(&snapshot.read_json(META)?)
             .with_context(|| snapshot.path(META).display().to_string())?;
-        let weights = tensor_file(&snapshot.read(WEIGHTS)?, meta.tensors(), true)
+        let weights = TensorFile::new(snapshot.map(WEIGHTS)?, meta.tensors(), true)
             .with_context(|| snapshot.path(WEIGHTS).display().to_string())?;
         Ok((meta, weights))
     }

@@ -4,18 +4,18 @@
 
 mod chat;
 mod config;
+mod continuation;
 mod generate;
-mod inference_gpt;
+mod inference;
 mod meta;
 mod sampling;
 mod tensor_gpt;
 
-pub use chat::{Chat, Reply};
+pub use chat::{Chat, Reply, ReplyInMaking, chat_tokens};
 pub use config::ModelConfig;
-pub use generate::{
-    CONTINUOUS_TOKENS, Finish, GenerateOptions, Generated, Generator, Sample, list_chars,
-};
-pub use inference_gpt::{Decoder, InferenceGpt};
+pub use continuation::{Batch, CONTINUOUS_TOKENS, Continuation, Finish, Prefix};
+pub use generate::{GenerateOptions, Generator, Sample, list_chars};
+pub use inference::{InferenceGpt, Room, Run, Stream};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};
 pub use tensor_gpt::{TensorGpt, initial_weights, stack, to_named_tensor, unstack};

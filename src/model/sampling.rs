@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::inference_gpt::softmax;
+use super::inference::softmax_weights;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,9 +60,10 @@ impl SamplingOptions {
 pub struct Sampler {
     options: SamplingOptions,
     rng: fastrand::Rng,
-    /// The tokens that are still in question, likeliest first where the order matters.
-    candidates: Vec<u32>,
-    probabilities: Vec<f64>,
+    /// A number a token: its logit, and then what is proportional to its probability.
+    weights: Vec<f64>,
+    /// The tokens, likeliest first, where the order matters.
+    order: Vec<u32>,
 }
 
 impl Sampler {
@@ -77,8 +78,8 @@ impl Sampler {
         Self {
             options,
             rng: fastrand::Rng::with_seed(seed),
-            candidates: vec![],
-            probabilities: vec![],
+            weights: vec![],
+            order: vec![],
         }
     }
 
@@ -90,86 +91,84 @@ impl Sampler {
             top_p,
             min_p,
         } = self.options;
-        self.candidates.clear();
-        self.candidates
-            .extend((0..logits.len() as u32).filter(|&token| allowed(token)));
+        self.weights.clear();
+        let masked = |(token, &logit): (usize, &f64)| match allowed(token as u32) {
+            true => logit,
+            false => f64::NEG_INFINITY,
+        };
+        self.weights.extend(logits.iter().enumerate().map(masked));
         if temperature == 0.0 {
-            return likeliest(logits, &self.candidates);
+            return likeliest(&self.weights);
         }
         if top_k.is_some() || top_p.is_some() {
-            // A stable sort: of equal tokens the one with the lower id is the likelier.
-            self.candidates
-                .sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+            self.sort();
         }
-        self.candidates.truncate(top_k.unwrap_or(usize::MAX));
-
-        // The largest is taken off before the division, so that no temperature is too small for it.
-        let logit = |&token: &u32| logits[token as usize];
-        let max = self
-            .candidates
-            .iter()
-            .map(logit)
-            .fold(f64::NEG_INFINITY, f64::max);
-        self.probabilities.clear();
-        self.probabilities.extend(
-            self.candidates
-                .iter()
-                .map(|token| (logit(token) - max) / temperature),
-        );
-        softmax(&mut self.probabilities);
+        if let Some(top_k) = top_k {
+            self.leave_out(top_k.min(self.order.len()), f64::NEG_INFINITY);
+        }
+        let mut total = softmax_weights(&mut self.weights, temperature);
         if let Some(top_p) = top_p {
             let mut reached = 0.0;
-            let enough = self.probabilities.iter().position(|p| {
-                reached += p;
-                reached >= top_p
+            let enough = self.order.iter().position(|&token| {
+                reached += self.weights[token as usize];
+                reached >= top_p * total
             });
-            let kept = enough.map_or(self.candidates.len(), |last| last + 1);
-            self.candidates.truncate(kept);
-            self.probabilities.truncate(kept);
-        }
-        if let Some(min_p) = min_p {
-            let least = min_p * self.probabilities.iter().copied().fold(0.0, f64::max);
-            let mut probabilities = self.probabilities.iter().copied();
-            self.candidates
-                .retain(|_| probabilities.next().is_some_and(|p| p >= least));
-            self.probabilities.retain(|&p| p >= least);
-        }
-        self.draw()
-    }
-
-    /// One of the candidates, by their probabilities, which may add up to less than 1.
-    fn draw(&mut self) -> u32 {
-        let total: f64 = self.probabilities.iter().sum();
-        let mut point = self.rng.f64() * total;
-        for (&token, p) in self.candidates.iter().zip(&self.probabilities) {
-            point -= p;
-            if point < 0.0 {
-                return token;
+            if let Some(last) = enough {
+                self.leave_out(last + 1, 0.0);
             }
         }
-        // Rounding can leave a speck of probability behind the last one; it belongs to the
-        // likeliest.
-        let likeliest = (0..self.candidates.len())
-            .max_by(|&a, &b| self.probabilities[a].total_cmp(&self.probabilities[b]))
-            .expect("some token is allowed");
-        self.candidates[likeliest]
+        if let Some(min_p) = min_p {
+            // The likeliest token's weight is 1.
+            let least = min_p;
+            for weight in self.weights.iter_mut().filter(|weight| **weight < least) {
+                *weight = 0.0;
+            }
+        }
+        if top_p.is_some() || min_p.is_some() {
+            total = self.weights.iter().sum();
+        }
+        self.draw(total)
+    }
+
+    /// Orders the tokens, the likeliest first; of equal ones that with the lower id.
+    fn sort(&mut self) {
+        self.order.clear();
+        self.order.extend(0..self.weights.len() as u32);
+        let weights = &self.weights;
+        self.order
+            .sort_by(|&a, &b| weights[b as usize].total_cmp(&weights[a as usize]));
+    }
+
+    /// Gives the weight `nothing` to all tokens from a place in the order on.
+    fn leave_out(&mut self, from: usize, nothing: f64) {
+        for &token in &self.order[from..] {
+            self.weights[token as usize] = nothing;
+        }
+    }
+
+    /// One of the tokens, by their weights, whose sum is `total`.
+    fn draw(&mut self, total: f64) -> u32 {
+        let mut point = self.rng.f64() * total;
+        for (token, weight) in self.weights.iter().enumerate() {
+            point -= weight;
+            if point < 0.0 {
+                return token as u32;
+            }
+        }
+        // Rounding can leave a speck behind the last one; it belongs to the likeliest.
+        likeliest(&self.weights)
     }
 }
 
-/// The candidate with the largest logit; the first of equals.
-fn likeliest(logits: &[f64], candidates: &[u32]) -> u32 {
-    let better = |best: u32, token: u32| {
-        if logits[token as usize] > logits[best as usize] {
-            token
-        } else {
-            best
+/// The token with the largest weight; the first of equals.
+fn likeliest(weights: &[f64]) -> u32 {
+    let mut best = 0;
+    for (token, &weight) in weights.iter().enumerate() {
+        if weight > weights[best] {
+            best = token;
         }
-    };
-    candidates
-        .iter()
-        .copied()
-        .reduce(better)
-        .expect("some token is allowed")
+    }
+    best as u32
 }
 
 #[cfg(test)]

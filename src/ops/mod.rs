@@ -29,6 +29,8 @@ pub use linear::linear;
 pub use mlp::mlp_block;
 pub use rms_norm::rms_norm;
 pub use vector::vectorized;
+#[cfg(test)]
+pub use vector::width::{WIDTH, Width};
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, Var, bail};
 

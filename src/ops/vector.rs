@@ -7,7 +7,47 @@
 /// profit, so the functions below are.
 #[inline(always)]
 pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+    #[cfg(test)]
+    match width::WIDTH.get() {
+        width::Width::Any => {}
+        width::Width::None => return body(),
+        #[cfg(target_arch = "x86_64")]
+        width::Width::Avx2 => {
+            let simd = pulp::x86::V3::try_new().expect("the test has looked");
+            return pulp::Simd::vectorize(simd, body);
+        }
+    }
     pulp::Arch::new().dispatch(body)
+}
+
+/// Lets tests choose for which vectors their thread's loops are compiled.
+#[cfg(test)]
+pub mod width {
+    use std::cell::Cell;
+
+    #[derive(Clone, Copy, Debug)]
+    pub enum Width {
+        Any,
+        None,
+        #[cfg(target_arch = "x86_64")]
+        Avx2,
+    }
+
+    thread_local! {
+        pub static WIDTH: Cell<Width> = const { Cell::new(Width::Any) };
+    }
+
+    impl Width {
+        /// Those that this processor has.
+        pub fn all() -> Vec<Self> {
+            let mut all = vec![Width::Any, Width::None];
+            #[cfg(target_arch = "x86_64")]
+            if pulp::x86::V3::try_new().is_some() {
+                all.push(Width::Avx2);
+            }
+            all
+        }
+    }
 }
 
 const LANES: usize = 16;

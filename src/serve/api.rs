@@ -1,15 +1,17 @@
 //! microgpt's own endpoints: `/microgpt/v1/…`, health and metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::engine::{Engine, Pending};
 use super::http::{Answer, Fields, HttpError, abbreviate};
 use super::metrics::Metrics;
 use crate::data::{Message, Role};
-use crate::model::{Chat, GenerateOptions, Generator, InferenceGpt, Sample, SamplingOptions};
+use crate::model::{
+    GenerateOptions, Generator, InferenceGpt, ReplyInMaking, Sample, SamplingOptions,
+};
 
 /// The most samples that one request gets.
 const MAX_SAMPLES: u64 = 50;
@@ -22,22 +24,10 @@ pub struct App {
     pub model: Arc<InferenceGpt>,
     /// What `GET /microgpt/v1/info` answers.
     pub info: Value,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    pub engine: Engine,
     /// When the server was started, in seconds since 1970.
     pub started: u64,
-}
-
-impl App {
-    /// Counts the tokens of a text that was made.
-    pub fn count_tokens(&self, prompt_tokens: usize, tokens: usize) {
-        let metrics = &self.metrics;
-        metrics
-            .prompt_tokens
-            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
-        metrics
-            .generated_tokens
-            .fetch_add(tokens as u64, Ordering::Relaxed);
-    }
 }
 
 /// Now, as OpenAI's API has it.
@@ -68,18 +58,24 @@ pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
         ..generate_options(&fields)?
     };
     let generator = Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad)?;
-    let text = |index| {
-        let (sample, tokens) = generator.counted_sample(index);
-        app.count_tokens(generator.prompt_tokens(), tokens);
-        match sample {
+    let order = |index| app.engine.order(generator.text(index), &[]);
+    // All of them are under way before the first is waited for.
+    let pending: Vec<Pending> = (0..count).map(order).collect();
+    let text = |pending: Pending| {
+        let made = pending.wait()?;
+        app.metrics.count_prompt(generator.prompt_tokens());
+        Ok(match generator.sample_of(&made.sampled) {
             Sample::Text(text) | Sample::Passage(text) => text,
             Sample::Conversation(messages) => {
                 let contents: Vec<String> = messages.into_iter().map(|m| m.content).collect();
                 contents.join("\n")
             }
-        }
+        })
     };
-    let samples: Vec<String> = (0..count).map(text).collect();
+    let samples: Vec<String> = pending
+        .into_iter()
+        .map(text)
+        .collect::<Result<_, HttpError>>()?;
     Ok(Answer::json(&json!({ "samples": samples })))
 }
 
@@ -101,12 +97,12 @@ pub fn chat(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
         .enumerate()
         .map(|(i, value)| message(i, value))
         .collect::<Result<Vec<Message>, _>>()?;
-    let mut chat = Chat::new(&app.model).map_err(HttpError::bad)?;
-    let reply = chat.reply(&messages, &options, 0, |_| true);
-    app.count_tokens(reply.generated.prompt_tokens, reply.generated.tokens);
+    let reply = ReplyInMaking::new(&app.model, &messages, &options, 0).map_err(HttpError::bad)?;
+    let made = app.engine.order(reply.text, &[]).wait()?;
+    app.metrics.count_prompt(reply.prompt_tokens);
     Ok(Answer::json(&json!({
         "role": "assistant",
-        "content": reply.generated.text,
+        "content": made.text,
         "tokens_dropped": reply.tokens_dropped,
     })))
 }

@@ -45,6 +45,12 @@ impl Metrics {
         durations.sum += seconds;
     }
 
+    /// Counts a prompt that was read.
+    pub fn count_prompt(&self, tokens: usize) {
+        self.prompt_tokens
+            .fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
     /// The content of `/metrics`.
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -7,10 +7,12 @@
 
 mod api;
 mod body;
+mod engine;
 mod http;
 mod metrics;
 mod openai;
 mod page;
 mod server;
+mod stop;
 
 pub use server::{ServeOptions, Server};

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::api::{App, generate_options, max_tokens, messages, role, seconds_since_1970, wrong};
+use super::engine::Made;
 use super::http::{Answer, Fields, HttpError};
 use crate::data::Message;
-use crate::model::{Chat, Finish, GenerateOptions, Generated, Generator};
+use crate::model::{Continuation, Finish, GenerateOptions, Generator, ReplyInMaking, chat_tokens};
 
 /// What the one model is called.
 const MODEL: &str = "microgpt";
@@ -76,7 +77,7 @@ pub fn chat_completions(app: &App, body: &[u8]) -> Result<Completion, HttpError>
             ));
         }
     }
-    Chat::new(&app.model).map_err(HttpError::bad)?;
+    chat_tokens(&app.model).map_err(HttpError::bad)?;
     let subject = Subject::Conversation(conversation);
     complete(app, &fields, Kind::Chat, vec![subject])
 }
@@ -170,25 +171,40 @@ fn complete(
     }
     let mut usage = Usage::default();
     let mut choices = Vec::new();
-    for index in 0..request.choices() {
-        let generated = request.choice(app, index, |_| true)?;
-        usage.add(&generated, index % request.n == 0);
+    let choice = |index| request.choice(app, index);
+    let pending = (0..request.choices()).map(choice);
+    let pending: Vec<Choice> = pending.collect::<Result<_, _>>()?;
+    let order = |choice: Choice| {
+        let pending = app.engine.order(choice.text, &request.stop);
+        (pending, choice.prompt_tokens)
+    };
+    // All of them are under way before the first is waited for.
+    let pending: Vec<_> = pending.into_iter().map(order).collect();
+    for (index, (pending, prompt_tokens)) in (0..).zip(pending) {
+        let made = pending.wait()?;
+        usage.add(app, &made, prompt_tokens, index % request.n == 0);
         let mut choice = json!({ "index": index });
         match kind {
             Kind::Chat => {
                 choice["message"] =
-                    json!({ "role": "assistant", "content": generated.text, "refusal": null });
+                    json!({ "role": "assistant", "content": made.text, "refusal": null });
             }
-            Kind::Text => choice["text"] = json!(generated.text),
+            Kind::Text => choice["text"] = json!(made.text),
         }
         choice["logprobs"] = Value::Null;
-        choice["finish_reason"] = json!(reason(generated.finish));
+        choice["finish_reason"] = json!(reason(made.finish));
         choices.push(choice);
     }
     let mut body = envelope(kind.object(false));
     body["choices"] = Value::Array(choices);
     body["usage"] = usage.to_json();
     Ok(Completion::Whole(Answer::json(&body)))
+}
+
+/// A choice that is still to be made.
+struct Choice {
+    text: Continuation,
+    prompt_tokens: usize,
 }
 
 impl Request {
@@ -204,35 +220,25 @@ impl Request {
         Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad)
     }
 
-    /// Makes a choice. `visit` sees the text as it comes, and ends it by returning false.
-    fn choice(
-        &self,
-        app: &App,
-        index: u64,
-        mut visit: impl FnMut(&str) -> bool,
-    ) -> Result<Generated, HttpError> {
-        let mut filter = StopFilter::new(&self.stop);
-        let take = |c| {
-            let text = filter.push(c);
-            (text.is_empty() || visit(&text)) && !filter.stopped
-        };
-        let mut generated = match &self.subjects[(index / self.n) as usize] {
+    fn choice(&self, app: &App, index: u64) -> Result<Choice, HttpError> {
+        match &self.subjects[(index / self.n) as usize] {
             Subject::Conversation(messages) => {
-                let mut chat = Chat::new(&app.model).map_err(HttpError::bad)?;
-                chat.reply(messages, &self.options, index % self.n, take)
-                    .generated
+                let index = index % self.n;
+                let reply = ReplyInMaking::new(&app.model, messages, &self.options, index)
+                    .map_err(HttpError::bad)?;
+                Ok(Choice {
+                    text: reply.text,
+                    prompt_tokens: reply.prompt_tokens,
+                })
             }
-            Subject::Prompt(prompt) => self
-                .generator(app, prompt)?
-                .continuation(index % self.n, take),
-        };
-        let rest = filter.finish();
-        if !rest.is_empty() {
-            visit(&rest);
+            Subject::Prompt(prompt) => {
+                let generator = self.generator(app, prompt)?;
+                Ok(Choice {
+                    text: generator.text(index % self.n),
+                    prompt_tokens: generator.prompt_tokens(),
+                })
+            }
         }
-        generated.text = filter.text;
-        app.count_tokens(generated.prompt_tokens, generated.tokens);
-        Ok(generated)
     }
 }
 
@@ -240,6 +246,7 @@ impl Events {
     /// Makes the completion, and sends each event as soon as it is there. Errors where the client
     /// is gone.
     pub fn send(self, app: &App, mut send: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
+        let failed = |error: HttpError| io::Error::other(error.message);
         let envelope = envelope(self.kind.object(true));
         let mut event = |choices: Value, usage: Value| {
             let mut event = envelope.clone();
@@ -266,15 +273,21 @@ impl Events {
                 first[0]["delta"]["role"] = json!("assistant");
                 event(first, Value::Null)?;
             }
+            let Choice {
+                text,
+                prompt_tokens,
+            } = self.request.choice(app, index).map_err(failed)?;
             let mut sent = Ok(());
-            let generated = self.request.choice(app, index, |text| {
+            let visit = |text: &str| {
                 sent = event(choice(Some(text), Value::Null), Value::Null);
                 sent.is_ok()
-            });
+            };
+            let made = app.engine.stream(text, &self.request.stop, visit);
             sent?;
-            let generated = generated.map_err(|error| io::Error::other(error.message))?;
-            event(choice(None, json!(reason(generated.finish))), Value::Null)?;
-            usage.add(&generated, index % self.request.n == 0);
+            if let Some(made) = made.map_err(failed)? {
+                event(choice(None, json!(reason(made.finish))), Value::Null)?;
+                usage.add(app, &made, prompt_tokens, index % self.request.n == 0);
+            }
         }
         if self.include_usage {
             event(json!([]), usage.to_json())?;
@@ -305,9 +318,10 @@ struct Usage {
 
 impl Usage {
     /// Adds a choice; the prompt counts once for all of its choices.
-    fn add(&mut self, generated: &Generated, first: bool) {
-        self.prompt += if first { generated.prompt_tokens } else { 0 };
-        self.completion += generated.tokens;
+    fn add(&mut self, app: &App, made: &Made, prompt_tokens: usize, first: bool) {
+        app.metrics.count_prompt(prompt_tokens);
+        self.prompt += if first { prompt_tokens } else { 0 };
+        self.completion += made.sampled.len();
     }
 
     fn to_json(&self) -> Value {
@@ -327,105 +341,5 @@ pub fn models(app: &App, name: Option<&str>) -> Result<Answer, HttpError> {
         None => Ok(Answer::json(&json!({ "object": "list", "data": [model] }))),
         Some(MODEL) => Ok(Answer::json(&model)),
         Some(name) => Err(HttpError::new(404, format!("there is no model {name:?}"))),
-    }
-}
-
-/// Lets text through up to the first stop sequence, and holds back what may become one.
-struct StopFilter<'a> {
-    stops: &'a [String],
-    /// What may be the beginning of a stop sequence.
-    held: String,
-    /// What was let through.
-    text: String,
-    stopped: bool,
-}
-
-impl<'a> StopFilter<'a> {
-    fn new(stops: &'a [String]) -> Self {
-        Self {
-            stops,
-            held: String::new(),
-            text: String::new(),
-            stopped: false,
-        }
-    }
-
-    /// Takes a character, and gives the text that is certain by now.
-    fn push(&mut self, c: char) -> String {
-        self.held.push(c);
-        let ended = self
-            .stops
-            .iter()
-            .filter(|stop| self.held.ends_with(stop.as_str()));
-        let certain = if let Some(longest) = ended.map(String::len).max() {
-            self.stopped = true;
-            self.held.len() - longest
-        } else {
-            // The earliest place from which what is held may still become a stop sequence.
-            let mut starts = self.held.char_indices().map(|(at, _)| at);
-            let may_stop = |at: &usize| {
-                self.stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[*at..]))
-            };
-            starts.find(may_stop).unwrap_or(self.held.len())
-        };
-        let rest = self.held.split_off(certain);
-        let certain = std::mem::replace(
-            &mut self.held,
-            if self.stopped { String::new() } else { rest },
-        );
-        self.text += &certain;
-        certain
-    }
-
-    /// Gives what is still held when the text has ended.
-    fn finish(&mut self) -> String {
-        let rest = std::mem::take(&mut self.held);
-        self.text += &rest;
-        rest
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filter(stops: &[&str], text: &str) -> (Vec<String>, String, bool) {
-        let stops: Vec<String> = stops.iter().map(|s| s.to_string()).collect();
-        let mut filter = StopFilter::new(&stops);
-        let mut parts = Vec::new();
-        for c in text.chars() {
-            parts.push(filter.push(c));
-            if filter.stopped {
-                break;
-            }
-        }
-        parts.push(filter.finish());
-        parts.retain(|part| !part.is_empty());
-        (parts, filter.text, filter.stopped)
-    }
-
-    #[test]
-    fn text_is_held_back_only_while_it_may_become_a_stop_sequence() {
-        let parts = |parts: &[&str]| parts.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-        assert_eq!(filter(&[], "ab"), (parts(&["a", "b"]), "ab".into(), false));
-        assert_eq!(
-            filter(&["ló"], "hello, lóng"),
-            (
-                parts(&["h", "e", "l", "lo", ",", " "]),
-                "hello, ".into(),
-                true
-            )
-        );
-        assert_eq!(filter(&["aab"], "aaab"), (parts(&["a"]), "a".into(), true));
-        assert_eq!(
-            filter(&["xyz", "y"], "wxyz"),
-            (parts(&["w", "x"]), "wx".into(), true)
-        );
-        assert_eq!(
-            filter(&["xyz"], "wxy"),
-            (parts(&["w", "xy"]), "wxy".into(), false)
-        );
     }
 }

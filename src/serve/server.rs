@@ -19,6 +19,7 @@ use tiny_http::{HTTPVersion, Method, Request};
 
 use super::api::{self, App};
 use super::body;
+use super::engine::Engine;
 use super::http::{Answer, HttpError};
 use super::metrics::Metrics;
 use super::openai::{self, Completion, Events};
@@ -34,8 +35,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long a load counts as beginning, in [`keep_awake`].
 const BEGINNING: Duration = Duration::from_millis(500);
 
-/// How many requests may wait for each worker.
-const QUEUE_PER_WORKER: usize = 64;
+/// How many requests may wait: so many for each that is being answered, and not fewer than these.
+const QUEUE_PER_WORKER: usize = 8;
+const LEAST_QUEUE: usize = 64;
 
 /// Where and how to serve.
 #[derive(Clone, Debug)]
@@ -67,10 +69,18 @@ impl Server {
         socket.set_read_timeout(Some(IDLE))?;
         socket.set_write_timeout(Some(IDLE))?;
         socket.set_tcp_nodelay(true)?;
+        let metrics = Arc::new(Metrics::default());
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let engine = Engine::start(
+            Arc::clone(&model),
+            Arc::clone(&metrics),
+            options.threads.min(cores),
+        )?;
         let app = Arc::new(App {
             model,
             info,
-            metrics: Metrics::default(),
+            metrics,
+            engine,
             started: api::seconds_since_1970(),
         });
         Ok(Self {
@@ -88,7 +98,7 @@ impl Server {
     /// Answers requests until `stop` is set, and then those under way.
     pub fn run(self, stop: &AtomicBool) -> Result<()> {
         let threads = self.options.threads;
-        let (queue, jobs) = sync_channel(threads * QUEUE_PER_WORKER);
+        let (queue, jobs) = sync_channel((threads * QUEUE_PER_WORKER).max(LEAST_QUEUE));
         let jobs = Arc::new(Mutex::new(jobs));
         let address = self.address()?;
         let dispatcher = Arc::new(Dispatcher {
@@ -521,7 +531,7 @@ mod tests {
             tokenizer: corpus.tokenizer(),
         };
         let weights = initial_weights(config, meta.tokenizer.vocab_size(), 1);
-        let model = Arc::new(InferenceGpt::new(meta, weights));
+        let model = Arc::new(InferenceGpt::from_tensors(meta, &weights));
         let options = ServeOptions {
             host: "127.0.0.1".into(),
             port: 0,

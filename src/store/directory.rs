@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -130,6 +131,30 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// The bytes of a file, mapped or in main memory.
+#[derive(Debug)]
+pub enum FileBytes {
+    Mapped(memmap2::Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(map) => map,
+            FileBytes::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for FileBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        FileBytes::Read(bytes)
+    }
+}
+
 /// The files of a model directory as they were at one moment, safe from any save that comes after.
 pub struct Snapshot {
     dir: PathBuf,
@@ -178,6 +203,20 @@ impl Snapshot {
             bail!("{} is missing", path.display());
         };
         read_whole(file).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The content of a file, mapped into memory rather than copied there.
+    pub fn map(&self, name: &str) -> Result<FileBytes> {
+        let path = self.path(name);
+        let Some((_, file)) = self.files.iter().find(|(known, _)| *known == name) else {
+            bail!("{} is missing", path.display());
+        };
+        // SAFETY: what is mapped must not change. No save changes a file that is there: it writes
+        // another and renames that over it. Whoever writes into the file by other means breaks a
+        // promise that README states.
+        let map = unsafe { memmap2::Mmap::map(file) };
+        let map = map.with_context(|| format!("cannot map {}", path.display()))?;
+        Ok(FileBytes::Mapped(map))
     }
 
     /// A JSON file's object.

@@ -10,9 +10,9 @@ mod directory;
 mod json;
 mod tensors;
 
-pub use directory::{Snapshot, check_writable, save};
+pub use directory::{FileBytes, Snapshot, check_writable, save};
 pub use json::JsonObject;
-pub use tensors::{NamedTensor, Precision, TensorFile, Tensors, encode_tensors, tensor_file};
+pub use tensors::{NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors};
 
 /// The weights.
 pub const WEIGHTS: &str = "weights.safetensors";

@@ -1,10 +1,13 @@
 //! Weights and moments as safetensors files, checked completely when they are read.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::FileBytes;
 
 /// One tensor in main memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,80 +36,144 @@ impl Precision {
     }
 }
 
-/// What a safetensors file holds.
+/// A safetensors file that was checked completely.
+#[derive(Debug)]
 pub struct TensorFile {
-    pub tensors: Tensors,
+    bytes: FileBytes,
+    tensors: BTreeMap<String, StoredTensor>,
     /// The precision that the numbers have in the file.
     pub precision: Precision,
 }
 
-/// The tensors of a safetensors file, which must be exactly the expected ones: every name, its
-/// shape, f32 or (where `half` allows it) f16, and nothing that is not finite. The errors name the
-/// tensor, what was found and what was expected.
-pub fn tensor_file(
-    bytes: &[u8],
-    expected: impl Iterator<Item = (String, [usize; 2])>,
-    half: bool,
-) -> Result<TensorFile> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|error| anyhow::anyhow!("not a whole safetensors file: {error}"))?;
-    let mut tensors = Tensors::new();
-    let mut precision = Precision::F32;
-    for (name, shape) in expected {
-        let Ok(view) = file.tensor(&name) else {
-            bail!("the tensor {name} is missing")
-        };
-        ensure!(
-            view.shape() == shape,
-            "the tensor {name} has the shape {:?}, expected {shape:?}",
-            view.shape()
-        );
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => view
-                .data()
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&b| f32::from_le_bytes(b))
-                .collect(),
-            Dtype::F16 if half => {
-                precision = Precision::F16;
-                view.data()
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|&b| f16::from_le_bytes(b).to_f32())
-                    .collect()
+/// Where a tensor lies in its file, row-major.
+#[derive(Debug)]
+pub struct StoredTensor {
+    pub shape: [usize; 2],
+    pub precision: Precision,
+    /// Which of the file's bytes.
+    pub range: Range<usize>,
+}
+
+impl TensorFile {
+    /// Checks a file. It must hold exactly the expected tensors: every name, its shape, f32 or
+    /// (where `half` allows it) f16, and nothing that is not finite. The errors name the tensor,
+    /// what was found and what was expected.
+    pub fn new(
+        bytes: FileBytes,
+        expected: impl Iterator<Item = (String, [usize; 2])>,
+        half: bool,
+    ) -> Result<Self> {
+        let (header, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| anyhow::anyhow!("not a whole safetensors file: {error}"))?;
+        let mut tensors = BTreeMap::new();
+        let mut precision = Precision::F32;
+        for (name, shape) in expected {
+            let Some(info) = metadata.info(&name) else {
+                bail!("the tensor {name} is missing")
+            };
+            ensure!(
+                info.shape == shape,
+                "the tensor {name} has the shape {:?}, expected {shape:?}",
+                info.shape
+            );
+            // The header's length comes first, in eight bytes.
+            let start = 8 + header;
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            let stored = match info.dtype {
+                Dtype::F32 => Precision::F32,
+                Dtype::F16 if half => {
+                    precision = Precision::F16;
+                    Precision::F16
+                }
+                other => {
+                    let expected = if half { "F32 or F16" } else { "F32" };
+                    bail!("the tensor {name} holds {other:?} numbers, expected {expected}");
+                }
+            };
+            if let Some(at) = stored.first_not_finite(&bytes[range.clone()]) {
+                let values = stored.decode(&bytes[range]);
+                bail!(
+                    "the tensor {name} holds {} at [{}, {}], expected finite numbers",
+                    values[at],
+                    at / shape[1],
+                    at % shape[1]
+                );
             }
-            other => {
-                let expected = if half { "F32 or F16" } else { "F32" };
-                bail!("the tensor {name} holds {other:?} numbers, expected {expected}");
-            }
-        };
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            bail!(
-                "the tensor {name} holds {} at [{}, {}], expected finite numbers",
-                values[at],
-                at / shape[1],
-                at % shape[1]
+            tensors.insert(
+                name,
+                StoredTensor {
+                    shape,
+                    precision: stored,
+                    range,
+                },
             );
         }
-        tensors.insert(
-            name,
-            NamedTensor {
-                shape: shape.to_vec(),
-                values,
-            },
-        );
+        if let Some(name) = metadata
+            .offset_keys()
+            .into_iter()
+            .find(|name| !tensors.contains_key(name))
+        {
+            bail!("the tensor {name} does not belong to this model");
+        }
+        Ok(Self {
+            bytes,
+            tensors,
+            precision,
+        })
     }
-    if let Some(name) = file
-        .names()
-        .into_iter()
-        .find(|name| !tensors.contains_key(*name))
-    {
-        bail!("the tensor {name} does not belong to this model");
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
-    Ok(TensorFile { tensors, precision })
+
+    /// The tensor of this name. Panics where the file was not expected to have it.
+    pub fn tensor(&self, name: &str) -> &StoredTensor {
+        &self.tensors[name]
+    }
+
+    /// All numbers, as f32, which holds those of either precision exactly.
+    pub fn to_tensors(&self) -> Tensors {
+        let read = |(name, tensor): (&String, &StoredTensor)| {
+            let values = tensor.precision.decode(&self.bytes[tensor.range.clone()]);
+            let shape = tensor.shape.to_vec();
+            (name.clone(), NamedTensor { shape, values })
+        };
+        self.tensors.iter().map(read).collect()
+    }
+}
+
+impl Precision {
+    /// The numbers of a tensor's bytes.
+    fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Precision::F32 => {
+                let numbers = bytes.as_chunks().0.iter();
+                numbers.map(|&b| f32::from_le_bytes(b)).collect()
+            }
+            Precision::F16 => {
+                let numbers = bytes.as_chunks().0.iter();
+                numbers.map(|&b| f16::from_le_bytes(b).to_f32()).collect()
+            }
+        }
+    }
+
+    /// Where the first number is, if any, that is infinite or not a number: all bits of its
+    /// exponent are set.
+    fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
+        const F32: u32 = 0x7f80_0000;
+        const F16: u16 = 0x7c00;
+        match self {
+            Precision::F32 => {
+                let mut numbers = bytes.as_chunks().0.iter();
+                numbers.position(|&b| u32::from_le_bytes(b) & F32 == F32)
+            }
+            Precision::F16 => {
+                let mut numbers = bytes.as_chunks().0.iter();
+                numbers.position(|&b| u16::from_le_bytes(b) & F16 == F16)
+            }
+        }
+    }
 }
 
 /// The bytes of a safetensors file. Errors where a number is too large for the precision.
@@ -159,6 +226,14 @@ mod tests {
         )])
     }
 
+    fn tensor_file(
+        bytes: &[u8],
+        expected: impl Iterator<Item = (String, [usize; 2])>,
+        half: bool,
+    ) -> Result<TensorFile> {
+        TensorFile::new(bytes.to_vec().into(), expected, half)
+    }
+
     fn expect(names: &[&str]) -> std::vec::IntoIter<(String, [usize; 2])> {
         names
             .iter()
@@ -171,14 +246,16 @@ mod tests {
     fn what_is_written_is_read() {
         let written = tensors(vec![1.0, -2.5, 0.0, 3e-3]);
         let bytes = encode_tensors(&written, Precision::F32).unwrap();
-        assert_eq!(
-            tensor_file(&bytes, expect(&["a"]), true).unwrap().tensors,
-            written
-        );
+        let read = tensor_file(&bytes, expect(&["a"]), true).unwrap();
+        assert_eq!(read.to_tensors(), written);
         let bytes = encode_tensors(&written, Precision::F16).unwrap();
         let read = tensor_file(&bytes, expect(&["a"]), true).unwrap();
         assert_eq!(read.precision, Precision::F16);
-        for (read, written) in read.tensors["a"].values.iter().zip(&written["a"].values) {
+        for (read, written) in read.to_tensors()["a"]
+            .values
+            .iter()
+            .zip(&written["a"].values)
+        {
             assert!((read - written).abs() <= written.abs() / 2048.0);
         }
     }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::Recipe;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{
-    JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, Tensors, WEIGHTS,
-    encode_tensors, save, tensor_file,
+    JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile,
+    Tensors, WEIGHTS, encode_tensors, save,
 };
 
 /// train_state.json.
@@ -127,14 +127,14 @@ impl TrainState {
             )
         })?;
         let moments = |name| {
-            let file = tensor_file(&snapshot.read(name)?, meta.tensors(), false);
-            file.map(|file| file.tensors)
+            let file = TensorFile::new(snapshot.map(name)?, meta.tensors(), false);
+            file.map(|file| file.to_tensors())
                 .with_context(|| snapshot.path(name).display().to_string())
         };
         Ok(Self {
             m: moments(OPTIMIZER_M)?,
             v: moments(OPTIMIZER_V)?,
-            weights: weights.tensors,
+            weights: weights.to_tensors(),
             meta,
             progress,
         })

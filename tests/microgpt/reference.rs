@@ -8,7 +8,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use microgpt::data::{Batch, Corpus, Dataset, Kind, Tokenizer};
 use microgpt::model::{
-    InferenceGpt, ModelConfig, ModelMeta, TensorGpt, initial_weights, to_named_tensor, unstack,
+    InferenceGpt, ModelConfig, ModelMeta, Room, Run, TensorGpt, initial_weights, to_named_tensor,
+    unstack,
 };
 use microgpt::store::{NamedTensor, Tensors};
 use microgpt::train::{Recipe, Schedule, TrainConfig, TrainState, Trainer};
@@ -98,11 +99,17 @@ fn to_f64(tensor: &Tensor) -> Vec<f64> {
     values.into_iter().map(f64::from).collect()
 }
 
+/// The logits after every token of a document.
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
-    let mut decoder = model.decoder();
-    tokens
-        .iter()
-        .flat_map(|&token| decoder.feed(token).to_vec())
+    let (mut stream, mut room) = (model.stream(), Room::default());
+    let run = Run {
+        stream: &mut stream,
+        tokens,
+        logits_from: 0,
+    };
+    model.forward(&mut room, &mut [run]);
+    (0..tokens.len())
+        .flat_map(|index| room.logits(index).to_vec())
         .collect()
 }
 
@@ -154,13 +161,11 @@ fn check_gradients(name: &str) {
     assert!(off < 5e-6, "TensorGpt's logits are off by {off}");
 
     let vocab_size = json["vocab_size"].as_u64().unwrap() as usize;
-    let inference = InferenceGpt::new(
-        ModelMeta {
-            config,
-            tokenizer: tokenizer(vocab_size),
-        },
-        weights,
-    );
+    let meta = ModelMeta {
+        config,
+        tokenizer: tokenizer(vocab_size),
+    };
+    let inference = InferenceGpt::from_tensors(meta, &weights);
     let off = difference(
         &inference_logits(&inference, &documents[0][..documents[0].len() - 1]),
         logits0,
@@ -286,7 +291,7 @@ fn both_models_agree() {
         config: ODD,
         tokenizer: tokenizer(12),
     };
-    let inference = InferenceGpt::new(meta, weights.clone());
+    let inference = InferenceGpt::from_tensors(meta, &weights);
     assert_eq!(inference.to_tensors(), weights);
     assert_eq!(model.to_tensors().unwrap(), weights);
     for document in random_documents(20, 12) {
@@ -311,16 +316,15 @@ fn gradients_match_finite_differences() {
         tokenizer: tokenizer(7),
     };
     let loss = |weights: &Tensors| {
-        let model = InferenceGpt::new(meta.clone(), weights.clone());
+        let model = InferenceGpt::from_tensors(meta.clone(), weights);
         let surprise = |document: &&[u32]| -> f64 {
-            let mut decoder = model.decoder();
-            document
-                .windows(2)
-                .map(|pair| {
-                    let logits = decoder.feed(pair[0]);
+            let logits = inference_logits(&model, &document[..document.len() - 1]);
+            let logits = logits.chunks_exact(7).zip(&document[1..]);
+            logits
+                .map(|(logits, &next)| {
                     let max = logits.iter().copied().fold(f64::MIN, f64::max);
                     let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
-                    max + sum.ln() - logits[pair[1] as usize]
+                    max + sum.ln() - logits[next as usize]
                 })
                 .sum()
         };

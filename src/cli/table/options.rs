@@ -278,7 +278,7 @@ pub const SERVE: &[Group] = &[(
         MODEL_DIR,
         Opt::new("host", Takes::Value("ADDRESS"), "The address to listen on").default("127.0.0.1"),
         Opt::whole("port", "The port; 0 takes a free one").default("$PORT, or 8080"),
-        Opt::whole("threads", "Requests answered at once").default("twice the cores, at least 8"),
+        Opt::whole("threads", "Requests answered at once").default("64"),
         Opt::switch("quiet", "No access log").short('q'),
         HELP,
     ],

@@ -248,7 +248,7 @@ impl Run {
 
     fn print_samples(&self) -> Result<(), Failure> {
         let (meta, weights) = ModelMeta::load(&Snapshot::open(&self.output)?)?;
-        let model = Arc::new(InferenceGpt::new(meta, weights.tensors));
+        let model = Arc::new(InferenceGpt::new(meta, weights));
         // As many as fit a screen.
         let (count, max_tokens) = match model.meta().tokenizer.kind() {
             Kind::Documents => (20, Some(SAMPLE_TOKENS)),

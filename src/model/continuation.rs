@@ -1,0 +1,307 @@
+//! Texts in the making: what may come next, when they end, and many of them together.
+
+use std::sync::Arc;
+
+use super::{InferenceGpt, Room, Run, Sampler, Stream};
+use crate::data::ChatTokens;
+
+/// How many tokens a sample of a continuous text has unless somebody says otherwise.
+pub const CONTINUOUS_TOKENS: usize = 500;
+
+/// The most tokens of prompts that a step takes along with the texts that are being made, so that
+/// these do not have to wait for a long prompt.
+const PROMPT_TOKENS: usize = 64;
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or whoever reads it did.
+    Stop,
+    /// There was no room for more: in the context, or in the number of tokens asked for.
+    Length,
+}
+
+/// Which tokens may come next, so that what a model makes up can always be read.
+#[derive(Debug)]
+pub enum Grammar {
+    /// Characters up to `bos`.
+    Document { bos: u32 },
+    /// Characters without end; `bos` never.
+    Continuous { bos: u32 },
+    /// Turns up to `bos`: a role, characters, `end_turn`.
+    Conversation { chat: ChatTokens, in_turn: bool },
+    /// Characters up to `end_turn`; `bos`, `user` and `assistant` never.
+    Reply { chat: ChatTokens },
+}
+
+impl Grammar {
+    fn allows(&self, token: u32) -> bool {
+        match self {
+            Grammar::Document { .. } => true,
+            Grammar::Continuous { bos } => token != *bos,
+            Grammar::Conversation {
+                chat,
+                in_turn: false,
+            } => token >= chat.user && token != chat.end_turn,
+            Grammar::Conversation {
+                chat,
+                in_turn: true,
+            }
+            | Grammar::Reply { chat } => token < chat.user || token == chat.end_turn,
+        }
+    }
+
+    /// Takes a token, and says whether the text goes on after it.
+    fn goes_on_after(&mut self, token: u32) -> bool {
+        match self {
+            Grammar::Document { bos } => token != *bos,
+            Grammar::Continuous { .. } => true,
+            Grammar::Reply { chat } => token != chat.end_turn,
+            Grammar::Conversation { chat, in_turn } => {
+                *in_turn = token != chat.end_turn;
+                token <= chat.end_turn
+            }
+        }
+    }
+}
+
+/// A text in the making: its tokens so far, and how it goes on.
+pub struct Continuation {
+    /// What the model sees or is to see.
+    tokens: Vec<u32>,
+    sampled: Vec<u32>,
+    context: usize,
+    grammar: Grammar,
+    sampler: Sampler,
+    limit: usize,
+}
+
+impl Continuation {
+    /// A text that goes on from a prompt for up to `limit` tokens, to the end of the context, or
+    /// until the grammar says so.
+    ///
+    /// A continuous text does not end with the context: whenever that is full, its first half is
+    /// forgotten. Without a limit it has [`CONTINUOUS_TOKENS`].
+    pub fn new(
+        context: usize,
+        prompt: Vec<u32>,
+        grammar: Grammar,
+        sampler: Sampler,
+        limit: Option<usize>,
+    ) -> Self {
+        let limit = match grammar {
+            Grammar::Continuous { .. } => limit.unwrap_or(CONTINUOUS_TOKENS),
+            _ => limit.unwrap_or(usize::MAX).min(context + 1 - prompt.len()),
+        };
+        Self {
+            tokens: prompt,
+            sampled: Vec::new(),
+            context,
+            grammar,
+            sampler,
+            limit,
+        }
+    }
+
+    /// The tokens that were sampled.
+    pub fn sampled(&self) -> &[u32] {
+        &self.sampled
+    }
+
+    /// The prompt and the tokens that were sampled, as far as they are not forgotten.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The tokens that the model has not seen yet.
+    fn unseen(&mut self, stream: &mut Stream) -> &[u32] {
+        if self.tokens.len() > self.context {
+            // All is forgotten but the second half of what the context holds.
+            let kept = self.context.div_ceil(2);
+            self.tokens.drain(..self.tokens.len() - kept);
+            stream.truncate(0);
+        }
+        &self.tokens[stream.length()..]
+    }
+
+    /// Samples the next token, which `visit` sees and may end the text at by returning false. Says
+    /// why the text ended, if it did.
+    fn go_on(&mut self, logits: &[f64], visit: impl FnOnce(u32) -> bool) -> Option<Finish> {
+        if self.sampled.len() == self.limit {
+            return Some(Finish::Length);
+        }
+        let grammar = &self.grammar;
+        let token = self.sampler.sample(logits, |token| grammar.allows(token));
+        self.tokens.push(token);
+        self.sampled.push(token);
+        if !visit(token) || !self.grammar.goes_on_after(token) {
+            return Some(Finish::Stop);
+        }
+        (self.sampled.len() == self.limit).then_some(Finish::Length)
+    }
+
+    /// Makes the text alone, in a stream that may have seen its beginning; `visit` sees each token,
+    /// and ends the text by returning false.
+    pub fn run(
+        &mut self,
+        model: &InferenceGpt,
+        stream: &mut Stream,
+        room: &mut Room,
+        mut visit: impl FnMut(u32) -> bool,
+    ) -> Finish {
+        loop {
+            let tokens = self.unseen(stream);
+            let logits_from = tokens.len() - 1;
+            let run = Run {
+                stream,
+                tokens,
+                logits_from,
+            };
+            model.forward(room, &mut [run]);
+            if let Some(finish) = self.go_on(room.logits(0), &mut visit) {
+                return finish;
+            }
+        }
+    }
+}
+
+/// A prompt that many texts have in common, as the model has seen it.
+#[derive(Debug)]
+pub struct Prefix {
+    stream: Stream,
+    logits: Vec<f64>,
+}
+
+impl Prefix {
+    /// Lets the model see a prompt, which has to fit its context.
+    pub fn new(model: &InferenceGpt, prompt: &[u32]) -> Self {
+        let (mut stream, mut room) = (model.stream(), Room::default());
+        let run = Run {
+            stream: &mut stream,
+            tokens: prompt,
+            logits_from: prompt.len() - 1,
+        };
+        model.forward(&mut room, &mut [run]);
+        let logits = room.logits(0).to_vec();
+        Self { stream, logits }
+    }
+}
+
+/// Texts that are made together, each going its own way. What a text becomes does not depend on
+/// which others there are.
+pub struct Batch<'a, T> {
+    model: &'a InferenceGpt,
+    room: Room,
+    texts: Vec<Member<T>>,
+    /// Streams of texts that have ended, to be used again.
+    spare: Vec<Stream>,
+}
+
+/// A text of a batch.
+struct Member<T> {
+    owner: T,
+    text: Continuation,
+    stream: Stream,
+    /// What the stream begins with, until the first token is sampled.
+    prefix: Option<Arc<Prefix>>,
+    finish: Option<Finish>,
+}
+
+impl<'a, T> Batch<'a, T> {
+    pub fn new(model: &'a InferenceGpt) -> Self {
+        Self {
+            model,
+            room: Room::default(),
+            texts: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// How many texts are being made.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Adds a text, whose prompt the model may have seen already.
+    pub fn add(&mut self, owner: T, text: Continuation, prefix: Option<Arc<Prefix>>) {
+        let mut stream = self.spare.pop().unwrap_or_else(|| self.model.stream());
+        stream.truncate(0);
+        if let Some(prefix) = &prefix {
+            stream.copy_from(self.model.meta().config, &prefix.stream);
+        }
+        self.texts.push(Member {
+            owner,
+            text,
+            stream,
+            prefix,
+            finish: None,
+        });
+    }
+
+    /// Makes about one token of each text. `visit` sees it, and may end the text by returning
+    /// false; `done` gets the texts that ended.
+    pub fn step(
+        &mut self,
+        mut visit: impl FnMut(&mut T, u32) -> bool,
+        mut done: impl FnMut(T, Continuation, Finish),
+    ) {
+        for member in &mut self.texts {
+            if let Some(prefix) = member.prefix.take() {
+                let visit = |token| visit(&mut member.owner, token);
+                member.finish = member.text.go_on(&prefix.logits, visit);
+            }
+        }
+        self.take_out_finished(&mut done);
+
+        let mut prompt_tokens = PROMPT_TOKENS;
+        let mut complete = Vec::with_capacity(self.texts.len());
+        let mut runs = Vec::with_capacity(self.texts.len());
+        for (index, member) in self.texts.iter_mut().enumerate() {
+            let unseen = member.text.unseen(&mut member.stream);
+            let mut tokens = unseen;
+            if unseen.len() > 1 {
+                tokens = &unseen[..unseen.len().min(prompt_tokens)];
+                prompt_tokens -= tokens.len();
+            }
+            let whole = tokens.len() == unseen.len();
+            if whole {
+                complete.push(index);
+            }
+            if !tokens.is_empty() {
+                runs.push(Run {
+                    stream: &mut member.stream,
+                    tokens,
+                    logits_from: tokens.len() - usize::from(whole),
+                });
+            }
+        }
+        self.model.forward(&mut self.room, &mut runs);
+        for (logits, index) in complete.into_iter().enumerate() {
+            let Member {
+                owner,
+                text,
+                finish,
+                ..
+            } = &mut self.texts[index];
+            *finish = text.go_on(self.room.logits(logits), |token| visit(owner, token));
+        }
+        self.take_out_finished(&mut done);
+    }
+
+    fn take_out_finished(&mut self, done: &mut impl FnMut(T, Continuation, Finish)) {
+        let mut index = 0;
+        while index < self.texts.len() {
+            let Some(finish) = self.texts[index].finish else {
+                index += 1;
+                continue;
+            };
+            let member = self.texts.swap_remove(index);
+            self.spare.push(member.stream);
+            done(member.owner, member.text, finish);
+        }
+    }
+}

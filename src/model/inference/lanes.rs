@@ -1,0 +1,272 @@
+//! Eight f64 as one value, on the vectors that a processor has.
+
+use half::f16;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+
+/// How many numbers a value has, whatever the width of the vectors.
+pub const LANES: usize = 8;
+
+/// What a kind of processor does with eight numbers, each apart from the others.
+pub trait Lanes: Copy {
+    type V: Copy;
+
+    fn load(self, numbers: &[f64; LANES]) -> Self::V;
+    fn widen(self, numbers: &[f32; LANES]) -> Self::V;
+    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V;
+    fn store(self, v: Self::V) -> [f64; LANES];
+    fn splat(self, number: f64) -> Self::V;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of two numbers, neither of which is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// Work that is compiled for each kind of processor. All that it calls has to be inlined into it.
+pub trait Work {
+    type Output;
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Does some work as the processor at hand does it fastest.
+pub fn run<W: Work>(work: W) -> W::Output {
+    #[cfg(test)]
+    match crate::ops::WIDTH.get() {
+        crate::ops::Width::Any => {}
+        crate::ops::Width::None => return work.run(AnyProcessor),
+        #[cfg(target_arch = "x86_64")]
+        crate::ops::Width::Avx2 => {
+            let lanes = V3::try_new().expect("the test has looked");
+            return pulp::Simd::vectorize(
+                lanes,
+                #[inline(always)]
+                || work.run(lanes),
+            );
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    match pulp::Arch::new() {
+        pulp::Arch::V4(lanes) => {
+            return pulp::Simd::vectorize(
+                lanes,
+                #[inline(always)]
+                || work.run(lanes),
+            );
+        }
+        pulp::Arch::V3(lanes) => {
+            return pulp::Simd::vectorize(
+                lanes,
+                #[inline(always)]
+                || work.run(lanes),
+            );
+        }
+        _ => {}
+    }
+    work.run(AnyProcessor)
+}
+
+/// A processor of which nothing is known.
+#[derive(Clone, Copy)]
+pub struct AnyProcessor;
+
+impl Lanes for AnyProcessor {
+    type V = [f64; LANES];
+
+    #[inline(always)]
+    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+        *numbers
+    }
+    #[inline(always)]
+    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+        numbers.map(f64::from)
+    }
+    #[inline(always)]
+    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
+        numbers.map(|half| f64::from(Weight::to_f32(half)))
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V) -> [f64; LANES] {
+        v
+    }
+    #[inline(always)]
+    fn splat(self, number: f64) -> Self::V {
+        [number; LANES]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|l| a[l] + b[l])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|l| a[l] * b[l])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for V4 {
+    type V = std::arch::x86_64::__m512d;
+
+    #[inline(always)]
+    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+        pulp::cast(*numbers)
+    }
+    #[inline(always)]
+    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+        self.avx512f._mm512_cvtps_pd(pulp::cast(*numbers))
+    }
+    #[inline(always)]
+    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
+        let sixteen = self.avx._mm256_zextsi128_si256(pulp::cast(*numbers));
+        let wide = self.avx512f._mm512_cvtph_ps(sixteen);
+        self.avx512f
+            ._mm512_cvtps_pd(self.avx512f._mm512_castps512_ps256(wide))
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V) -> [f64; LANES] {
+        pulp::cast(v)
+    }
+    #[inline(always)]
+    fn splat(self, number: f64) -> Self::V {
+        self.avx512f._mm512_set1_pd(number)
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        self.avx512f._mm512_add_pd(a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        self.avx512f._mm512_mul_pd(a, b)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        self.avx512f._mm512_max_pd(a, b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.avx512f._mm512_fmadd_pd(a, b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for V3 {
+    type V = [std::arch::x86_64::__m256d; 2];
+
+    #[inline(always)]
+    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+        pulp::cast(*numbers)
+    }
+    #[inline(always)]
+    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+        let halves: [_; 2] = pulp::cast(*numbers);
+        halves.map(
+            #[inline(always)]
+            |half| self.avx._mm256_cvtps_pd(half),
+        )
+    }
+    #[inline(always)]
+    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
+        // As `to_f32` below does it.
+        let (avx, avx2) = (self.avx, self.avx2);
+        let bits = avx2._mm256_cvtepu16_epi32(pulp::cast(*numbers));
+        let sign = avx2._mm256_and_si256(bits, avx._mm256_set1_epi32(0x8000));
+        let rest = avx2._mm256_and_si256(bits, avx._mm256_set1_epi32(0x7fff));
+        let rest = pulp::cast(avx2._mm256_slli_epi32::<13>(rest));
+        let rest = avx._mm256_mul_ps(rest, avx._mm256_set1_ps(2f32.powi(112)));
+        let sign = pulp::cast(avx2._mm256_slli_epi32::<16>(sign));
+        self.widen(&pulp::cast(avx._mm256_or_ps(rest, sign)))
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V) -> [f64; LANES] {
+        pulp::cast(v)
+    }
+    #[inline(always)]
+    fn splat(self, number: f64) -> Self::V {
+        [self.avx._mm256_set1_pd(number); 2]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        let add = self.avx;
+        [add._mm256_add_pd(a[0], b[0]), add._mm256_add_pd(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        let mul = self.avx;
+        [mul._mm256_mul_pd(a[0], b[0]), mul._mm256_mul_pd(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        let max = self.avx;
+        [max._mm256_max_pd(a[0], b[0]), max._mm256_max_pd(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let fma = self.fma;
+        [
+            fma._mm256_fmadd_pd(a[0], b[0], c[0]),
+            fma._mm256_fmadd_pd(a[1], b[1], c[1]),
+        ]
+    }
+}
+
+/// A weight as it is stored.
+pub trait Weight: bytemuck::Pod + Send + Sync {
+    /// Eight of them as f64.
+    fn load<L: Lanes>(lanes: L, weights: &[Self; LANES]) -> L::V;
+
+    fn to_f32(self) -> f32;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn load<L: Lanes>(lanes: L, weights: &[f32; LANES]) -> L::V {
+        lanes.widen(weights)
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    fn load<L: Lanes>(lanes: L, weights: &[f16; LANES]) -> L::V {
+        lanes.widen_half(weights)
+    }
+
+    /// Of finite numbers alone. Unlike `half`'s own conversion, this is one that loops are
+    /// vectorised with.
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        // The exponent's bias is 15 in f16 and 127 in f32; the product is exact, also where the
+        // f16 is subnormal.
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * 2f32.powi(112);
+        f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(Weight::to_f32(half).to_bits(), half.to_f32().to_bits());
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The GPT that speaks: arithmetic in f64 on weights as they lie in their file.
+//!
+//! Any number of texts go through it together, each with any number of its next tokens: a prompt
+//! at once, one token of each of many samples, or both. All these tokens are the columns of one
+//! matrix, so that each weight is read once for all of them. What comes out for a token is the
+//! same, bit for bit, whatever goes along with it and on every machine; see [`arithmetic`].
+
+mod arithmetic;
+mod attention;
+mod lanes;
+mod product;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::sync::Arc;
+
+use arithmetic::{exponentials, largest, padded, sum, total, total_of};
+use attention::KvCache;
+use lanes::{LANES, Lanes, Work};
+use product::{Columns, GROUP, multiply};
+use weights::Matrix;
+
+use super::{ModelConfig, ModelMeta};
+use crate::ops::RMS_NORM_EPS;
+use crate::store::{Precision, TensorFile, Tensors, encode_tensors};
+
+/// A trained model, ready to be shared between threads behind an `Arc`.
+#[derive(Debug)]
+pub struct InferenceGpt {
+    meta: ModelMeta,
+    wte: Matrix,
+    wpe: Matrix,
+    lm_head: Matrix,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attn_wq: Matrix,
+    attn_wk: Matrix,
+    attn_wv: Matrix,
+    attn_wo: Matrix,
+    mlp_fc1: Matrix,
+    mlp_fc2: Matrix,
+}
+
+impl InferenceGpt {
+    /// A model of the given weights. Panics unless they are those that `meta` lists, as
+    /// [`ModelMeta::load`] makes sure.
+    pub fn new(meta: ModelMeta, weights: TensorFile) -> Self {
+        let file = Arc::new(weights);
+        let layer = |i| {
+            let matrix = |name: &str| Matrix::new(&file, &format!("layer{i}.{name}"));
+            Layer {
+                attn_wq: matrix("attn_wq"),
+                attn_wk: matrix("attn_wk"),
+                attn_wv: matrix("attn_wv"),
+                attn_wo: matrix("attn_wo"),
+                mlp_fc1: matrix("mlp_fc1"),
+                mlp_fc2: matrix("mlp_fc2"),
+            }
+        };
+        Self {
+            wte: Matrix::new(&file, "wte"),
+            wpe: Matrix::new(&file, "wpe"),
+            lm_head: Matrix::new(&file, "lm_head"),
+            layers: (0..meta.config.n_layer).map(layer).collect(),
+            meta,
+        }
+    }
+
+    /// A model of weights in main memory. Panics unless they are those that `meta` lists.
+    pub fn from_tensors(meta: ModelMeta, weights: &Tensors) -> Self {
+        let file = encode_tensors(weights, Precision::F32)
+            .and_then(|bytes| TensorFile::new(bytes.into(), meta.tensors(), false));
+        Self::new(meta, file.expect("the weights are this model's"))
+    }
+
+    /// The weights by name, as [`encode_tensors`] writes them.
+    pub fn to_tensors(&self) -> Tensors {
+        let layers = self.layers.iter().enumerate().flat_map(|(i, layer)| {
+            [
+                ("attn_wq", &layer.attn_wq),
+                ("attn_wk", &layer.attn_wk),
+                ("attn_wv", &layer.attn_wv),
+                ("attn_wo", &layer.attn_wo),
+                ("mlp_fc1", &layer.mlp_fc1),
+                ("mlp_fc2", &layer.mlp_fc2),
+            ]
+            .map(|(name, matrix)| (format!("layer{i}.{name}"), matrix))
+        });
+        let tables = [
+            ("wte", &self.wte),
+            ("wpe", &self.wpe),
+            ("lm_head", &self.lm_head),
+        ];
+        let tables = tables.map(|(name, matrix)| (name.to_string(), matrix));
+        let tensor = |(name, matrix): (String, &Matrix)| (name, matrix.to_tensor());
+        tables.into_iter().chain(layers).map(tensor).collect()
+    }
+
+    /// The model's size and vocabulary.
+    pub fn meta(&self) -> &ModelMeta {
+        &self.meta
+    }
+
+    /// A text of which the model has seen nothing yet.
+    pub fn stream(&self) -> Stream {
+        let layers = 0..self.meta.config.n_layer;
+        Stream {
+            length: 0,
+            layers: layers.map(|_| KvCache::new(self.meta.config)).collect(),
+        }
+    }
+
+    /// How much memory a text takes whose context is full.
+    pub fn stream_bytes(&self) -> usize {
+        self.layers.len() * KvCache::bytes(self.meta.config)
+    }
+
+    /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
+    /// has the logits `[V]` that were asked for.
+    ///
+    /// Panics where a context is too short for its run, and for a token of another model.
+    pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
+        let tokens: usize = runs.iter().map(|run| run.tokens.len()).sum();
+        if tokens > 0 {
+            room.resize(self, Columns::new(tokens));
+            lanes::run(Forward {
+                model: self,
+                room,
+                runs,
+            });
+        }
+    }
+}
+
+/// A pass of some columns through the model.
+struct Forward<'a, 'r> {
+    model: &'a InferenceGpt,
+    room: &'a mut Room,
+    runs: &'a mut [Run<'r>],
+}
+
+impl Work for Forward<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        self.embed(lanes);
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            self.attention_block(lanes, index, layer);
+            self.mlp_block(lanes, layer);
+        }
+        for run in self.runs.iter_mut() {
+            run.stream.length += run.tokens.len();
+        }
+        self.logits(lanes);
+    }
+}
+
+impl Forward<'_, '_> {
+    /// `x = rms_norm(wte[token] + wpe[position])`.
+    #[inline(always)]
+    fn embed<L: Lanes>(&mut self, lanes: L) {
+        let Self { model, room, runs } = self;
+        let columns = room.columns;
+        room.normed.fill(0.0);
+        let mut column = 0;
+        for run in runs.iter() {
+            let end = run.stream.length + run.tokens.len();
+            assert!(end <= model.meta.config.block_size, "the context is full");
+            for (position, &token) in (run.stream.length..end).zip(run.tokens) {
+                room.row.fill(0.0);
+                model.wte.add_row(token as usize, &mut room.row);
+                model.wpe.add_row(position, &mut room.row);
+                columns.write(column, &room.row, &mut room.normed);
+                column += 1;
+            }
+        }
+        rms_norm(lanes, columns, &room.normed, &mut room.x);
+    }
+
+    /// `x += wo · attention(rms_norm(x))`.
+    #[inline(always)]
+    fn attention_block<L: Lanes>(&mut self, lanes: L, index: usize, layer: &Layer) {
+        let config = self.model.meta.config;
+        let Room {
+            columns,
+            x,
+            normed,
+            query,
+            key,
+            value,
+            attended,
+            wide,
+            row,
+            value_row,
+            attended_row,
+            scores,
+            ..
+        } = &mut *self.room;
+        let columns = *columns;
+        rms_norm(lanes, columns, x, normed);
+        multiply(lanes, &layer.attn_wq, columns, normed, query, wide);
+        multiply(lanes, &layer.attn_wk, columns, normed, key, wide);
+        multiply(lanes, &layer.attn_wv, columns, normed, value, wide);
+        let mut column = 0;
+        for run in self.runs.iter_mut() {
+            let cache = &mut run.stream.layers[index];
+            for position in run.stream.length..run.stream.length + run.tokens.len() {
+                columns.read(column, key, row);
+                columns.read(column, value, value_row);
+                cache.insert(config, position, row, value_row);
+                columns.read(column, query, row);
+                cache.attend(lanes, config, position + 1, row, scores, attended_row);
+                columns.write(column, attended_row, attended);
+                column += 1;
+            }
+        }
+        multiply(lanes, &layer.attn_wo, columns, attended, normed, wide);
+        add(x, normed);
+    }
+
+    /// `x += fc2 · relu(fc1 · rms_norm(x))`.
+    #[inline(always)]
+    fn mlp_block<L: Lanes>(&mut self, lanes: L, layer: &Layer) {
+        let Room {
+            columns,
+            x,
+            normed,
+            hidden,
+            wide,
+            ..
+        } = &mut *self.room;
+        rms_norm(lanes, *columns, x, normed);
+        multiply(lanes, &layer.mlp_fc1, *columns, normed, hidden, wide);
+        for hidden in hidden.iter_mut() {
+            *hidden = if *hidden > 0.0 { *hidden } else { 0.0 };
+        }
+        multiply(lanes, &layer.mlp_fc2, *columns, hidden, normed, wide);
+        add(x, normed);
+    }
+
+    /// `lm_head · x`, where logits were asked for.
+    #[inline(always)]
+    fn logits<L: Lanes>(&mut self, lanes: L) {
+        let Room {
+            columns,
+            x,
+            normed,
+            logits,
+            column_logits,
+            wanted,
+            wide,
+            row,
+            ..
+        } = &mut *self.room;
+        wanted.clear();
+        let mut column = 0;
+        for run in self.runs.iter() {
+            wanted.extend(column + run.logits_from..column + run.tokens.len());
+            column += run.tokens.len();
+        }
+        let head = &self.model.lm_head;
+        let compact = Columns::new(wanted.len());
+        normed.clear();
+        normed.resize(compact.width() * head.cols, 0.0);
+        for (to, &from) in wanted.iter().enumerate() {
+            columns.read(from, x, row);
+            compact.write(to, row, normed);
+        }
+        column_logits.resize(compact.width() * head.rows, 0.0);
+        multiply(lanes, head, compact, normed, column_logits, wide);
+        logits.resize(wanted.len() * head.rows, 0.0);
+        for (index, logits) in logits.chunks_exact_mut(head.rows).enumerate() {
+            compact.read(index, column_logits, logits);
+        }
+    }
+}
+
+/// What the model remembers of one text.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    length: usize,
+    layers: Vec<KvCache>,
+}
+
+impl Stream {
+    /// How many tokens the model has seen.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Forgets all but the first `length` tokens.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Becomes another text of the same model.
+    pub fn copy_from(&mut self, config: ModelConfig, other: &Self) {
+        self.length = other.length;
+        for (cache, other) in self.layers.iter_mut().zip(&other.layers) {
+            cache.copy_from(config, other, self.length);
+        }
+    }
+}
+
+/// The next tokens of a text.
+pub struct Run<'a> {
+    pub stream: &'a mut Stream,
+    pub tokens: &'a [u32],
+    /// Logits are wanted after each token from this one on.
+    pub logits_from: usize,
+}
+
+/// Room to compute in, and the logits.
+#[derive(Debug, Default)]
+pub struct Room {
+    columns: Columns,
+    /// The residual stream, and below it what a block makes of it: `E` numbers a column.
+    x: Vec<f64>,
+    normed: Vec<f64>,
+    query: Vec<f64>,
+    key: Vec<f64>,
+    value: Vec<f64>,
+    attended: Vec<f64>,
+    /// `4E` a column.
+    hidden: Vec<f64>,
+    /// Which columns logits are wanted for.
+    wanted: Vec<usize>,
+    column_logits: Vec<f64>,
+    /// `[wanted, V]`.
+    logits: Vec<f64>,
+    vocab_size: usize,
+    /// For [`multiply`].
+    wide: Vec<f64>,
+    /// For one column, and for its scores.
+    row: Vec<f64>,
+    value_row: Vec<f64>,
+    attended_row: Vec<f64>,
+    scores: Vec<f64>,
+}
+
+impl Room {
+    /// The logits `[V]` with this number, counted over all runs.
+    pub fn logits(&self, index: usize) -> &[f64] {
+        &self.logits[index * self.vocab_size..][..self.vocab_size]
+    }
+
+    fn resize(&mut self, model: &InferenceGpt, columns: Columns) {
+        let ModelConfig {
+            n_embd,
+            n_head,
+            block_size,
+            ..
+        } = model.meta.config;
+        self.columns = columns;
+        self.vocab_size = model.lm_head.rows;
+        for buffer in [
+            &mut self.x,
+            &mut self.normed,
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.attended,
+        ] {
+            buffer.resize(columns.width() * n_embd, 0.0);
+        }
+        self.hidden.resize(columns.width() * 4 * n_embd, 0.0);
+        for row in [&mut self.row, &mut self.value_row, &mut self.attended_row] {
+            row.resize(n_embd, 0.0);
+        }
+        let padded = block_size.next_multiple_of(LANES);
+        self.scores.resize(padded * n_head, 0.0);
+    }
+}
+
+/// Every column of `x` over its root mean square.
+#[inline(always)]
+fn rms_norm<L: Lanes>(lanes: L, columns: Columns, x: &[f64], out: &mut [f64]) {
+    let elements = x.len() / columns.width();
+    let (x_groups, x_singles) = x.split_at(columns.groups * GROUP * elements);
+    let (out_groups, out_singles) = out.split_at_mut(x_groups.len());
+    let scale = |sum: f64| 1.0 / (sum / elements as f64 + RMS_NORM_EPS).sqrt();
+    let groups = x_groups.chunks_exact(GROUP * elements);
+    for (x, out) in groups.zip(out_groups.chunks_exact_mut(GROUP * elements)) {
+        let (x, out) = (x.as_chunks::<GROUP>().0, out.as_chunks_mut::<GROUP>().0);
+        let mut sums = [lanes.splat(0.0); LANES];
+        for x in x.chunks(LANES) {
+            for l in 0..LANES {
+                if l < x.len() {
+                    let x = lanes.load(&x[l]);
+                    sums[l] = lanes.mul_add(x, x, sums[l]);
+                }
+            }
+        }
+        let scales = lanes.load(&lanes.store(total(lanes, sums)).map(scale));
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = lanes.store(lanes.mul(lanes.load(x), scales));
+        }
+    }
+    let singles = x_singles.chunks_exact(elements);
+    for (x, out) in singles.zip(out_singles.chunks_exact_mut(elements)) {
+        let (eights, rest) = x.as_chunks();
+        let mut sums = lanes.splat(0.0);
+        for x in eights.iter().chain([&padded(rest)]) {
+            let x = lanes.load(x);
+            sums = lanes.mul_add(x, x, sums);
+        }
+        let scale = scale(total_of(lanes.store(sums)));
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x * scale;
+        }
+    }
+}
+
+#[inline(always)]
+fn add(x: &mut [f64], added: &[f64]) {
+    for (x, added) in x.iter_mut().zip(added) {
+        *x += added;
+    }
+}
+
+/// Turns logits into what is proportional to the tokens' probabilities at a temperature, in place.
+/// Gives their sum.
+pub(super) fn softmax_weights(logits: &mut [f64], temperature: f64) -> f64 {
+    struct Weigh<'a>(&'a mut [f64], f64);
+    impl Work for Weigh<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> f64 {
+            let Self(logits, temperature) = self;
+            // The largest is taken off before the division, so that no temperature is too small
+            // for it.
+            let max = largest(lanes, logits);
+            for logit in logits.iter_mut() {
+                *logit = (*logit - max) / temperature;
+            }
+            exponentials(logits);
+            sum(lanes, logits)
+        }
+    }
+    lanes::run(Weigh(logits, temperature))
+}

@@ -1,0 +1,249 @@
+//! Products of a weight matrix with many columns.
+//!
+//! Columns lie in groups of eight, `[elements, 8]` each, so that a vector holds one element of
+//! eight columns; those that fill no group lie alone, `[elements]` each, and then a vector holds
+//! eight elements of a column. Both ways add the same products in the same order.
+
+use super::arithmetic::{padded, total, total_of};
+use super::lanes::{LANES, Lanes, Weight};
+use super::weights::{Matrix, Values};
+
+/// How many columns a group has.
+pub const GROUP: usize = 8;
+
+/// The fewest columns for which a group, filled up with zeros, is faster than each alone.
+const LEAST_IN_GROUP: usize = 4;
+
+/// How many rows are widened to f64 before they meet the groups: few enough to stay near the
+/// processor with a group's column beside them.
+const WIDENED: usize = 24;
+
+/// How columns are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Columns {
+    pub groups: usize,
+    pub singles: usize,
+}
+
+impl Columns {
+    /// The layout of `count` columns.
+    pub fn new(count: usize) -> Self {
+        let (groups, rest) = (count / GROUP, count % GROUP);
+        if rest < LEAST_IN_GROUP {
+            Self {
+                groups,
+                singles: rest,
+            }
+        } else {
+            Self {
+                groups: groups + 1,
+                singles: 0,
+            }
+        }
+    }
+
+    /// How many numbers there are for each element of a column, those that fill up included.
+    pub fn width(self) -> usize {
+        self.groups * GROUP + self.singles
+    }
+
+    /// Where the elements of column `column` are, of `elements`: at the first number, plus so many
+    /// for each element.
+    pub fn place(self, column: usize, elements: usize) -> (usize, usize) {
+        let group = column / GROUP;
+        if group < self.groups {
+            (group * GROUP * elements + column % GROUP, GROUP)
+        } else {
+            (
+                self.groups * GROUP * elements + (column - self.groups * GROUP) * elements,
+                1,
+            )
+        }
+    }
+
+    /// Copies column `column` of `from` to `to`, `[elements]`.
+    pub fn read(self, column: usize, from: &[f64], to: &mut [f64]) {
+        let (start, step) = self.place(column, to.len());
+        for (to, from) in to.iter_mut().zip(from[start..].iter().step_by(step)) {
+            *to = *from;
+        }
+    }
+
+    /// Copies `from`, `[elements]`, to column `column` of `to`.
+    pub fn write(self, column: usize, from: &[f64], to: &mut [f64]) {
+        let (start, step) = self.place(column, from.len());
+        for (to, from) in to[start..].iter_mut().step_by(step).zip(from) {
+            *to = *from;
+        }
+    }
+}
+
+/// `out = W·x` for all columns. `wide` is room to compute in.
+#[inline(always)]
+pub fn multiply<L: Lanes>(
+    lanes: L,
+    matrix: &Matrix,
+    columns: Columns,
+    x: &[f64],
+    out: &mut [f64],
+    wide: &mut Vec<f64>,
+) {
+    let (rows, cols) = (matrix.rows, matrix.cols);
+    let (x_groups, x_singles) = x.split_at(columns.groups * GROUP * cols);
+    let (out_groups, out_singles) = out.split_at_mut(columns.groups * GROUP * rows);
+    if columns.groups > 0 {
+        wide.resize(WIDENED * cols, 0.0);
+        match matrix.values() {
+            Values::F32(values) => multiply_groups(lanes, values, cols, x_groups, out_groups, wide),
+            Values::F16(values) => multiply_groups(lanes, values, cols, x_groups, out_groups, wide),
+        }
+    }
+    let singles = x_singles
+        .chunks_exact(cols)
+        .zip(out_singles.chunks_exact_mut(rows));
+    for (x, out) in singles {
+        match matrix.values() {
+            Values::F32(values) => multiply_single(lanes, values, x, out),
+            Values::F16(values) => multiply_single(lanes, values, x, out),
+        }
+    }
+}
+
+/// One column: `out[r] = Σ W[r, i]·x[i]`.
+#[inline(always)]
+fn multiply_single<L: Lanes, T: Weight + Default>(
+    lanes: L,
+    values: &[T],
+    x: &[f64],
+    out: &mut [f64],
+) {
+    const ROWS: usize = 4;
+    let mut chunks = out.chunks_exact_mut(ROWS);
+    let mut tiles = values.chunks_exact(ROWS * x.len());
+    for (out, tile) in (&mut chunks).zip(&mut tiles) {
+        out.copy_from_slice(&dots::<L, T, ROWS>(lanes, tile, x));
+    }
+    let rows = tiles.remainder().chunks_exact(x.len());
+    for (out, row) in chunks.into_remainder().iter_mut().zip(rows) {
+        *out = dots::<L, T, 1>(lanes, row, x)[0];
+    }
+}
+
+/// The dot products of some rows with a column.
+#[inline(always)]
+fn dots<L: Lanes, T: Weight + Default, const ROWS: usize>(
+    lanes: L,
+    rows: &[T],
+    x: &[f64],
+) -> [f64; ROWS] {
+    let rows: [&[T]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
+    let mut sums = [lanes.splat(0.0); ROWS];
+    let (x_eights, x_rest) = x.as_chunks::<LANES>();
+    let eights: [&[[T; LANES]]; ROWS] =
+        std::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_eights.len()]);
+    for (k, x) in x_eights.iter().enumerate() {
+        let x = lanes.load(x);
+        for r in 0..ROWS {
+            sums[r] = lanes.mul_add(T::load(lanes, &eights[r][k]), x, sums[r]);
+        }
+    }
+    if !x_rest.is_empty() {
+        let x = lanes.load(&padded(x_rest));
+        for r in 0..ROWS {
+            let rest = padded(rows[r].as_chunks::<LANES>().1);
+            sums[r] = lanes.mul_add(T::load(lanes, &rest), x, sums[r]);
+        }
+    }
+    let mut totals = [0.0; ROWS];
+    for r in 0..ROWS {
+        totals[r] = total_of(lanes.store(sums[r]));
+    }
+    totals
+}
+
+/// All groups: `out[g][r][c] = Σ W[r, i]·x[g][i][c]`.
+#[inline(always)]
+fn multiply_groups<L: Lanes, T: Weight>(
+    lanes: L,
+    values: &[T],
+    cols: usize,
+    x: &[f64],
+    out: &mut [f64],
+    wide: &mut [f64],
+) {
+    let rows = values.len() / cols;
+    for (panel, values) in values.chunks(WIDENED * cols).enumerate() {
+        let wide = &mut wide[..values.len()];
+        let (values, rest) = values.as_chunks();
+        let (eights, wide_rest) = wide.as_chunks_mut();
+        for (wide, values) in eights.iter_mut().zip(values) {
+            *wide = lanes.store(T::load(lanes, values));
+        }
+        for (wide, value) in wide_rest.iter_mut().zip(rest) {
+            *wide = f64::from(value.to_f32());
+        }
+        let groups = x
+            .chunks_exact(GROUP * cols)
+            .zip(out.chunks_exact_mut(GROUP * rows));
+        for (x, out) in groups {
+            let (x, _) = x.as_chunks::<GROUP>();
+            let (out, _) = out.as_chunks_mut::<GROUP>();
+            let out = &mut out[panel * WIDENED..][..wide.len() / cols];
+            multiply_panel(lanes, wide, x, out);
+        }
+    }
+}
+
+/// Some rows with one group.
+#[inline(always)]
+fn multiply_panel<L: Lanes>(lanes: L, wide: &[f64], x: &[[f64; GROUP]], out: &mut [[f64; GROUP]]) {
+    const ROWS: usize = 3;
+    let mut chunks = out.chunks_exact_mut(ROWS);
+    let mut tiles = wide.chunks_exact(ROWS * x.len());
+    for (out, tile) in (&mut chunks).zip(&mut tiles) {
+        out.copy_from_slice(&group_dots::<L, ROWS>(lanes, tile, x));
+    }
+    let rows = tiles.remainder().chunks_exact(x.len());
+    for (out, row) in chunks.into_remainder().iter_mut().zip(rows) {
+        *out = group_dots::<L, 1>(lanes, row, x)[0];
+    }
+}
+
+/// The dot products of some rows with each column of a group.
+#[inline(always)]
+fn group_dots<L: Lanes, const ROWS: usize>(
+    lanes: L,
+    rows: &[f64],
+    x: &[[f64; GROUP]],
+) -> [[f64; GROUP]; ROWS] {
+    let rows: [&[f64]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
+    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
+    let (x_eights, x_rest) = x.as_chunks::<LANES>();
+    let eights: [&[[f64; LANES]]; ROWS] =
+        std::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_eights.len()]);
+    for (k, x) in x_eights.iter().enumerate() {
+        for l in 0..LANES {
+            let x = lanes.load(&x[l]);
+            for r in 0..ROWS {
+                sums[r][l] = lanes.mul_add(lanes.splat(eights[r][k][l]), x, sums[r][l]);
+            }
+        }
+    }
+    if !x_rest.is_empty() {
+        for r in 0..ROWS {
+            let rest = rows[r].as_chunks::<LANES>().1;
+            // By constant numbers, so that the sums can stay in registers.
+            for l in 0..LANES {
+                if l < rest.len() {
+                    let x = lanes.load(&x_rest[l]);
+                    sums[r][l] = lanes.mul_add(lanes.splat(rest[l]), x, sums[r][l]);
+                }
+            }
+        }
+    }
+    let mut totals = [[0.0; GROUP]; ROWS];
+    for r in 0..ROWS {
+        totals[r] = lanes.store(total(lanes, sums[r]));
+    }
+    totals
+}

@@ -1,0 +1,213 @@
+//! The threads that make the texts of all requests: each makes those it has together, and a new one
+//! joins at the next token. A text is the same whatever others there are.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::http::HttpError;
+use super::metrics::Metrics;
+use super::stop::StopFilter;
+use crate::model::{Batch, Continuation, Finish, InferenceGpt};
+
+/// A text that was made.
+pub struct Made {
+    /// The characters that were sampled, up to a stop sequence.
+    pub text: String,
+    /// The tokens that were sampled.
+    pub sampled: Vec<u32>,
+    pub finish: Finish,
+}
+
+/// What happens to a text that was ordered.
+enum Event {
+    /// There are some more characters, for who wants them as they come.
+    Text(String),
+    End(Made),
+}
+
+/// A text that is wanted, and who waits for it.
+struct Order {
+    text: Continuation,
+    filter: StopFilter,
+    streamed: bool,
+    events: Sender<Event>,
+}
+
+/// The threads, and the orders that wait for them.
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// A text that was ordered and is not there yet.
+pub struct Pending(Receiver<Event>);
+
+impl Engine {
+    /// Errors where a thread can't be started.
+    pub fn start(model: Arc<InferenceGpt>, metrics: Arc<Metrics>, threads: usize) -> Result<Self> {
+        let state = State {
+            waiting: VecDeque::new(),
+            making: vec![0; threads],
+        };
+        let shared = Arc::new(Shared {
+            model,
+            metrics,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        for number in 0..threads {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .spawn(move || shared.work(number))
+                .context("cannot start a thread")?;
+        }
+        Ok(Self { shared })
+    }
+
+    /// Orders a text that ends before the first of the sequences in `stop`.
+    pub fn order(&self, text: Continuation, stop: &[String]) -> Pending {
+        self.submit(text, stop, false)
+    }
+
+    /// Makes a text whose characters `visit` sees as they come, and which it ends by returning
+    /// false. Gives nothing where it did. Errors where the thread that made it failed.
+    pub fn stream(
+        &self,
+        text: Continuation,
+        stop: &[String],
+        mut visit: impl FnMut(&str) -> bool,
+    ) -> Result<Option<Made>, HttpError> {
+        let Pending(events) = self.submit(text, stop, true);
+        for event in events {
+            match event {
+                Event::Text(text) if visit(&text) => {}
+                Event::Text(_) => return Ok(None),
+                Event::End(made) => return Ok(Some(made)),
+            }
+        }
+        Err(lost())
+    }
+
+    fn submit(&self, text: Continuation, stop: &[String], streamed: bool) -> Pending {
+        let (events, pending) = channel();
+        let order = Order {
+            text,
+            filter: StopFilter::new(stop.to_vec()),
+            streamed,
+            events,
+        };
+        self.shared.lock().waiting.push_back(order);
+        self.shared.changed.notify_all();
+        Pending(pending)
+    }
+}
+
+impl Pending {
+    /// Waits for the text. Errors where the thread that made it failed.
+    pub fn wait(self) -> Result<Made, HttpError> {
+        match self.0.recv() {
+            Ok(Event::End(made)) => Ok(made),
+            _ => Err(lost()),
+        }
+    }
+}
+
+fn lost() -> HttpError {
+    HttpError::new(500, "the server failed; its log says more")
+}
+
+struct Shared {
+    model: Arc<InferenceGpt>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Orders came.
+    changed: Condvar,
+}
+
+struct State {
+    waiting: VecDeque<Order>,
+    /// How many texts each thread is making.
+    making: Vec<usize>,
+}
+
+/// What a text's owner keeps while it is made.
+type Owner = (StopFilter, bool, Sender<Event>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|error| error.into_inner())
+    }
+
+    /// A thread's life.
+    fn work(&self, number: usize) {
+        let mut batch = Batch::new(&self.model);
+        loop {
+            self.take(number, &mut batch);
+            // The panic itself is reported on stderr. Who waits for this thread's texts learns that
+            // they are lost.
+            let step = || self.step(&mut batch);
+            if catch_unwind(AssertUnwindSafe(step)).is_err() {
+                batch = Batch::new(&self.model);
+            }
+        }
+    }
+
+    /// Takes orders while no other thread makes fewer texts; waits for one where it makes none.
+    fn take(&self, number: usize, batch: &mut Batch<Owner>) {
+        let mut state = self.lock();
+        state.making[number] = batch.len();
+        loop {
+            while state
+                .making
+                .iter()
+                .all(|&other| state.making[number] <= other)
+                && let Some(order) = state.waiting.pop_front()
+            {
+                state.making[number] += 1;
+                let owner = (order.filter, order.streamed, order.events);
+                batch.add(owner, order.text, None);
+            }
+            if !batch.is_empty() {
+                return;
+            }
+            let waited = self.changed.wait(state);
+            state = waited.unwrap_or_else(|error| error.into_inner());
+        }
+    }
+
+    /// Makes a token of each text.
+    fn step(&self, batch: &mut Batch<Owner>) {
+        let tokenizer = &self.model.meta().tokenizer;
+        let visit = |(filter, streamed, events): &mut Owner, token| {
+            let Some(c) = tokenizer.char_of(token) else {
+                return true;
+            };
+            let text = filter.push(c);
+            let heard = !*streamed || text.is_empty() || events.send(Event::Text(text)).is_ok();
+            heard && !filter.stopped
+        };
+        let done = |(mut filter, streamed, events): Owner, text: Continuation, finish| {
+            let rest = filter.finish();
+            // Who has gone needs no more.
+            if streamed && !rest.is_empty() {
+                let _ = events.send(Event::Text(rest));
+            }
+            let sampled = text.sampled().to_vec();
+            let tokens = sampled.len() as u64;
+            self.metrics
+                .generated_tokens
+                .fetch_add(tokens, Ordering::Relaxed);
+            let _ = events.send(Event::End(Made {
+                text: filter.text,
+                sampled,
+                finish,
+            }));
+        };
+        batch.step(visit, done);
+    }
+}

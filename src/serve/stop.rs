@@ -1,0 +1,102 @@
+//! Stop sequences: where a text is to end.
+
+/// Lets text through up to the first stop sequence, and holds back what may become one.
+pub struct StopFilter {
+    stops: Vec<String>,
+    /// What may be the beginning of a stop sequence.
+    held: String,
+    /// What was let through.
+    pub text: String,
+    /// Whether a stop sequence was found.
+    pub stopped: bool,
+}
+
+impl StopFilter {
+    pub fn new(stops: Vec<String>) -> Self {
+        Self {
+            stops,
+            held: String::new(),
+            text: String::new(),
+            stopped: false,
+        }
+    }
+
+    /// Takes a character, and gives the text that is certain by now.
+    pub fn push(&mut self, c: char) -> String {
+        self.held.push(c);
+        let ended = self
+            .stops
+            .iter()
+            .filter(|stop| self.held.ends_with(stop.as_str()));
+        let certain = if let Some(longest) = ended.map(String::len).max() {
+            self.stopped = true;
+            self.held.len() - longest
+        } else {
+            // The earliest place from which what is held may still become a stop sequence.
+            let mut starts = self.held.char_indices().map(|(at, _)| at);
+            let may_stop = |at: &usize| {
+                self.stops
+                    .iter()
+                    .any(|stop| stop.starts_with(&self.held[*at..]))
+            };
+            starts.find(may_stop).unwrap_or(self.held.len())
+        };
+        let rest = self.held.split_off(certain);
+        let certain = std::mem::replace(
+            &mut self.held,
+            if self.stopped { String::new() } else { rest },
+        );
+        self.text += &certain;
+        certain
+    }
+
+    /// Gives what is still held when the text has ended.
+    pub fn finish(&mut self) -> String {
+        let rest = std::mem::take(&mut self.held);
+        self.text += &rest;
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(stops: &[&str], text: &str) -> (Vec<String>, String, bool) {
+        let stops: Vec<String> = stops.iter().map(|s| s.to_string()).collect();
+        let mut filter = StopFilter::new(stops);
+        let mut parts = Vec::new();
+        for c in text.chars() {
+            parts.push(filter.push(c));
+            if filter.stopped {
+                break;
+            }
+        }
+        parts.push(filter.finish());
+        parts.retain(|part| !part.is_empty());
+        (parts, filter.text, filter.stopped)
+    }
+
+    #[test]
+    fn text_is_held_back_only_while_it_may_become_a_stop_sequence() {
+        let parts = |parts: &[&str]| parts.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        assert_eq!(filter(&[], "ab"), (parts(&["a", "b"]), "ab".into(), false));
+        assert_eq!(
+            filter(&["ló"], "hello, lóng"),
+            (
+                parts(&["h", "e", "l", "lo", ",", " "]),
+                "hello, ".into(),
+                true
+            )
+        );
+        assert_eq!(filter(&["aab"], "aaab"), (parts(&["a"]), "a".into(), true));
+        assert_eq!(
+            filter(&["xyz", "y"], "wxyz"),
+            (parts(&["w", "x"]), "wx".into(), true)
+        );
+        assert_eq!(
+            filter(&["xyz"], "wxy"),
+            (parts(&["w", "xy"]), "wxy".into(), false)
+        );
+    }
+}
