@@ -25,8 +25,8 @@ impl Output {
         Self(io::BufWriter::with_capacity(1 << 16, io::stdout().lock()))
     }
 
-    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
-        self.0.write_all(text.as_bytes()).map_err(StdoutError)?;
+    pub fn write(&mut self, text: impl AsRef<[u8]>) -> Result<(), Failure> {
+        self.0.write_all(text.as_ref()).map_err(StdoutError)?;
         Ok(())
     }
 

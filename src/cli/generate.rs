@@ -106,7 +106,10 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
             }
             if printed == count || in_vain == UNIQUE_PATIENCE {
                 output.flush()?;
-                return Ok(note_missing(printed, count));
+                return {
+                    note_missing(printed, count);
+                    Ok(())
+                };
             }
         }
         if samples.none_is_ready() {

@@ -65,9 +65,10 @@ pub fn page(command: &Command) -> String {
     if !command.details.is_empty() {
         text += &format!("\n{}\n", wrap(command.details, WIDTH).join("\n"));
     }
-    if let Some(operand) = &command.operand {
-        let choices = (operand.choices)().join(", ");
-        text += &format!("\n{} is one of {choices}.\n", operand.name);
+    if let Some(operand) = &command.operand
+        && let Some(choices) = operand.takes.choices()
+    {
+        text += &format!("\n{} is one of {}.\n", operand.name, choices.join(", "));
     }
     for (heading, options) in command.groups {
         let heading = if heading.is_empty() {

@@ -61,12 +61,13 @@ fn command(command: &Command) -> String {
     if !command.details.is_empty() {
         text += &format!(".PP\n{}\n", paragraph(command.details));
     }
-    if let Some(operand) = &command.operand {
-        let choices = (operand.choices)().join(", ");
+    if let Some(operand) = &command.operand
+        && let Some(choices) = operand.takes.choices()
+    {
         text += &format!(
-            ".PP\n.I {}\nis one of {}.\n",
+            ".PP\n.I {}\n{}\n",
             escape(operand.name),
-            escape(&choices)
+            paragraph(&format!("is one of {}.", choices.join(", ")))
         );
     }
     for (heading, options) in command.groups {

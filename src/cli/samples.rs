@@ -9,7 +9,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use crate::model::{Batch, Generator, Sample};
+use super::in_order::InOrder;
+use crate::model::{Batch, Continuation, Generator, Sample};
 
 /// How many samples a thread makes together: at most so many, and fewer where what the model
 /// remembers of them would not stay near the processor, but enough to share what is read of the
@@ -32,8 +33,7 @@ pub enum Count {
 /// Samples in their order, each already made into a `T`.
 pub struct Samples<T> {
     blocks: Receiver<(u64, Vec<T>)>,
-    /// Blocks that came before their turn.
-    waiting: BTreeMap<u64, Vec<T>>,
+    in_order: InOrder<Vec<T>>,
     plan: Arc<Plan>,
 }
 
@@ -76,33 +76,34 @@ impl<T: Send + 'static> Samples<T> {
         }
         Ok(Self {
             blocks,
-            waiting: BTreeMap::new(),
+            in_order: InOrder::new(),
             plan,
         })
     }
 
     /// The next block of samples; none after the last. Errors where a thread failed.
     pub fn next(&mut self) -> Result<Option<Vec<T>>> {
-        let next = self.plan.lock().given;
-        if next.saturating_mul(self.plan.block) >= self.plan.end {
+        if self.in_order.next_number().saturating_mul(self.plan.block) >= self.plan.end {
             return Ok(None);
         }
         let block = loop {
-            if let Some(block) = self.waiting.remove(&next) {
+            if let Some(block) = self.in_order.take() {
                 break block;
             }
             let (number, block) = self.blocks.recv().context("a thread failed")?;
-            self.waiting.insert(number, block);
+            self.in_order.insert(number, block);
         };
-        self.plan.lock().given += 1;
+        self.plan.lock().given = self.in_order.next_number();
         self.plan.changed.notify_all();
         Ok(Some(block))
     }
 
     /// Whether `next` would have to wait.
     pub fn none_is_ready(&mut self) -> bool {
-        self.waiting.extend(self.blocks.try_iter());
-        !self.waiting.contains_key(&self.plan.lock().given)
+        for (number, block) in self.blocks.try_iter() {
+            self.in_order.insert(number, block);
+        }
+        !self.in_order.is_ready()
     }
 }
 
@@ -188,7 +189,7 @@ fn make_samples<T>(
         if batch.is_empty() {
             return;
         }
-        let done = |index: u64, text: crate::model::Continuation, _| {
+        let done = |index: u64, text: Continuation, _| {
             let number = index / plan.block;
             let block = blocks.get_mut(&number).expect("its samples are being made");
             let place = (index % plan.block) as usize;

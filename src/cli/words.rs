@@ -9,7 +9,7 @@ use std::str::FromStr;
 use lexopt::Arg;
 
 use super::Failure;
-use super::table::{COMMANDS, Command, Opt, Takes};
+use super::table::{COMMANDS, Command, Operands, Opt, Takes};
 
 /// What somebody asks of the program.
 pub enum Request {
@@ -27,7 +27,7 @@ pub enum Request {
 pub struct Words {
     pub command: &'static Command,
     given: Vec<(&'static Opt, Option<OsString>)>,
-    operand: Option<OsString>,
+    operands: Vec<OsString>,
 }
 
 impl Request {
@@ -53,7 +53,7 @@ impl Request {
         let mut words = Words {
             command,
             given: Vec::new(),
-            operand: None,
+            operands: Vec::new(),
         };
         while let Some(argument) = parser.next().map_err(usage)? {
             let option = match argument {
@@ -149,10 +149,13 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
 impl Words {
     /// Takes a word that is no option, where the command has a place for it.
     fn take_operand(&mut self, value: OsString) -> Result<(), Failure> {
-        if self.command.operand.is_none() || self.operand.is_some() {
-            return Err(unexpected(Arg::Value(value), &see_help(self.command)));
+        let takes = self.command.operand.as_ref().map(|operand| &operand.takes);
+        match takes {
+            Some(Operands::OneOf(_)) if self.operands.is_empty() => {}
+            Some(Operands::Files) => {}
+            _ => return Err(unexpected(Arg::Value(value), &see_help(self.command))),
         }
-        self.operand = Some(value);
+        self.operands.push(value);
         Ok(())
     }
 
@@ -161,7 +164,9 @@ impl Words {
         let Some(operand) = &self.command.operand else {
             return Ok(());
         };
-        let choices = (operand.choices)();
+        let Some(choices) = operand.takes.choices() else {
+            return Ok(());
+        };
         match self.operand()? {
             Some(given) if !choices.contains(&given) => {
                 let hint = match nearest(given, choices.iter().copied()) {
@@ -183,7 +188,7 @@ impl Words {
 
     /// The word that is no option.
     pub fn operand(&self) -> Result<Option<&str>, Failure> {
-        let Some(value) = &self.operand else {
+        let Some(value) = self.operands.first() else {
             return Ok(None);
         };
         match value.to_str() {
@@ -193,6 +198,11 @@ impl Words {
                 &see_help(self.command),
             )),
         }
+    }
+
+    /// The files that were named.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.operands.iter().map(PathBuf::from)
     }
 
     /// Errors where both of two options were given, and says why that can't be.

@@ -118,6 +118,20 @@ impl Tokenizer {
         }
     }
 
+    /// Whether the vocabulary has all characters of a text.
+    pub fn knows(&self, text: &str) -> bool {
+        text.chars().all(|c| self.ids.contains_key(&c))
+    }
+
+    /// A line of a continuous text: the line break before it, its characters, and the line break
+    /// after it. In a vocabulary without line breaks, `bos` and the characters.
+    pub fn line(&self, text: &str) -> Vec<u32> {
+        let mut ids = vec![self.beginning()];
+        ids.extend(self.encode(text));
+        ids.extend(self.encode("\n"));
+        ids
+    }
+
     /// `[bos, the characters, bos]`.
     pub fn document(&self, text: &str) -> Vec<u32> {
         let bos = std::iter::once(self.bos());

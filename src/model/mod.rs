@@ -9,6 +9,7 @@ mod generate;
 mod inference;
 mod meta;
 mod sampling;
+mod score;
 mod tensor_gpt;
 
 pub use chat::{Chat, Reply, ReplyInMaking, chat_tokens};
@@ -18,4 +19,5 @@ pub use generate::{GenerateOptions, Generator, Sample, list_chars};
 pub use inference::{InferenceGpt, Room, Run, Stream};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};
+pub use score::{Score, Scorer};
 pub use tensor_gpt::{TensorGpt, initial_weights, stack, to_named_tensor, unstack};

@@ -10,6 +10,7 @@ mod errors;
 mod generate;
 mod program;
 mod reference;
+mod score;
 mod serve;
 mod signals;
 mod store;

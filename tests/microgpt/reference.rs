@@ -8,8 +8,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use microgpt::data::{Batch, Corpus, Dataset, Kind, Tokenizer};
 use microgpt::model::{
-    InferenceGpt, ModelConfig, ModelMeta, Room, Run, TensorGpt, initial_weights, to_named_tensor,
-    unstack,
+    InferenceGpt, ModelConfig, ModelMeta, Room, Run, Scorer, TensorGpt, initial_weights,
+    to_named_tensor, unstack,
 };
 use microgpt::store::{NamedTensor, Tensors};
 use microgpt::train::{Recipe, Schedule, TrainConfig, TrainState, Trainer};
@@ -171,6 +171,15 @@ fn check_gradients(name: &str) {
         logits0,
     );
     assert!(off < 1e-9, "InferenceGpt's logits are off by {off}");
+
+    let scores = Scorer::new(&inference).score_tokens(&documents);
+    let bits: f64 = scores.iter().map(|score| score.bits).sum();
+    let tokens: usize = scores.iter().map(|score| score.tokens).sum();
+    let found = bits / tokens as f64 * std::f64::consts::LN_2;
+    assert!(
+        (found / expected - 1.0).abs() < 1e-9,
+        "the score is {found}, expected {expected}"
+    );
 }
 
 #[test]

@@ -45,8 +45,11 @@ fn case(command: &Command) -> String {
     let values: String = command.options().filter_map(values).collect();
     let options: Vec<String> = command.options().flat_map(spellings).collect();
     let operand = command.operand.as_ref().map_or(String::new(), |operand| {
-        let choices = (operand.choices)().join(" ");
-        format!("            [[ $word == -* || $offer != '-'* ]] || offer='{choices}'\n")
+        let offer = match operand.takes.choices() {
+            Some(choices) => format!("offer='{}'", choices.join(" ")),
+            None => "kind=-f".to_string(),
+        };
+        format!("            [[ $word == -* || $offer != '-'* ]] || {offer}\n")
     });
     format!(
         "        {})

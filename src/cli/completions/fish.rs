@@ -30,8 +30,13 @@ fn words(command: &Command) -> String {
         .map(|option| format!("complete -c microgpt {condition} {}\n", words_of(option)))
         .collect();
     if let Some(operand) = &command.operand {
-        let choices = (operand.choices)().join(" ");
-        lines += &format!("complete -c microgpt {condition} -a {}\n", quote(&choices));
+        lines += &match operand.takes.choices() {
+            Some(choices) => {
+                let choices = quote(&choices.join(" "));
+                format!("complete -c microgpt {condition} -a {choices}\n")
+            }
+            None => format!("complete -c microgpt {condition} -F\n"),
+        };
     }
     lines
 }

@@ -42,10 +42,13 @@ fi
 
 fn case(command: &Command) -> String {
     let options = command.options().map(specification);
-    let operand = command.operand.as_ref().map(|operand| {
-        let choices = (operand.choices)().join(" ");
-        quote(&format!(":{}:({choices})", operand.name))
-    });
+    let operand = command
+        .operand
+        .as_ref()
+        .map(|operand| match operand.takes.choices() {
+            Some(choices) => quote(&format!(":{}:({})", operand.name, choices.join(" "))),
+            None => quote(&format!("*:{}:_files", operand.name)),
+        });
     let specifications: String = options
         .chain(operand)
         .map(|specification| format!(" \\\n            {specification}"))

@@ -3,7 +3,9 @@
 
 mod options;
 
-use super::{Failure, Words, chat, completions, export, generate, help, info, man, serve, train};
+use super::{
+    Failure, Words, chat, completions, export, generate, help, info, man, score, serve, train,
+};
 use options::*;
 
 /// Where models are unless somebody says otherwise.
@@ -42,8 +44,25 @@ pub struct Operand {
     /// What help calls it.
     pub name: &'static str,
     pub required: bool,
-    /// What may stand in its place.
-    pub choices: fn() -> Vec<&'static str>,
+    pub takes: Operands,
+}
+
+/// What may stand in an operand's place.
+pub enum Operands {
+    /// One of some words.
+    OneOf(fn() -> Vec<&'static str>),
+    /// Any number of files.
+    Files,
+}
+
+impl Operands {
+    /// The words that there are to choose from; none where there is no such choice.
+    pub fn choices(&self) -> Option<Vec<&'static str>> {
+        match self {
+            Operands::OneOf(choices) => Some(choices()),
+            Operands::Files => None,
+        }
+    }
 }
 
 impl Command {
@@ -62,8 +81,11 @@ impl Command {
     pub fn synopsis(&self) -> String {
         let operand = match &self.operand {
             None => String::new(),
-            Some(operand) if operand.required => format!(" {}", operand.name),
-            Some(operand) => format!(" [{}]", operand.name),
+            Some(operand) => match operand.takes {
+                Operands::OneOf(_) if operand.required => format!(" {}", operand.name),
+                Operands::OneOf(_) => format!(" [{}]", operand.name),
+                Operands::Files => format!(" [{} ...]", operand.name),
+            },
         };
         format!("microgpt {} [options]{operand}", self.name)
     }
@@ -231,6 +253,32 @@ pub const COMMANDS: &[Command] = &[
         run: chat::run,
     },
     Command {
+        name: "score",
+        summary: "Tell how odd each line is",
+        details: "Prints, for each line of the files or of standard input, the bits that the model \
+            needs for a token of it, a tab, and the line: the mean of -log2 p over its characters \
+            and its end; inf where the model doesn't know a character. A line that is longer than \
+            the context is read through a window that moves by half of it. For a chat model, a \
+            line is a conversation, as JSON.",
+        operand: Some(Operand {
+            name: "FILE",
+            required: false,
+            takes: Operands::Files,
+        }),
+        groups: SCORE,
+        examples: &[
+            (
+                "microgpt score < app.log | sort -rn | head",
+                "the ten oddest lines",
+            ),
+            (
+                "microgpt score --summary held-out.txt",
+                "how well the model knows a file",
+            ),
+        ],
+        run: score::run,
+    },
+    Command {
         name: "info",
         summary: "Show what a model is",
         details: "",
@@ -274,7 +322,7 @@ pub const COMMANDS: &[Command] = &[
         operand: Some(Operand {
             name: "COMMAND",
             required: false,
-            choices: || COMMANDS.iter().map(|command| command.name).collect(),
+            takes: Operands::OneOf(|| COMMANDS.iter().map(|command| command.name).collect()),
         }),
         groups: HELP_ONLY,
         examples: &[("microgpt help train", "all options of train")],
@@ -296,7 +344,7 @@ pub const COMMANDS: &[Command] = &[
         operand: Some(Operand {
             name: "SHELL",
             required: true,
-            choices: || completions::SHELLS.to_vec(),
+            takes: Operands::OneOf(|| completions::SHELLS.to_vec()),
         }),
         groups: HELP_ONLY,
         examples: &[

@@ -224,7 +224,8 @@ pub const GENERATE: &[Group] = &[
             )
             .details("For a chat model, the beginning of the first message."),
             MAX_TOKENS.details("For a model of a continuous text, 500."),
-            Opt::switch("unique", "Print each sample once, until there are enough"),
+            Opt::switch("unique", "Print each sample once, until there are enough")
+                .details("Takes about 40 MB of memory for a million different samples."),
         ],
     ),
     ("How to choose", &[TEMPERATURE, TOP_K, TOP_P, MIN_P, SEED]),
@@ -253,6 +254,19 @@ pub const CHAT: &[Group] = &[(
         MIN_P,
         SEED,
         MAX_TOKENS,
+        HELP,
+    ],
+)];
+
+pub const SCORE: &[Group] = &[(
+    "",
+    &[
+        MODEL_DIR,
+        Opt::switch("summary", "Print one line for all the input")
+            .details("The bits a token, and how many lines and tokens there are."),
+        Opt::switch("json", "A JSON object a line: line, bits and tokens")
+            .details("The bits are those of the whole line; null where a character is unknown."),
+        THREADS,
         HELP,
     ],
 )];

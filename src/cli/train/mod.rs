@@ -265,7 +265,7 @@ impl Run {
         )?;
         let mut output = console::Output::new();
         for index in 0..count {
-            output.write(&Style::Lines.format(index, &generator.sample(index)))?;
+            output.write(Style::Lines.format(index, &generator.sample(index)))?;
         }
         output.flush()
     }

@@ -349,6 +349,11 @@ impl Room {
         &self.logits[index * self.vocab_size..][..self.vocab_size]
     }
 
+    /// All the logits, in their order.
+    pub fn all_logits(&mut self) -> impl Iterator<Item = &mut [f64]> {
+        self.logits.chunks_exact_mut(self.vocab_size)
+    }
+
     fn resize(&mut self, model: &InferenceGpt, columns: Columns) {
         let ModelConfig {
             n_embd,
@@ -421,6 +426,27 @@ fn add(x: &mut [f64], added: &[f64]) {
     for (x, added) in x.iter_mut().zip(added) {
         *x += added;
     }
+}
+
+/// `-log2 p` of a token, by the logits.
+pub(super) fn bits(logits: &mut [f64], token: u32) -> f64 {
+    struct Bits<'a>(&'a mut [f64], usize);
+    impl Work for Bits<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> f64 {
+            let Self(logits, token) = self;
+            let max = largest(lanes, logits);
+            let below = logits[token] - max;
+            for logit in logits.iter_mut() {
+                *logit -= max;
+            }
+            exponentials(logits);
+            (libm::log(sum(lanes, logits)) - below) / std::f64::consts::LN_2
+        }
+    }
+    lanes::run(Bits(logits, token as usize))
 }
 
 /// Turns logits into what is proportional to the tokens' probabilities at a temperature, in place.

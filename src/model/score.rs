@@ -1,0 +1,191 @@
+//! How likely a model takes texts to be.
+
+use anyhow::{Context, Result};
+
+use super::inference::bits;
+use super::{InferenceGpt, Room, Run, Stream};
+use crate::data::{Kind, Tokenizer, parse_conversation};
+
+/// How many tokens go through the model together: enough for all it shares between them.
+const TOGETHER: usize = 256;
+
+/// What a model makes of a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// `-log2 p` of all predicted tokens together; infinite where a character is unknown.
+    pub bits: f64,
+    /// How many tokens were predicted: the characters, and the end.
+    pub tokens: usize,
+}
+
+impl Score {
+    /// The mean over the predicted tokens.
+    pub fn bits_per_token(&self) -> f64 {
+        self.bits / self.tokens as f64
+    }
+}
+
+/// Scores texts with one model.
+pub struct Scorer<'a> {
+    model: &'a InferenceGpt,
+    room: Room,
+    streams: Vec<Stream>,
+}
+
+/// A part of a text that fits the context.
+struct Window<'t> {
+    text: usize,
+    tokens: &'t [u32],
+    /// What comes after each token of interest.
+    targets: &'t [u32],
+}
+
+impl<'a> Scorer<'a> {
+    pub fn new(model: &'a InferenceGpt) -> Self {
+        Self {
+            model,
+            room: Room::default(),
+            streams: Vec::new(),
+        }
+    }
+
+    /// The score of each of some lines: documents, lines of a continuous text, or conversations, as
+    /// the model's kind is. Errors name a line that is no conversation, counted from `first`.
+    pub fn score(&mut self, lines: &[&str], first: usize) -> Result<Vec<Score>> {
+        let tokenizer = &self.model.meta().tokenizer;
+        let tokens = lines.iter().enumerate().map(|(number, line)| {
+            tokens(tokenizer, line).with_context(|| format!("line {}", first + number))
+        });
+        let texts: Vec<Option<Vec<u32>>> = tokens.collect::<Result<_>>()?;
+        let known: Vec<&[u32]> = texts.iter().flatten().map(Vec::as_slice).collect();
+        let mut scores = self.score_tokens(&known).into_iter();
+        let unknown = Score {
+            bits: f64::INFINITY,
+            tokens: 0,
+        };
+        let score = |text: &Option<_>| text.as_ref().and_then(|_| scores.next()).unwrap_or(unknown);
+        Ok(texts.iter().map(score).collect())
+    }
+
+    /// The score of each of some texts, all of whose tokens but the first are predicted.
+    pub fn score_tokens(&mut self, texts: &[&[u32]]) -> Vec<Score> {
+        let score = |text: &&[u32]| Score {
+            bits: 0.0,
+            tokens: text.len().saturating_sub(1),
+        };
+        let mut scores: Vec<Score> = texts.iter().map(score).collect();
+        let context = self.model.meta().config.block_size;
+        let (mut batch, mut size) = (Vec::new(), 0);
+        for (text, tokens) in texts.iter().enumerate() {
+            for window in windows(text, tokens, context) {
+                size += window.tokens.len();
+                batch.push(window);
+                if size >= TOGETHER {
+                    self.score_windows(&batch, &mut scores);
+                    batch.clear();
+                    size = 0;
+                }
+            }
+        }
+        self.score_windows(&batch, &mut scores);
+        scores
+    }
+
+    /// Adds the bits of some windows to the scores of their texts.
+    fn score_windows<'w>(&'w mut self, windows: &'w [Window], scores: &mut [Score]) {
+        while self.streams.len() < windows.len() {
+            self.streams.push(self.model.stream());
+        }
+        let runs = windows.iter().zip(&mut self.streams);
+        let run = |(window, stream): (&'w Window, &'w mut Stream)| {
+            stream.truncate(0);
+            Run {
+                stream,
+                tokens: window.tokens,
+                logits_from: window.tokens.len() - window.targets.len(),
+            }
+        };
+        let mut runs: Vec<Run> = runs.map(run).collect();
+        self.model.forward(&mut self.room, &mut runs);
+        let targets = windows
+            .iter()
+            .flat_map(|window| window.targets.iter().map(|&token| (window.text, token)));
+        for (logits, (text, token)) in self.room.all_logits().zip(targets) {
+            scores[text].bits += bits(logits, token);
+        }
+    }
+}
+
+/// A line's tokens; none where it has a character that the model doesn't know. Errors for a chat
+/// model where it is no conversation.
+fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
+    let Some(chat) = tokenizer.chat_tokens() else {
+        let tokens = match tokenizer.kind() {
+            Kind::Continuous => Tokenizer::line,
+            _ => Tokenizer::document,
+        };
+        return Ok(tokenizer.knows(line).then(|| tokens(tokenizer, line)));
+    };
+    let messages = parse_conversation(line)
+        .context("not a conversation, [{\"role\": \"user\", \"content\": \"…\"}, …]")?;
+    let known = messages
+        .iter()
+        .all(|message| tokenizer.knows(&message.content));
+    Ok(known.then(|| tokenizer.conversation(chat, &messages)))
+}
+
+/// Windows in which each token is predicted once. The first begins with the text; in the others,
+/// each token of interest has at least half a context before it.
+fn windows(text: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = Window<'_>> {
+    let inputs = tokens.len().saturating_sub(1);
+    let step = (context / 2).max(1);
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done == inputs {
+            return None;
+        }
+        let start = if done == 0 {
+            0
+        } else {
+            done - (context - step)
+        };
+        let end = inputs.min(start + context);
+        let targets = &tokens[done + 1..=end];
+        done = end;
+        Some(Window {
+            text,
+            tokens: &tokens[start..end],
+            targets,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_predict_each_token_once_with_half_a_context_before_it() {
+        for context in [1, 2, 3, 5, 8, 16] {
+            for length in 0..70 {
+                let tokens: Vec<u32> = (0..length).collect();
+                let mut next = 1;
+                for window in windows(0, &tokens, context) {
+                    assert!(window.tokens.len() <= context);
+                    for (i, &target) in window.targets.iter().enumerate() {
+                        assert_eq!(target, next);
+                        let before = window.tokens.len() - window.targets.len() + i + 1;
+                        assert_eq!(
+                            window.tokens[before - 1],
+                            target - 1,
+                            "what comes before it"
+                        );
+                        assert!(before == target as usize || 2 * before >= context);
+                        next += 1;
+                    }
+                }
+                assert_eq!(next, length.max(1));
+            }
+        }
+    }
+}

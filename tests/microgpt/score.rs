@@ -1,0 +1,157 @@
+//! `microgpt score`, as a user runs it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::program::{microgpt, pipe_in, run_in, with_chat_model, with_text_model};
+
+#[test]
+fn each_line_has_its_bits_before_it() {
+    let dir = with_text_model();
+    let input = b"emma\nxqxq\n\n#1!\nmia#\r\n ava \nemma";
+    let ran = pipe_in(dir.path(), "score -m model", input);
+    assert_eq!(ran.code, Some(0));
+    let lines: Vec<(&str, &str)> = ran
+        .stdout
+        .lines()
+        .filter_map(|l| l.split_once('\t'))
+        .collect();
+    let texts: Vec<&str> = lines.iter().map(|(_, text)| *text).collect();
+    assert_eq!(texts[..4], ["emma", "xqxq", "", "#1!"]);
+    assert_eq!(texts[5..], [" ava ", "emma"]);
+    let bits: Vec<f64> = lines
+        .iter()
+        .map(|(bits, _)| bits.parse().unwrap())
+        .collect();
+    assert_eq!(bits[0], bits[6], "the same line, the same bits");
+    assert!(bits[0] < bits[1], "a name is less odd than no name");
+    assert!(bits[3].is_infinite() && bits[4].is_infinite());
+    assert!(bits[5].is_finite(), "spaces around a line don't count");
+    assert!(
+        lines[0].0.split_once('.').unwrap().1.len() == 6,
+        "six decimals"
+    );
+
+    let json = pipe_in(dir.path(), "score -m model --json", b"emma\n#\n")
+        .ok()
+        .stdout;
+    let json: Vec<Value> = json
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(json[0]["line"], "emma");
+    assert_eq!(json[0]["tokens"], 5);
+    let per_token = json[0]["bits"].as_f64().unwrap() / 5.0;
+    assert!((per_token - bits[0]).abs() < 1e-6);
+    assert_eq!(json[1]["bits"], Value::Null);
+}
+
+#[test]
+fn files_threads_and_lengths_change_nothing() {
+    let dir = with_text_model();
+    // Longer than the context of 16, longer than what is read at once, and everything between.
+    let lines: Vec<String> = (0..400).map(|i| "anna".repeat(i * i % 67) + "\n").collect();
+    let long = "marie".repeat(10_000) + "\n";
+    let all = lines.concat() + &long + "last";
+    std::fs::write(dir.path().join("all"), &all).unwrap();
+    let one = run_in(dir.path(), "score -m model all --threads 1")
+        .ok()
+        .stdout;
+    assert_eq!(one.lines().count(), 402);
+    assert_eq!(
+        run_in(dir.path(), "score -m model all --threads 3")
+            .ok()
+            .stdout,
+        one
+    );
+    assert_eq!(
+        pipe_in(dir.path(), "score -m model", all.as_bytes())
+            .ok()
+            .stdout,
+        one
+    );
+    // A line is the same whatever stands around it.
+    for number in [0, 66, 399] {
+        let alone = pipe_in(dir.path(), "score -m model", lines[number].as_bytes())
+            .ok()
+            .stdout;
+        assert_eq!(alone.lines().next(), one.lines().nth(number));
+    }
+    let twice = run_in(dir.path(), "score -m model all - all").ok().stdout;
+    assert_eq!(twice.lines().count(), 804);
+    let summary = run_in(dir.path(), "score -m model --summary all")
+        .ok()
+        .stdout;
+    // Each character but the line breaks, and each line's end.
+    let tokens = all.len() - 401 + 402;
+    let expected = format!("\t402 lines, {},{} tokens\n", tokens / 1000, tokens % 1000);
+    assert!(summary.ends_with(&expected), "{summary}");
+}
+
+#[test]
+fn bytes_that_are_no_text_pass_through() {
+    let dir = with_text_model();
+    std::fs::write(dir.path().join("bytes"), b"\xff\xfe\nmia\n").unwrap();
+    let output = microgpt()
+        .current_dir(dir.path())
+        .args(["score", "-m", "model", "bytes"])
+        .output()
+        .unwrap();
+    assert!(output.stdout.starts_with(b"inf\t\xff\xfe\n"));
+    assert!(output.stdout.ends_with(b"\tmia\n"));
+}
+
+#[test]
+fn a_line_is_scored_when_it_comes() {
+    let dir = with_text_model();
+    let mut child = microgpt()
+        .current_dir(dir.path())
+        .args(["score", "-m", "model"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut stdout = BufReader::new(stdout);
+    for name in ["emma", "ava"] {
+        stdin.write_all(format!("{name}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.ends_with(&format!("\t{name}\n")), "{line}");
+    }
+    // A reader that goes away is no failure.
+    drop(stdout);
+    let _ = stdin.write_all("mia\n".repeat(100_000).as_bytes());
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_chat_model_scores_conversations() {
+    let dir = with_chat_model();
+    let conversation =
+        r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}]"#;
+    let input = format!("{conversation}\n");
+    let ran = pipe_in(dir.path(), "score -m model --json", input.as_bytes()).ok();
+    let score: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(score["tokens"], 9);
+    assert!(score["bits"].as_f64().unwrap() > 0.0);
+    let error = pipe_in(dir.path(), "score -m model", b"hello\n").error(1);
+    assert!(
+        error.contains("standard input: line 1: not a conversation"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    let dir = with_text_model();
+    let error = run_in(dir.path(), "score -m model missing").error(1);
+    assert!(error.contains("cannot read missing"), "{error}");
+    let error = run_in(dir.path(), "score -m model .").error(1);
+    assert!(error.contains("cannot read ."), "{error}");
+    let nothing = pipe_in(dir.path(), "score -m model", b"").ok().stdout;
+    assert_eq!(nothing, "");
+}
