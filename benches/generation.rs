@@ -1,17 +1,28 @@
-//! How long a sample takes, one after another on one core: `cargo bench --bench generation`.
+//! Generating and scoring, in turn with the same model in PyTorch where that is installed.
 //!
-//! The shapes are n_embd/n_head/n_layer/block_size, and the text is built in, so that it runs
-//! anywhere. Throughput is in sampled tokens.
+//! Prints tokens a second, medians over the rounds: whole runs of `microgpt generate` and
+//! `microgpt score`, the start of the process included, and, where one stream of text is too short
+//! for that, streams inside this process, as PyTorch's program measures them.
+//! `cargo bench --bench generation -- --threads 1 --rounds 5`.
 
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use microgpt::data::{BUILT_IN_NAMES, Corpus};
 use microgpt::model::{
-    GenerateOptions, Generator, InferenceGpt, ModelConfig, ModelMeta, Sample, initial_weights,
+    GenerateOptions, Generator, InferenceGpt, ModelConfig, ModelMeta, Room, Run, initial_weights,
 };
+use microgpt::store::{META, Precision, WEIGHTS, encode_tensors, save};
 
-const fn shape(n_embd: usize, n_head: usize, n_layer: usize, block_size: usize) -> ModelConfig {
+const SMALL: ModelConfig = shape([16, 4, 1, 16]);
+const MIDDLE: ModelConfig = shape([128, 8, 4, 256]);
+const LARGE: ModelConfig = shape([256, 8, 8, 512]);
+
+const fn shape([n_embd, n_head, n_layer, block_size]: [usize; 4]) -> ModelConfig {
     ModelConfig {
         n_embd,
         n_head,
@@ -20,55 +31,205 @@ const fn shape(n_embd: usize, n_head: usize, n_layer: usize, block_size: usize) 
     }
 }
 
-fn name(config: ModelConfig) -> String {
-    let ModelConfig {
-        n_embd,
-        n_head,
-        n_layer,
-        block_size,
-    } = config;
-    format!("{n_embd}/{n_head}/{n_layer}/{block_size}")
+/// What is measured, and how PyTorch's program is asked for the same.
+struct Case {
+    name: &'static str,
+    tokens_per_second: fn(&Bench) -> f64,
+    peer: &'static str,
 }
 
-fn generation(c: &mut Criterion) {
-    let mut group = c.benchmark_group("generate one stream");
-    group.sample_size(20);
-    for config in [
-        shape(16, 4, 1, 16),
-        shape(128, 8, 4, 256),
-        shape(256, 8, 8, 512),
-    ] {
-        let corpus = Corpus::documents(BUILT_IN_NAMES).expect("there is text");
-        let meta = ModelMeta {
-            config,
-            tokenizer: corpus.tokenizer(),
-        };
-        let weights = initial_weights(config, meta.tokenizer.vocab_size(), 42);
-        let model = Arc::new(InferenceGpt::new(meta, weights));
-        let generator =
-            Generator::new(model, GenerateOptions::default()).expect("the options are fine");
-        // Every token that is not shown is the closing one.
-        let tokens = |sample: Sample| match sample {
-            Sample::Text(text) | Sample::Passage(text) => {
-                (text.len() + 1).min(config.block_size) as u64
+const CASES: [Case; 6] = [
+    Case {
+        name: "16/4/1/16, many names",
+        tokens_per_second: |bench| bench.many_names(),
+        peer: "16 4 1 16 1024 20",
+    },
+    Case {
+        name: "128/8/4/256, one stream",
+        tokens_per_second: |bench| one_stream(&bench.middle),
+        peer: "128 8 4 256 1 1",
+    },
+    Case {
+        name: "128/8/4/256, 64 streams",
+        tokens_per_second: |bench| bench.streams(64),
+        peer: "128 8 4 256 64 1",
+    },
+    Case {
+        name: "256/8/8/512, one stream",
+        tokens_per_second: |bench| one_stream(&bench.large),
+        peer: "256 8 8 512 1 1",
+    },
+    Case {
+        name: "128/8/4/256, prefill of 192",
+        tokens_per_second: |bench| prefill(&bench.middle),
+        peer: "",
+    },
+    Case {
+        name: "16/4/1/16, score",
+        tokens_per_second: |bench| bench.score(),
+        peer: "",
+    },
+];
+
+fn main() {
+    let rounds = common::option("--rounds").unwrap_or(3);
+    let bench = Bench::new(common::option("--threads").unwrap_or(2));
+    let peer = common::find_peer();
+    println!(
+        "{} threads, {rounds} rounds; tokens a second\n",
+        bench.threads
+    );
+    println!("                                  ours    PyTorch  ratio");
+    for case in &CASES {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            ours.push((case.tokens_per_second)(&bench));
+            if let (Some(peer), false) = (&peer, case.peer.is_empty()) {
+                theirs.push(sample_peer(peer, case.peer, bench.threads));
             }
-            Sample::Conversation(_) => 0,
-        };
-        const SAMPLES: u64 = 8;
-        let total = (0..SAMPLES)
-            .map(|index| tokens(generator.sample(index)))
-            .sum();
-        group.throughput(Throughput::Elements(total));
-        group.bench_function(name(config), |b| {
-            b.iter(|| {
-                (0..SAMPLES)
-                    .map(|index| tokens(generator.sample(index)))
-                    .sum::<u64>()
-            });
-        });
+        }
+        let ours = common::median(ours);
+        print!("{:<28} {ours:>9.0}", case.name);
+        if !theirs.is_empty() {
+            let theirs = common::median(theirs);
+            print!(" {theirs:>10.0} {:>6.1}", ours / theirs);
+        }
+        println!();
     }
-    group.finish();
 }
 
-criterion_group!(benches, generation);
-criterion_main!(benches);
+/// The models, as directories and in memory.
+struct Bench {
+    dir: tempfile::TempDir,
+    threads: usize,
+    middle: Arc<InferenceGpt>,
+    large: Arc<InferenceGpt>,
+}
+
+impl Bench {
+    fn new(threads: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let text = continuous_text();
+        let texts = Corpus::continuous(&text).expect("there is text");
+        let names = dir.path().join("names.txt");
+        std::fs::write(&names, BUILT_IN_NAMES.repeat(30)).expect("the names are written");
+        // Names end where names end only for a model that has learned that.
+        let train = ["train", "--quiet", "--steps", "1000", "-o"];
+        run(Command::new(PROGRAM)
+            .args(train)
+            .arg(dir.path().join("small")));
+        let model = |config, name: &str| {
+            let meta = ModelMeta {
+                config,
+                tokenizer: texts.tokenizer(),
+            };
+            let weights = initial_weights(config, meta.tokenizer.vocab_size(), 42);
+            let encoded = encode_tensors(&weights, Precision::F32).expect("weights fit f32");
+            let json = meta.to_json().to_string().into_bytes();
+            save(&dir.path().join(name), &[(WEIGHTS, encoded), (META, json)]).expect("it is saved");
+            Arc::new(InferenceGpt::from_tensors(meta, &weights))
+        };
+        Self {
+            middle: model(MIDDLE, "middle"),
+            large: model(LARGE, "large"),
+            threads,
+            dir,
+        }
+    }
+
+    fn command(&self, command: &str, model: &str) -> Command {
+        let mut program = Command::new(PROGRAM);
+        program.args([command, "--threads", &self.threads.to_string()]);
+        program.arg("-m").arg(self.dir.path().join(model));
+        program
+    }
+
+    /// A million names, each with its end.
+    fn many_names(&self) -> f64 {
+        let mut generate = self.command("generate", "small");
+        let (seconds, output) = run(generate.args(["-n", "1000000"]));
+        let lines = output
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty());
+        let tokens: usize = lines
+            .map(|line| (line.len() + 1).min(SMALL.block_size))
+            .sum();
+        tokens as f64 / seconds
+    }
+
+    /// Passages that fill the context.
+    fn streams(&self, count: usize) -> f64 {
+        let mut generate = self.command("generate", "middle");
+        let context = MIDDLE.block_size.to_string();
+        generate.args(["-n", &count.to_string(), "--max-tokens", &context]);
+        let (seconds, _) = run(&mut generate);
+        (count * MIDDLE.block_size) as f64 / seconds
+    }
+
+    fn score(&self) -> f64 {
+        let mut score = self.command("score", "small");
+        score.args(["--summary", "--json"]);
+        let (seconds, output) = run(score.arg(self.dir.path().join("names.txt")));
+        let summary: serde_json::Value = serde_json::from_slice(&output).expect("it is JSON");
+        summary["tokens"].as_f64().expect("tokens are counted") / seconds
+    }
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_microgpt");
+
+/// 95 different characters, as PyTorch's program has tokens.
+fn continuous_text() -> String {
+    let printable = (b' '..=b'~').map(char::from);
+    printable.chain(['\n']).collect()
+}
+
+/// Runs a program, and gives how long it took and what it printed.
+fn run(command: &mut Command) -> (f64, Vec<u8>) {
+    let start = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output().expect("it runs");
+    assert!(output.status.success(), "{command:?} failed");
+    (start.elapsed().as_secs_f64(), output.stdout)
+}
+
+/// One text that fills the context, a token after the other.
+fn one_stream(model: &Arc<InferenceGpt>) -> f64 {
+    let context = model.meta().config.block_size;
+    let options = GenerateOptions {
+        max_tokens: Some(context),
+        ..Default::default()
+    };
+    let generator = Generator::new(Arc::clone(model), options).expect("the options are fine");
+    generator.sample(0);
+    let start = Instant::now();
+    generator.sample(1);
+    context as f64 / start.elapsed().as_secs_f64()
+}
+
+/// A prompt of 192 tokens at once.
+fn prefill(model: &InferenceGpt) -> f64 {
+    const TIMES: usize = 20;
+    let prompt: Vec<u32> = (0..192).map(|i| i % 90).collect();
+    let (mut stream, mut room) = (model.stream(), Room::default());
+    let mut feed = || {
+        stream.truncate(0);
+        let run = Run {
+            stream: &mut stream,
+            tokens: &prompt,
+            logits_from: prompt.len() - 1,
+        };
+        model.forward(&mut room, &mut [run]);
+    };
+    feed();
+    let start = Instant::now();
+    (0..TIMES).for_each(|_| feed());
+    (TIMES * prompt.len()) as f64 / start.elapsed().as_secs_f64()
+}
+
+fn sample_peer(peer: &Path, arguments: &str, threads: usize) -> f64 {
+    let mut command = Command::new("python3");
+    command.arg(PathBuf::from(peer)).arg("sample");
+    command.args(arguments.split_whitespace());
+    command.env("OMP_NUM_THREADS", threads.to_string());
+    let (_, output) = run(&mut command);
+    common::number(&String::from_utf8_lossy(&output), "tok/s=")
+}

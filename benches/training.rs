@@ -6,6 +6,8 @@
 //! reaches, and the peak memory. `cargo bench --bench training -- --threads 1 --rounds 5`; the
 //! PyTorch program is `../shared/peers/torch_peer.py`, or what `MICROGPT_TORCH_PEER` names.
 
+mod common;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -58,10 +60,10 @@ struct Measured {
 }
 
 fn main() {
-    let threads = option("--threads").unwrap_or(2);
-    let rounds = option("--rounds").unwrap_or(3);
+    let threads = common::option("--threads").unwrap_or(2);
+    let rounds = common::option("--rounds").unwrap_or(3);
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let peer = find_peer();
+    let peer = common::find_peer();
     let limit = gemm_limit(threads);
     println!("{threads} threads, {rounds} rounds; a large matrix product: {limit:.0} GFLOP/s\n");
     println!(
@@ -81,18 +83,9 @@ fn main() {
     }
 }
 
-/// The number after an argument.
-fn option(name: &str) -> Option<usize> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at = arguments.iter().position(|argument| argument == name)?;
-    arguments.get(at + 1)?.parse().ok()
-}
-
 fn report(shape: &Shape, limit: f64, ours: &[Measured], theirs: &[Measured]) {
     let median_of = |runs: &[Measured], value: fn(&Measured) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+        common::median(runs.iter().map(value).collect())
     };
     let speed = median_of(ours, |run| run.tokens_per_second);
     let mut line = format!(
@@ -217,19 +210,6 @@ fn watch_memory(child: &mut std::process::Child) -> f64 {
     peak
 }
 
-/// PyTorch's program, if it and PyTorch are there.
-fn find_peer() -> Option<PathBuf> {
-    let path = std::env::var_os("MICROGPT_TORCH_PEER").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/peers/torch_peer.py"),
-        PathBuf::from,
-    );
-    let torch = Command::new("python3")
-        .args(["-c", "import torch"])
-        .stderr(Stdio::null())
-        .status();
-    (path.exists() && torch.is_ok_and(|status| status.success())).then_some(path)
-}
-
 fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measured {
     let mut command = Command::new("python3");
     command.arg(peer).arg("train");
@@ -248,11 +228,7 @@ fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measur
     command.env("OMP_NUM_THREADS", threads.to_string());
     let output = command.output().expect("PyTorch's program runs");
     let output = String::from_utf8_lossy(&output.stdout);
-    let number = |key: &str| -> f64 {
-        let value = output.split_once(key).expect("it prints its speed").1;
-        let value = value.split_whitespace().next().unwrap_or_default();
-        value.parse().expect("its speed is a number")
-    };
+    let number = |key| common::number(&output, key);
     Measured {
         seconds_per_step: number("us/step=") / 1e6,
         tokens_per_second: number("real_tok/s="),
