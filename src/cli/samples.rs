@@ -10,14 +10,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::in_order::InOrder;
-use crate::model::{Batch, Continuation, Generator, Sample};
-
-/// How many samples a thread makes together: at most so many, and fewer where what the model
-/// remembers of them would not stay near the processor, but enough to share what is read of the
-/// weights.
-const MOST_TOGETHER: u64 = 64;
-const LEAST_TOGETHER: u64 = 8;
-const BYTES_TOGETHER: u64 = 8 << 20;
+use crate::model::{Batch, Continuation, Generator, MOST_TOGETHER, Sample};
 
 /// How many blocks may be under way for each thread, so that memory is bounded.
 const BLOCKS_AHEAD: u64 = 4;
@@ -52,13 +45,13 @@ impl<T: Send + 'static> Samples<T> {
         };
         let threads = (threads as u64).min(least).max(1);
         let share = least.div_ceil(threads);
-        let together = BYTES_TOGETHER / generator.model().stream_bytes() as u64;
-        let together = together.clamp(LEAST_TOGETHER, MOST_TOGETHER).min(share);
+        let together = (generator.model().together() as u64).min(share);
         let plan = Arc::new(Plan {
             // Handing over takes longer than making a sample of a small model.
-            block: match together {
-                MOST_TOGETHER => (share / 16).clamp(1, 256),
-                _ => 1,
+            block: if together < MOST_TOGETHER as u64 {
+                1
+            } else {
+                (share / 16).clamp(1, 256)
             },
             end,
             ahead: threads * BLOCKS_AHEAD * together,

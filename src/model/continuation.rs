@@ -1,5 +1,6 @@
 //! Texts in the making: what may come next, when they end, and many of them together.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{InferenceGpt, Room, Run, Sampler, Stream};
@@ -7,6 +8,10 @@ use crate::data::ChatTokens;
 
 /// How many tokens a sample of a continuous text has unless somebody says otherwise.
 pub const CONTINUOUS_TOKENS: usize = 500;
+
+/// For how many steps it is the turn of the same texts, where there are more than are best made
+/// together: what the model remembers of them is fetched once for all of these.
+const TURN: usize = 8;
 
 /// The most tokens of prompts that a step takes along with the texts that are being made, so that
 /// these do not have to wait for a long prompt.
@@ -193,6 +198,9 @@ pub struct Batch<'a, T> {
     model: &'a InferenceGpt,
     room: Room,
     texts: Vec<Member<T>>,
+    /// Where the texts begin whose turn it is, and for how many steps it still is.
+    first: usize,
+    steps_left: usize,
     /// Streams of texts that have ended, to be used again.
     spare: Vec<Stream>,
 }
@@ -213,6 +221,8 @@ impl<'a, T> Batch<'a, T> {
             model,
             room: Room::default(),
             texts: Vec::new(),
+            first: 0,
+            steps_left: TURN,
             spare: Vec::new(),
         }
     }
@@ -242,8 +252,8 @@ impl<'a, T> Batch<'a, T> {
         });
     }
 
-    /// Makes about one token of each text. `visit` sees it, and may end the text by returning
-    /// false; `done` gets the texts that ended.
+    /// Makes about one token of each text whose turn it is. `visit` sees it, and may end the text by
+    /// returning false; `done` gets the texts that ended.
     pub fn step(
         &mut self,
         mut visit: impl FnMut(&mut T, u32) -> bool,
@@ -260,7 +270,9 @@ impl<'a, T> Batch<'a, T> {
         let mut prompt_tokens = PROMPT_TOKENS;
         let mut complete = Vec::with_capacity(self.texts.len());
         let mut runs = Vec::with_capacity(self.texts.len());
-        for (index, member) in self.texts.iter_mut().enumerate() {
+        let turn = self.turn();
+        let texts = self.texts.iter_mut().enumerate();
+        for (index, member) in texts.skip(turn.start).take(turn.len()) {
             let unseen = member.text.unseen(&mut member.stream);
             let mut tokens = unseen;
             if unseen.len() > 1 {
@@ -290,6 +302,20 @@ impl<'a, T> Batch<'a, T> {
             *finish = text.go_on(self.room.logits(logits), |token| visit(owner, token));
         }
         self.take_out_finished(&mut done);
+    }
+
+    /// Which texts take part in this step.
+    fn turn(&mut self) -> Range<usize> {
+        let together = self.model.together();
+        if self.steps_left == 0 {
+            self.first += together;
+            self.steps_left = TURN;
+        }
+        if self.first >= self.texts.len() {
+            self.first = 0;
+        }
+        self.steps_left -= 1;
+        self.first..self.first + together
     }
 
     fn take_out_finished(&mut self, done: &mut impl FnMut(T, Continuation, Finish)) {

@@ -87,9 +87,15 @@ impl KvCache {
         let keys = self.keys.chunks_exact(self.keys.len() / config.n_head);
         let queries = query.chunks_exact(head_dim);
         for ((scores, keys), query) in scores.chunks_exact_mut(padded).zip(keys).zip(queries) {
-            let blocks = keys.chunks_exact(LANES * head_dim);
-            for (keys, scores) in blocks.zip(scores.as_chunks_mut().0) {
-                *scores = block_scores(lanes, keys, query, scale);
+            let size = LANES * head_dim;
+            let mut blocks = scores.chunks_exact_mut(2 * LANES);
+            for (keys, scores) in keys.chunks_exact(2 * size).zip(&mut blocks) {
+                block_scores::<L, 2>(lanes, keys, query, scale, scores);
+            }
+            let rest = blocks.into_remainder();
+            if !rest.is_empty() {
+                let keys = &keys[(padded - LANES) * head_dim..][..size];
+                block_scores::<L, 1>(lanes, keys, query, scale, rest);
             }
             scores[tokens..].fill(f64::NEG_INFINITY);
             let max = largest(lanes, scores);
@@ -102,11 +108,20 @@ impl KvCache {
         let outs = out.chunks_exact_mut(head_dim);
         for ((scores, values), out) in scores.chunks_exact(padded).zip(values).zip(outs) {
             let total = sum(lanes, scores);
-            for (column, out) in out.chunks_mut(LANES).enumerate() {
-                let weighted = weighted_sum(lanes, &scores[..tokens], values, width, column);
-                for (out, weighted) in out.iter_mut().zip(weighted) {
+            let p = &scores[..tokens];
+            let mut column = 0;
+            while column < head_dim {
+                let mut weighted = [[0.0; LANES]; 2];
+                if width - column >= 2 * LANES {
+                    weighted = weighted_sum::<L, 2>(lanes, p, values, width, column);
+                } else {
+                    [weighted[0]] = weighted_sum::<L, 1>(lanes, p, values, width, column);
+                }
+                let out = out[column..].iter_mut();
+                for (out, weighted) in out.zip(weighted.as_flattened()) {
                     *out = weighted / total;
                 }
+                column += 2 * LANES;
             }
         }
     }
@@ -117,45 +132,70 @@ fn width(config: ModelConfig) -> usize {
     config.head_dim().next_multiple_of(LANES)
 }
 
-/// The scores of eight tokens, whose keys are `[D, 8]`.
+/// The scores of `BLOCKS` times eight tokens, whose keys are `[BLOCKS, D, 8]`.
 #[inline(always)]
-fn block_scores<L: Lanes>(lanes: L, keys: &[f64], query: &[f64], scale: f64) -> [f64; LANES] {
-    let mut sums = lanes.splat(0.0);
-    for (keys, query) in keys.as_chunks().0.iter().zip(query) {
-        sums = lanes.mul_add(lanes.splat(*query), lanes.load(keys), sums);
+fn block_scores<L: Lanes, const BLOCKS: usize>(
+    lanes: L,
+    keys: &[f64],
+    query: &[f64],
+    scale: f64,
+    scores: &mut [f64],
+) {
+    let mut sums = [lanes.splat(0.0); BLOCKS];
+    let (keys, _) = keys.as_chunks::<LANES>();
+    let blocks: [&[[f64; LANES]]; BLOCKS] =
+        std::array::from_fn(|b| &keys[b * query.len()..][..query.len()]);
+    for (d, query) in query.iter().enumerate() {
+        let query = lanes.splat(*query);
+        for b in 0..BLOCKS {
+            sums[b] = lanes.mul_add(query, lanes.load(&blocks[b][d]), sums[b]);
+        }
     }
-    lanes.store(lanes.mul(sums, lanes.splat(scale)))
+    let (scores, _) = scores.as_chunks_mut::<LANES>();
+    for b in 0..BLOCKS {
+        scores[b] = lanes.store(lanes.mul(sums[b], lanes.splat(scale)));
+    }
 }
 
-/// `Σ p[t]·values[t, d]` for the eight columns with number `column`, of rows that are `width` wide.
-/// It runs over four sums, token `t` in sum `t mod 4`, as one alone could not be added to as fast as
-/// a processor multiplies.
+/// `Σ p[t]·values[t, d]` for `CHUNKS` times eight columns from `column` on, of rows that are `width`
+/// wide. It runs over four sums, token `t` in sum `t mod 4`, as one alone could not be added to as
+/// fast as a processor multiplies.
 #[inline(always)]
-fn weighted_sum<L: Lanes>(
+fn weighted_sum<L: Lanes, const CHUNKS: usize>(
     lanes: L,
     p: &[f64],
     values: &[f64],
     width: usize,
     column: usize,
-) -> [f64; LANES] {
+) -> [[f64; LANES]; CHUNKS] {
     const SUMS: usize = 4;
-    let mut sums = [lanes.splat(0.0); SUMS];
+    let mut sums = [[lanes.splat(0.0); SUMS]; CHUNKS];
     let (fours, rest) = p.as_chunks::<SUMS>();
     let (four_values, rest_values) = values.split_at(fours.len() * SUMS * width);
     for (p, values) in fours.iter().zip(four_values.chunks_exact(SUMS * width)) {
         for t in 0..SUMS {
-            let value = lanes.load(eight(values, t * width + column * LANES));
-            sums[t] = lanes.mul_add(lanes.splat(p[t]), value, sums[t]);
+            let p = lanes.splat(p[t]);
+            for c in 0..CHUNKS {
+                let value = lanes.load(eight(values, t * width + column + c * LANES));
+                sums[c][t] = lanes.mul_add(p, value, sums[c][t]);
+            }
         }
     }
     for t in 0..SUMS {
         if t < rest.len() {
-            let value = lanes.load(eight(rest_values, t * width + column * LANES));
-            sums[t] = lanes.mul_add(lanes.splat(rest[t]), value, sums[t]);
+            for c in 0..CHUNKS {
+                let value = lanes.load(eight(rest_values, t * width + column + c * LANES));
+                sums[c][t] = lanes.mul_add(lanes.splat(rest[t]), value, sums[c][t]);
+            }
         }
     }
-    let total = lanes.add(lanes.add(sums[0], sums[2]), lanes.add(sums[1], sums[3]));
-    lanes.store(total)
+    let mut totals = [[0.0; LANES]; CHUNKS];
+    for c in 0..CHUNKS {
+        let even = lanes.add(sums[c][0], sums[c][2]);
+        let odd = lanes.add(sums[c][1], sums[c][3]);
+        totals[c] = lanes.store(lanes.add(even, odd));
+    }
+    totals
 }
 
 /// Eight of some numbers, from one on.

@@ -25,6 +25,9 @@ use super::{ModelConfig, ModelMeta};
 use crate::ops::RMS_NORM_EPS;
 use crate::store::{Precision, TensorFile, Tensors, encode_tensors};
 
+/// More texts than these share nothing more.
+pub const MOST_TOGETHER: usize = 64;
+
 /// A trained model, ready to be shared between threads behind an `Arc`.
 #[derive(Debug)]
 pub struct InferenceGpt {
@@ -114,9 +117,12 @@ impl InferenceGpt {
         }
     }
 
-    /// How much memory a text takes whose context is full.
-    pub fn stream_bytes(&self) -> usize {
-        self.layers.len() * KvCache::bytes(self.meta.config)
+    /// How many texts are best made together: as many as share what is read of the weights, but no
+    /// more than those of which all that is remembered stays near the processor.
+    pub fn together(&self) -> usize {
+        const BYTES: usize = 8 << 20;
+        let stream = self.layers.len() * KvCache::bytes(self.meta.config);
+        (BYTES / stream).clamp(GROUP, MOST_TOGETHER)
     }
 
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`

@@ -14,9 +14,12 @@ pub const GROUP: usize = 8;
 /// The fewest columns for which a group, filled up with zeros, is faster than each alone.
 const LEAST_IN_GROUP: usize = 4;
 
-/// How many rows are widened to f64 before they meet the groups: few enough to stay near the
-/// processor with a group's column beside them.
-const WIDENED: usize = 24;
+/// How many rows are computed together for a group.
+const ROWS: usize = 3;
+
+/// How many numbers are widened to f64 before they meet the groups: few enough to stay near the
+/// processor with a group's columns beside them.
+const WIDENED: usize = 1536;
 
 /// How columns are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,7 +95,7 @@ pub fn multiply<L: Lanes>(
     let (x_groups, x_singles) = x.split_at(columns.groups * GROUP * cols);
     let (out_groups, out_singles) = out.split_at_mut(columns.groups * GROUP * rows);
     if columns.groups > 0 {
-        wide.resize(WIDENED * cols, 0.0);
+        wide.resize(widened_rows(cols) * cols, 0.0);
         match matrix.values() {
             Values::F32(values) => multiply_groups(lanes, values, cols, x_groups, out_groups, wide),
             Values::F16(values) => multiply_groups(lanes, values, cols, x_groups, out_groups, wide),
@@ -172,7 +175,8 @@ fn multiply_groups<L: Lanes, T: Weight>(
     wide: &mut [f64],
 ) {
     let rows = values.len() / cols;
-    for (panel, values) in values.chunks(WIDENED * cols).enumerate() {
+    let widened = widened_rows(cols);
+    for (panel, values) in values.chunks(widened * cols).enumerate() {
         let wide = &mut wide[..values.len()];
         let (values, rest) = values.as_chunks();
         let (eights, wide_rest) = wide.as_chunks_mut();
@@ -188,16 +192,20 @@ fn multiply_groups<L: Lanes, T: Weight>(
         for (x, out) in groups {
             let (x, _) = x.as_chunks::<GROUP>();
             let (out, _) = out.as_chunks_mut::<GROUP>();
-            let out = &mut out[panel * WIDENED..][..wide.len() / cols];
+            let out = &mut out[panel * widened..][..wide.len() / cols];
             multiply_panel(lanes, wide, x, out);
         }
     }
 }
 
+/// How many rows are widened at once.
+fn widened_rows(cols: usize) -> usize {
+    (WIDENED / cols).next_multiple_of(ROWS).max(ROWS)
+}
+
 /// Some rows with one group.
 #[inline(always)]
 fn multiply_panel<L: Lanes>(lanes: L, wide: &[f64], x: &[[f64; GROUP]], out: &mut [[f64; GROUP]]) {
-    const ROWS: usize = 3;
     let mut chunks = out.chunks_exact_mut(ROWS);
     let mut tiles = wide.chunks_exact(ROWS * x.len());
     for (out, tile) in (&mut chunks).zip(&mut tiles) {
