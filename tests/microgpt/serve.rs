@@ -182,6 +182,33 @@ fn samples_are_those_of_the_command_line() {
 }
 
 #[test]
+fn requests_at_the_same_time_get_what_each_gets_alone() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "--quiet");
+    let body = |seed: usize| {
+        let prompt = ["", "e", "ma"][seed % 3];
+        json!({ "num_samples": 1 + seed % 7, "seed": seed, "prompt": prompt, "temperature": 1 })
+    };
+    let path = "/microgpt/v1/generate";
+    let alone: Vec<String> = (0..24)
+        .map(|seed| server.post(path, &body(seed)).body)
+        .collect();
+    assert!(
+        alone
+            .iter()
+            .all(|answer| answer.starts_with("{\"samples\":[\""))
+    );
+    let server = &server;
+    std::thread::scope(|scope| {
+        let ask = |seed: usize| move || server.post(path, &body(seed)).body;
+        let together: Vec<_> = (0..96).map(|i| scope.spawn(ask(i % 24))).collect();
+        for (i, answer) in together.into_iter().enumerate() {
+            assert_eq!(answer.join().unwrap(), alone[i % 24]);
+        }
+    });
+}
+
+#[test]
 fn a_reply_is_that_of_the_command_line() {
     let dir = with_chat_model();
     let server = Server::start(dir.path(), "");
