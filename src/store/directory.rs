@@ -1,14 +1,14 @@
 //! Saving all or nothing, and reading what was saved whole.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{FILES, JsonObject};
+use super::{FILES, JsonObject, disk};
 
 /// Lists the files of a save that is complete but not yet in place.
 const COMMIT: &str = "save.commit";
@@ -27,14 +27,14 @@ fn pending(name: &str) -> String {
 /// directory holds either all of the old files or all of the new ones, as far as [`Snapshot`] is
 /// concerned. Files of the directory that are not among `files` stay as they are.
 pub fn save(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    disk::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     settle(dir).with_context(|| format!("cannot complete the last save of {}", dir.display()))?;
     write_pending(dir, files).inspect_err(|_| {
         // The old files are untouched. Giving back the space is a courtesy that may fail too.
         for (name, _) in files {
-            let _ = fs::remove_file(dir.join(pending(name)));
+            let _ = disk::remove(&dir.join(pending(name)));
         }
-        let _ = fs::remove_file(dir.join(pending(COMMIT)));
+        let _ = disk::remove(&dir.join(pending(COMMIT)));
     })?;
     settle(dir).with_context(|| format!("cannot complete the save of {}", dir.display()))
 }
@@ -52,11 +52,7 @@ pub fn check_writable(dir: &Path) -> Result<()> {
 fn write_pending(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.join(pending(name));
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        written.with_context(|| format!("cannot write {}", path.display()))
+        disk::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
     for (name, bytes) in files {
         write(name, bytes)?;
@@ -68,8 +64,8 @@ fn write_pending(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     )?;
     let commit = || {
         // The new files' names must be on the disk before the commit file's name is.
-        sync_directory(dir)?;
-        fs::rename(dir.join(pending(COMMIT)), dir.join(COMMIT))
+        disk::sync_directory(dir)?;
+        disk::rename(&dir.join(pending(COMMIT)), &dir.join(COMMIT))
     };
     commit().with_context(|| format!("cannot commit the save of {}", dir.display()))
 }
@@ -78,17 +74,17 @@ fn write_pending(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
 /// one that was interrupted before it.
 fn settle(dir: &Path) -> Result<()> {
     if let Some(names) = committed(dir)? {
-        sync_directory(dir)?;
+        disk::sync_directory(dir)?;
         for name in names {
-            ignore_missing(fs::rename(dir.join(pending(&name)), dir.join(&name)))
+            ignore_missing(disk::rename(&dir.join(pending(&name)), &dir.join(&name)))
                 .with_context(|| format!("cannot replace {}", dir.join(name).display()))?;
         }
-        sync_directory(dir)?;
-        fs::remove_file(dir.join(COMMIT))?;
-        sync_directory(dir)?;
+        disk::sync_directory(dir)?;
+        disk::remove(&dir.join(COMMIT))?;
+        disk::sync_directory(dir)?;
     }
     for name in FILES.into_iter().chain([COMMIT]) {
-        ignore_missing(fs::remove_file(dir.join(pending(name))))?;
+        ignore_missing(disk::remove(&dir.join(pending(name))))?;
     }
     Ok(())
 }
@@ -110,10 +106,6 @@ fn committed(dir: &Path) -> Result<Option<Vec<String>>> {
         );
     }
     Ok(Some(names))
-}
-
-fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
@@ -291,6 +283,9 @@ fn identities(files: &[(&'static str, File)]) -> io::Result<Vec<(&'static str, u
 
 #[cfg(test)]
 mod tests {
+    use std::panic::catch_unwind;
+
+    use super::super::disk::faults::{self, Fault};
     use super::super::{META, WEIGHTS};
     use super::*;
 
@@ -359,6 +354,40 @@ mod tests {
         fs::create_dir(dir.path().join(pending(FILES[4]))).unwrap();
         assert!(write_pending(dir.path(), &files(2)).is_err());
         assert_eq!(content(dir.path()), files(1));
+    }
+
+    /// A save that is stopped at each of its steps in turn, over an older model and over nothing.
+    #[test]
+    fn a_save_may_be_stopped_at_any_step() {
+        let root = tempfile::tempdir().unwrap();
+        for fault in [Fault::Full, Fault::Fails, Fault::Killed] {
+            for old in [files(1), vec![]] {
+                let mut at = 0;
+                loop {
+                    let dir = root.path().join(format!("{fault:?}-{}-{at}", old.len()));
+                    save(&dir, &old).unwrap();
+                    faults::happens_at(Some((fault, at)));
+                    let saved = catch_unwind(|| save(&dir, &files(2)));
+                    let steps = faults::steps();
+                    faults::happens_at(None);
+                    let found = content(&dir);
+                    assert!(found == old || found == files(2), "{fault:?} at {at}");
+                    if matches!(saved, Ok(Ok(()))) {
+                        assert_eq!(found, files(2), "what is saved is there");
+                    }
+                    // Whatever is left, the next save gets through, and leaves nothing else.
+                    save(&dir, &files(3)).unwrap();
+                    assert_eq!(content(&dir), files(3));
+                    assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES.len());
+                    if steps <= at {
+                        break;
+                    }
+                    at += 1;
+                }
+                // Five files and the commit file in three steps each, and what makes them count.
+                assert!(at > 6 * 3 + 5, "{at} steps");
+            }
+        }
     }
 
     #[test]

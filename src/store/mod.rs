@@ -7,6 +7,7 @@
 //! whatever their names are by then; one that doesn't takes the old ones.
 
 mod directory;
+mod disk;
 mod json;
 mod tensors;
 
