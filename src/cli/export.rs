@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::{Failure, Words, console, open_model_dir};
 use crate::model::ModelMeta;
-use crate::store::{META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save};
+use crate::store::{Lock, META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save};
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let output = words.path("output").ok_or_else(|| {
@@ -18,6 +18,9 @@ pub fn run(words: &Words) -> Result<(), Failure> {
             output.display()
         )));
     }
+    std::fs::create_dir_all(&output)
+        .with_context(|| format!("cannot create {}", output.display()))?;
+    let _lock = Lock::take(&output)?;
     let precision = if words.has("half") {
         Precision::F16
     } else {

@@ -9,10 +9,12 @@
 mod directory;
 mod disk;
 mod json;
+mod lock;
 mod tensors;
 
 pub use directory::{FileBytes, Snapshot, check_writable, save};
 pub use json::JsonObject;
+pub use lock::Lock;
 pub use tensors::{NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors};
 
 /// The weights.

@@ -7,6 +7,7 @@
 mod chat;
 mod docs;
 mod errors;
+mod faults;
 mod generate;
 mod program;
 mod reference;

@@ -22,7 +22,7 @@ use super::progress::ProgressMeter;
 use super::{Failure, Words, console};
 use crate::data::Kind;
 use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta};
-use crate::store::{Snapshot, check_writable};
+use crate::store::{Lock, Snapshot, check_writable};
 use crate::train::{TrainState, Trainer};
 use curve::{LossCurve, Point};
 use log::Log;
@@ -51,6 +51,8 @@ struct Run {
     plot: Option<PathBuf>,
     signal: Arc<AtomicUsize>,
     output: PathBuf,
+    /// The hold on the output, to the end of the run.
+    _lock: Lock,
     /// What train_state.json says of the input.
     input: Option<String>,
     checkpoint_every: u64,
@@ -72,6 +74,7 @@ impl Run {
             options,
             input,
             output,
+            lock,
             device,
             dataset,
             held_out,
@@ -80,6 +83,10 @@ impl Run {
         } = plan;
         let steps = config.steps;
         check_writable(&output)?;
+        let lock = match lock {
+            Some(lock) => lock,
+            None => Lock::take(&output)?,
+        };
         let log = options
             .log
             .as_deref()
@@ -98,6 +105,7 @@ impl Run {
             plot: options.plot,
             signal: watch_signals()?,
             output,
+            _lock: lock,
             input: input.recorded(),
             checkpoint_every: options.checkpoint_every,
         };

@@ -11,7 +11,7 @@ use super::input::Input;
 use super::options::{DeviceName, Options};
 use crate::data::{Corpus, Dataset, HeldOut, Kind};
 use crate::model::{ModelConfig, ModelMeta, list_chars};
-use crate::store::Snapshot;
+use crate::store::{Lock, Snapshot};
 use crate::train::{Recipe, TrainConfig, TrainState};
 
 /// A run, checked as a whole; nothing is written yet.
@@ -19,6 +19,8 @@ pub struct Plan<'a> {
     pub options: Options<'a>,
     pub input: Input,
     pub output: PathBuf,
+    /// The hold on the output, if that is there already.
+    pub lock: Option<Lock>,
     pub device: Device,
     pub dataset: Dataset,
     /// What is kept to test on.
@@ -30,6 +32,13 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Reads the model to go on from and the text to train on, and says what the run will do.
     pub fn new(options: Options<'a>) -> Result<Self, Failure> {
+        let output = options.output.clone().or_else(|| options.resume.clone());
+        let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
+        // Before the model to go on from is read, so that nobody replaces it meanwhile.
+        let lock = match output.is_dir() {
+            true => Some(Lock::take(&output)?),
+            false => None,
+        };
         let device = options.device.open()?;
         let resumed = options.resume.as_deref().map(load_resumed).transpose()?;
         let kind = kind(&options, resumed.as_ref())?;
@@ -54,10 +63,9 @@ impl<'a> Plan<'a> {
             0.0 => None,
             fraction => Some(dataset.hold_out(fraction)?),
         };
-        let output = options.output.clone().or_else(|| options.resume.clone());
-        let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
         let plan = Self {
             output,
+            lock,
             device,
             dataset,
             held_out,

@@ -1,0 +1,123 @@
+//! One trainer at a time for a model directory.
+//!
+//! The lock is the operating system's, on an open file, so one that a killed process leaves behind
+//! holds nobody up. Readers need none: what they see is always whole.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The file that is locked; it holds the number of the process that does.
+const LOCK: &str = "train.lock";
+
+/// A directory that is this process's to write models to, until this is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    /// Takes a directory, which has to be there. Errors where another process has it, naming that.
+    pub fn take(dir: &Path) -> Result<Self> {
+        let path = dir.join(LOCK);
+        let cannot = || format!("cannot lock {}", dir.display());
+        loop {
+            let mut options = File::options();
+            let opened = options.read(true).write(true).create(true).truncate(false);
+            let mut file = opened.open(&path).with_context(cannot)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!(
+                    "another training run{} is writing to {}; wait for its end, or choose another \
+                    --output",
+                    owner(&mut file),
+                    dir.display()
+                ),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            }
+            // Its last owner may have removed the file after it was opened here.
+            if !is_at(&file, &path) {
+                continue;
+            }
+            file.set_len(0)
+                .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+                .with_context(cannot)?;
+            return Ok(Self { path, file });
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A file that stays is no harm: the lock ends with the open file.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a path leads to an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = || -> io::Result<bool> {
+        let (open, named) = (file.metadata()?, fs::metadata(path)?);
+        Ok((open.dev(), open.ino()) == (named.dev(), named.ino()))
+    };
+    same().unwrap_or(false)
+}
+
+/// The process that a lock file names.
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    match file.take(20).read_to_string(&mut text) {
+        Ok(_) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
+            format!(" (process {text})")
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_one_trainers_until_that_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        // As a process that was killed leaves it.
+        fs::write(dir.path().join(LOCK), "12345678").unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        let process = format!("run (process {}) is writing", std::process::id());
+        assert!(error.contains(&process), "{error}");
+        drop(lock);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(Lock::take(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn many_at_once_never_have_it_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        let taken = std::sync::atomic::AtomicUsize::new(0);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        if let Ok(lock) = Lock::take(dir.path()) {
+                            assert_eq!(inside.fetch_add(1, order), 0);
+                            taken.fetch_add(1, order);
+                            inside.fetch_sub(1, order);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(taken.load(order) > 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! What happens to a model directory when things go wrong: kills, full disks, two runs at once.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::program::{microgpt, run_in};
+
+const OPTIONS: &str = "--schedule constant --threads 1 --batch-size 2";
+
+/// Starts a run that saves after every step and would never end.
+fn start(dir: &Path, options: &str) -> Child {
+    let line = format!("train --steps 1000000000 --checkpoint-every 1 --quiet {options}");
+    let mut command = microgpt();
+    command.current_dir(dir).args(line.split_whitespace());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// How far the model of a directory has come; it has to be whole.
+fn step(dir: &Path, model: &str) -> u64 {
+    let ran = run_in(dir, &format!("info -m {model} --json")).ok();
+    let info: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(info["can_resume"], true, "{info}");
+    info["step"].as_u64().unwrap()
+}
+
+fn weights(dir: &Path, model: &str) -> Vec<u8> {
+    std::fs::read(dir.join(model).join("weights.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_that_is_killed_200_times_is_the_run_that_never_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut last = 1;
+    for kill in 0..200 {
+        let mut child = start(dir, "--resume model --threads 1");
+        std::thread::sleep(Duration::from_micros(rng.u64(5_000..60_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let now = step(dir, "model");
+        assert!(now >= last, "after kill {kill}: step {now}, it was {last}");
+        last = now;
+        if kill % 10 == 0 {
+            run_in(dir, "generate -m model -n 2").ok();
+        }
+    }
+    assert!(last > 50, "the kills came between saves: step {last}");
+    run_in(dir, "train --resume model --steps 3 --threads 1").ok();
+    let whole = format!("train --steps {} -o whole {OPTIONS}", last + 3);
+    run_in(dir, &whole).ok();
+    assert!(weights(dir, "model") == weights(dir, "whole"));
+}
+
+#[test]
+fn a_reader_sees_a_whole_model_while_it_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
+    let mut child = start(dir, "--resume model --threads 1");
+    for _ in 0..40 {
+        run_in(dir, "generate -m model -n 1").ok();
+        step(dir, "model");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn two_runs_on_one_directory_are_one_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
+    let mut first = start(dir, "--resume model");
+    let lock = dir.join("model/train.lock");
+    while std::fs::read(&lock).unwrap_or_default() != first.id().to_string().as_bytes() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run_in(dir, "train --steps 1 -o other").ok();
+    let commands = [
+        "train --steps 1 -o model",
+        "train --resume model --steps 1",
+        "train --resume other -o model --steps 1",
+    ];
+    for command in commands {
+        let error = run_in(dir, command).error(1);
+        let process = format!("another training run (process {})", first.id());
+        assert!(error.contains(&process), "{command}: {error}");
+    }
+    // From one directory into another, both may be read meanwhile.
+    run_in(dir, "train --resume model -o third --steps 1").ok();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    run_in(dir, "train --resume model --steps 1").ok();
+    assert!(!lock.exists(), "a run that ends leaves no lock");
+}
+
+/// Runs shell commands where a small file system is mounted at `small`; whether that was possible.
+fn on_a_small_disk(dir: &Path, commands: &str) -> bool {
+    let script = format!(
+        "set -e; mkdir small; mount -t tmpfs -o size=400k tmpfs small || exit 77; {commands}"
+    );
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script])
+        .current_dir(dir)
+        .env("MICROGPT", env!("CARGO_BIN_EXE_microgpt"))
+        .output();
+    let output = match output {
+        Ok(output) if output.status.code() != Some(77) => output,
+        _ => {
+            eprintln!("skipped: a file system can't be mounted here");
+            return false;
+        }
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let refused = stderr.contains("unshare failed") || stderr.contains("Operation not permitted");
+    if refused {
+        eprintln!("skipped: a file system can't be mounted here");
+        return false;
+    }
+    assert!(output.status.success(), "{stderr}");
+    true
+}
+
+#[test]
+fn a_full_disk_costs_nothing_that_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    // The directory itself is where the file system is mounted, so that it can't be renamed. A save
+    // takes 60 kB twice; the filling leaves room for less.
+    let ran = on_a_small_disk(
+        dir.path(),
+        &format!(
+            "$MICROGPT train --steps 5 -o small {OPTIONS} -q
+            cp small/weights.safetensors before
+            head -c 1000000 /dev/zero > small/filling 2>/dev/null || true
+            if $MICROGPT train --resume small --steps 5 -q 2>error; then exit 3; fi
+            grep -q '^microgpt: error: cannot ' error
+            grep -q -i 'no space left' error
+            test $(grep -c . error) = 1
+            cmp before small/weights.safetensors
+            $MICROGPT generate -m small -n 1
+            $MICROGPT info -m small | grep -q '5 steps done, can be resumed'
+            rm small/filling
+            $MICROGPT train --resume small --steps 5 --threads 1 -q
+            $MICROGPT info -m small | grep -q '10 steps done, can be resumed'
+            mount -o remount,ro small
+            if $MICROGPT train --resume small --steps 5 -q 2>error; then exit 4; fi
+            grep -q -i 'read-only' error
+            $MICROGPT generate -m small -n 1"
+        ),
+    );
+    assert!(
+        ran || std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none()
+            || cfg!(not(target_os = "linux")),
+        "mounting has to be possible where nothing may be skipped"
+    );
+}
+
+#[test]
+fn without_file_descriptors_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_in(dir, &format!("train --steps 2 -o model {OPTIONS}")).ok();
+    for limit in 4..16 {
+        let script = format!(
+            "ulimit -n {limit}; exec {} train --resume model --steps 1 --threads 1 -q",
+            env!("CARGO_BIN_EXE_microgpt")
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(dir);
+        let before = step(dir, "model");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let expected = before + u64::from(output.status.success());
+        assert_eq!(step(dir, "model"), expected, "with {limit}: {output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("panicked"), "with {limit}: {stderr}");
+    }
+}
