@@ -1,11 +1,15 @@
 //! Where the training text comes from.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::data::{BUILT_IN_NAMES, Corpus, Kind, built_in_conversations, decode_utf8};
+
+/// The longest text that is trained on, in bytes: it is kept in memory several times over.
+const LONGEST: u64 = 256 << 20;
 
 /// A source of training text.
 #[derive(PartialEq)]
@@ -30,13 +34,17 @@ impl Input {
         let bytes = match (self, kind) {
             (Input::BuiltIn, Kind::Conversations) => return built_in_conversations(),
             (Input::BuiltIn, _) => return Corpus::new(BUILT_IN_NAMES, kind),
-            (Input::Stdin, _) => {
-                let mut bytes = Vec::new();
-                io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
-            }
-            (Input::File(path), _) => std::fs::read(path),
+            (Input::Stdin, _) => read(io::stdin().lock()),
+            (Input::File(path), _) => File::open(path).and_then(read),
         };
         let bytes = bytes.with_context(|| format!("cannot read {}", self.describe(kind)))?;
+        ensure!(
+            bytes.len() as u64 <= LONGEST,
+            "{} has more than {} MiB, which is the most to train on; take a part of it, as \
+            `head -c {1}M` does",
+            self.describe(kind),
+            LONGEST >> 20
+        );
         let corpus = decode_utf8(bytes).and_then(|decoded| {
             *text = decoded;
             Corpus::new(text, kind)
@@ -66,4 +74,11 @@ impl Input {
             }
         }
     }
+}
+
+/// Reads a text, or one byte more than the longest one has.
+fn read(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -1,0 +1,128 @@
+//! Text and models that are not what they should be: too much, too strange, or not finite.
+
+use std::fs::{self, File};
+use std::process::Command;
+
+use crate::program::{pipe_in, run_in, with_text_model};
+
+#[test]
+fn a_text_that_is_too_long_is_refused_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // A gibibyte of nothing takes no room on the disk.
+    let file = File::create(dir.path().join("long")).unwrap();
+    file.set_len(1 << 30).unwrap();
+    for kind in ["", "--text", "--chat"] {
+        let error = run_in(dir.path(), &format!("train {kind} --input long -o model")).error(1);
+        assert!(error.contains("long has more than 256 MiB"), "{error}");
+    }
+    let mut train = Command::new("sh");
+    train.args(["-c", "$0 train --input - -o model < /dev/zero"]);
+    train
+        .arg(env!("CARGO_BIN_EXE_microgpt"))
+        .current_dir(dir.path());
+    let output = train.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard input has more than"));
+    assert!(!dir.path().join("model").exists());
+}
+
+#[test]
+fn a_very_long_line_is_a_document_that_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "ab".repeat(5_000_000);
+    let options = "--steps 2 --threads 1 -o model";
+    let ran = pipe_in(
+        dir.path(),
+        &format!("train --input - {options}"),
+        line.as_bytes(),
+    )
+    .ok();
+    assert!(
+        ran.stderr.contains("1 of them are longer than the context"),
+        "{}",
+        ran.stderr
+    );
+    let line = &line[..500_000];
+    let ran = pipe_in(dir.path(), "score -m model", line.as_bytes()).ok();
+    assert_eq!(
+        ran.stdout.split_once('\t'),
+        Some((&ran.stdout[..8], &*(line.to_string() + "\n")))
+    );
+}
+
+#[test]
+fn characters_from_the_ends_of_unicode_are_characters() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "\u{1}\u{7f}\u{10ffff}\u{200b}\u{fffd}\u{e000}x\n\u{10ffff}\u{10ffff}y\n";
+    let options = "--steps 20 --threads 1 -o model";
+    pipe_in(
+        dir.path(),
+        &format!("train --input - {options}"),
+        text.as_bytes(),
+    )
+    .ok();
+    run_in(dir.path(), "generate -m model -n 50").ok();
+    run_in(dir.path(), "info -m model").ok();
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_spoils_nothing() {
+    let dir = with_text_model();
+    let files = || {
+        let files = fs::read_dir(dir.path().join("model")).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+            .into_iter()
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let before = files();
+    let error = run_in(dir.path(), "train --resume model --steps 50 --lr 1e30 -q").error(1);
+    assert!(error.contains("the loss became "), "{error}");
+    assert!(error.contains("try a smaller one"), "{error}");
+    assert!(files() == before);
+}
+
+#[test]
+fn weights_at_any_offset_of_the_file_are_the_same_weights() {
+    let dir = with_text_model();
+    let path = dir.path().join("model/weights.safetensors");
+    let expected = run_in(dir.path(), "generate -m model").ok().stdout;
+    let bytes = fs::read(&path).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let length = u64::from_le_bytes(*length);
+    for blanks in 1..8 {
+        // Blanks at the header's end move all that comes after it.
+        let (header, data) = rest.split_at(length as usize);
+        let mut moved = (length + blanks).to_le_bytes().to_vec();
+        moved.extend_from_slice(header);
+        moved.extend(std::iter::repeat_n(b' ', blanks as usize));
+        moved.extend_from_slice(data);
+        fs::write(&path, moved).unwrap();
+        assert_eq!(
+            run_in(dir.path(), "generate -m model").ok().stdout,
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_header_that_promises_too_much_is_refused() {
+    let dir = with_text_model();
+    let path = dir.path().join("model/weights.safetensors");
+    let with_header = |header: &str| {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        fs::write(&path, bytes).unwrap();
+        run_in(dir.path(), "generate -m model").error(1)
+    };
+    let tera = "{\"wte\":{\"dtype\":\"F32\",\"shape\":[27,16],\"data_offsets\":[0,9000000000000]}}";
+    let product =
+        "{\"wte\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967297],\"data_offsets\":[0,0]}}";
+    let backwards = "{\"wte\":{\"dtype\":\"F32\",\"shape\":[27,16],\"data_offsets\":[1728,0]}}";
+    for header in [tera, product, backwards, "{}", "[]", "{\"wte\":1}", "\u{0}"] {
+        let error = with_header(header);
+        assert!(error.contains("model/weights.safetensors: "), "{error}");
+    }
+}
