@@ -175,17 +175,17 @@ fn weighted_sum<L: Lanes, const CHUNKS: usize>(
     for (p, values) in fours.iter().zip(four_values.chunks_exact(SUMS * width)) {
         for t in 0..SUMS {
             let p = lanes.splat(p[t]);
-            for c in 0..CHUNKS {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 let value = lanes.load(eight(values, t * width + column + c * LANES));
-                sums[c][t] = lanes.mul_add(p, value, sums[c][t]);
+                sums[t] = lanes.mul_add(p, value, sums[t]);
             }
         }
     }
     for t in 0..SUMS {
         if t < rest.len() {
-            for c in 0..CHUNKS {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 let value = lanes.load(eight(rest_values, t * width + column + c * LANES));
-                sums[c][t] = lanes.mul_add(lanes.splat(rest[t]), value, sums[c][t]);
+                sums[t] = lanes.mul_add(lanes.splat(rest[t]), value, sums[t]);
             }
         }
     }
