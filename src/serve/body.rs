@@ -1,82 +1,95 @@
-//! The body of a request, read within bounds of size and time.
+//! Chunks of a body, as they arrive (RFC 9112, 7.1).
 
-use std::io::{self, ErrorKind, Read};
-use std::time::{Duration, Instant};
-
-use tiny_http::{Method, Request};
+use httparse::Status;
 
 use super::http::HttpError;
 
 /// The largest body that is read.
 pub const LIMIT: usize = 1 << 20;
 
-/// tiny_http hands a request over with a body of up to this size already read.
-const READ_AHEAD: usize = 1024;
+/// The longest line before a chunk, and the most bytes of trailers after the last.
+const LINE: usize = 1 << 10;
 
-/// The longest that a body may take to arrive, however steadily it trickles.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub fn too_large() -> HttpError {
+    HttpError::new(413, format!("the body is larger than {LIMIT} bytes"))
+}
 
-/// Whether reading the body may have to wait for the client.
-pub fn may_block(request: &Request) -> bool {
-    match request.body_length() {
-        Some(length) => length > READ_AHEAD || (length > 0 && has_header(request, "Expect")),
-        None => has_header(request, "Transfer-Encoding"),
+/// The size of the chunk that some bytes begin with, and of the line that says it; none where more
+/// bytes are needed.
+pub fn parse_chunk_size(bytes: &[u8]) -> Result<Option<(usize, usize)>, HttpError> {
+    let wrong = || HttpError::bad("the body's chunks are not as they have to be");
+    match httparse::parse_chunk_size(bytes).map_err(|_| wrong())? {
+        Status::Partial if bytes.len() > LINE => Err(wrong()),
+        Status::Partial => Ok(None),
+        Status::Complete((line, size)) => {
+            // httparse takes a line without a number for 0, and lets pass whatever stands after a
+            // semicolon, which others may take for the line's end.
+            let strict = bytes[0].is_ascii_hexdigit()
+                && bytes[..line - 2]
+                    .iter()
+                    .all(|byte| !byte.is_ascii_control());
+            match usize::try_from(size) {
+                _ if !strict => Err(wrong()),
+                Ok(size) if size <= LIMIT => Ok(Some((size, line))),
+                _ => Err(too_large()),
+            }
+        }
     }
 }
 
-fn has_header(request: &Request, name: &'static str) -> bool {
-    request
-        .headers()
-        .iter()
-        .any(|header| header.field.equiv(name))
+/// How many bytes the trailers and the blank line after the last chunk take; none where more bytes
+/// are needed. Nothing in a trailer matters to this server.
+pub fn parse_trailers(bytes: &[u8]) -> Result<Option<usize>, HttpError> {
+    let mut trailers = [httparse::EMPTY_HEADER; 16];
+    match httparse::parse_headers(bytes, &mut trailers) {
+        Ok(Status::Complete((size, _))) if size <= LINE => Ok(Some(size)),
+        Ok(Status::Partial) if bytes.len() <= LINE => Ok(None),
+        _ => Err(HttpError::bad(
+            "the body's trailers are not as they have to be",
+        )),
+    }
 }
 
-/// Reads the body. Errors where there has to be one and its end is unknown, where it is too large,
-/// and where it does not arrive.
-pub fn read(request: &mut Request) -> Result<Vec<u8>, HttpError> {
-    let too_large = || HttpError::new(413, format!("the body is larger than {LIMIT} bytes"));
-    match request.body_length() {
-        Some(length) if length > LIMIT => return Err(too_large()),
-        None if !has_header(request, "Transfer-Encoding") => {
-            return match request.method() {
-                Method::Post => Err(HttpError::new(411, "the request has no Content-Length")),
-                _ => Ok(Vec::new()),
-            };
-        }
-        _ => {}
-    }
-    let expected = request.body_length();
-    let body = read_within(request.as_reader(), PATIENCE).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            HttpError::new(408, "the body did not arrive in time")
-        }
-        _ => HttpError::bad(format!("the body cannot be read: {error}")),
-    })?;
-    if body.len() > LIMIT {
-        return Err(too_large());
-    }
-    if expected.is_some_and(|length| body.len() < length) {
-        return Err(HttpError::bad(
-            "the body is shorter than its Content-Length",
-        ));
-    }
-    Ok(body)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Reads at most one byte more than the limit, for at most so long.
-fn read_within(reader: &mut dyn Read, patience: Duration) -> io::Result<Vec<u8>> {
-    let start = Instant::now();
-    let mut reader = reader.take(LIMIT as u64 + 1);
-    let (mut body, mut part) = (Vec::new(), [0; 4096]);
-    loop {
-        match reader.read(&mut part) {
-            Ok(0) => return Ok(body),
-            Ok(count) => body.extend_from_slice(&part[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    #[test]
+    fn the_line_of_a_chunk_is_a_hexadecimal_number() {
+        for (line, expected) in [
+            ("a\r\n", Ok(Some((10, 3)))),
+            ("0A;x=y\r\nrest", Ok(Some((10, 8)))),
+            ("100000\r\n", Ok(Some((1 << 20, 8)))),
+            ("100001\r\n", Err(413)),
+            ("ffffffffffffffff\r\n", Err(413)),
+            ("fffffffffffffffff\r\n", Err(400)),
+            ("", Ok(None)),
+            ("a\r", Ok(None)),
+            ("\r\n", Err(400)),
+            ("+a\r\n", Err(400)),
+            (" a\r\n", Err(400)),
+            ("0xa\r\n", Err(400)),
+            ("a\n", Err(400)),
+            ("a;\nb\r\n", Err(400)),
+            (";\r\n", Err(400)),
+        ] {
+            let parsed = parse_chunk_size(line.as_bytes()).map_err(|error| error.status);
+            assert_eq!(parsed, expected, "{line:?}");
         }
-        if start.elapsed() > patience {
-            return Err(ErrorKind::TimedOut.into());
+        let long = format!("a;{}", "b".repeat(LINE));
+        assert!(parse_chunk_size(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn trailers_end_with_a_blank_line() {
+        for (lines, expected) in [
+            ("\r\n", Ok(Some(2))),
+            ("X: y\r\n\r\nGET", Ok(Some(8))),
+            ("X: y\r\n", Ok(None)),
+            ("X\r\n\r\n", Err(400)),
+        ] {
+            let parsed = parse_trailers(lines.as_bytes()).map_err(|error| error.status);
+            assert_eq!(parsed, expected, "{lines:?}");
         }
     }
 }

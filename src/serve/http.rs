@@ -3,7 +3,6 @@
 use std::fmt::Display;
 
 use serde_json::{Map, Value, json};
-use tiny_http::Header;
 
 /// What a client is told when a request cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,19 +79,26 @@ impl Answer {
             .extend(header.map(|(name, value)| (*name, value.to_string())));
         answer
     }
+}
 
-    /// Sends the answer. Errors where the client is gone.
-    pub fn send(self, request: tiny_http::Request) -> std::io::Result<()> {
-        let mut response =
-            tiny_http::Response::from_string(self.body).with_status_code(self.status);
-        // Whatever its size, an answer goes out with its length, in one piece.
-        response = response.with_chunked_threshold(usize::MAX);
-        for (name, value) in self.headers {
-            if let Ok(header) = Header::from_bytes(name, value) {
-                response = response.with_header(header);
-            }
-        }
-        request.respond(response)
+/// What a status means, for those who read answers.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "",
     }
 }
 

@@ -1,18 +1,22 @@
-//! The HTTP server: one loaded model, a pool of blocking worker threads over tiny_http, JSON in and
-//! JSON out.
+//! The HTTP server: one loaded model, blocking threads, JSON in and JSON out.
 //!
-//! A request goes from tiny_http's connection thread to the dispatcher, which refuses it at once
-//! when the queue is full, and else to a worker, which reads it, routes it and answers. A body that
-//! is not there yet is waited for on a thread of its own, so that a slow client holds up nobody.
+//! [`server`] gives each connection a thread. It reads a request ([`connection`], [`head`],
+//! [`body`]), waits for its turn ([`turns`]) or is refused at once when too many wait, finds the
+//! endpoint ([`routes`]) and writes the answer. The texts of all requests are made together, by the
+//! threads of the [`engine`].
 
 mod api;
 mod body;
+mod connection;
 mod engine;
+mod head;
 mod http;
 mod metrics;
 mod openai;
 mod page;
+mod routes;
 mod server;
 mod stop;
+mod turns;
 
 pub use server::{ServeOptions, Server};

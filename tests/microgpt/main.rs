@@ -4,6 +4,7 @@
 //! where they are missing. `.ci/run` sets `MICROGPT_REQUIRE_SHARED`, with which a missing file is a
 //! failure.
 
+mod attack;
 mod bad_input;
 mod chat;
 mod docs;

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::program::{microgpt, pipe_in, run_in, with_chat_model, with_text_model};
 
 /// A server of the model in a directory; killed when it is dropped.
-struct Server {
+pub struct Server {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     address: String,
 }
 
 impl Server {
-    fn start(dir: &std::path::Path, options: &str) -> Self {
+    pub fn start(dir: &std::path::Path, options: &str) -> Self {
         let mut child = microgpt()
             .current_dir(dir)
             .env("MODEL_DIR", "model")
@@ -42,7 +42,12 @@ impl Server {
         }
     }
 
-    fn connect(&self) -> TcpStream {
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -66,7 +71,7 @@ impl Server {
         ))
     }
 
-    fn post(&self, path: &str, body: &Value) -> Answer {
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(&post(path, &body.to_string()))
     }
 
@@ -107,10 +112,10 @@ fn post(path: &str, body: &str) -> String {
     )
 }
 
-struct Answer {
+pub struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub body: String,
 }
 
 impl Answer {
