@@ -1,7 +1,7 @@
 //! What a model is trained on: documents, one a line; conversations, one a line as JSON; or one
 //! continuous text.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{Message, Tokenizer, parse_conversation};
 
@@ -148,15 +148,19 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.is_empty())
 }
 
-/// Bytes as text. Errors name the line of the first byte that is not UTF-8.
+/// Bytes as text. Errors where they are not UTF-8, or hold a NUL: such a file is no text, and `-0`
+/// could not tell its samples apart.
 pub fn decode_utf8(bytes: Vec<u8>) -> Result<String> {
+    let line = |at: usize, bytes: &[u8]| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
+    if let Some(at) = bytes.iter().position(|&b| b == 0) {
+        bail!(
+            "line {} holds a NUL byte, so this is not text",
+            line(at, &bytes)
+        );
+    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..valid]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count();
-        anyhow::anyhow!("line {line} is not UTF-8 text")
+        anyhow!("line {} is not UTF-8 text", line(valid, error.as_bytes()))
     })
 }
 

@@ -80,8 +80,16 @@ fn a_wrong_command_line_exits_with_2() {
 #[test]
 fn wrong_input_exits_with_1_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&str, &[u8], &str); 11] = [
+    let cases: [(&str, &[u8], &str); 14] = [
         ("--input -", b"", "there is no text to train on"),
+        ("--input -", b"a\n\0\0", "line 2 holds a NUL byte"),
+        (
+            "--text --input -",
+            b"\x7fELF\x02\x01\x01\0",
+            "line 1 holds a NUL byte",
+        ),
+        // A file that can be opened, and fails while it is read.
+        ("--input /proc/self/mem", b"", "cannot read /proc/self/mem"),
         ("--input -", b"\n  \n\t\n", "there is no text to train on"),
         ("--input -", b"abc\n\xff\xfe\n", "line 2 is not UTF-8"),
         ("--input nowhere", b"", "cannot read nowhere"),

@@ -39,9 +39,15 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
 
 #[test]
 fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    let chat = "--chat --block-size 32";
+    for (signal, code, kind) in [
+        ("-INT", 130, ""),
+        ("-TERM", 143, ""),
+        ("-INT", 130, "--text"),
+        ("-TERM", 143, chat),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let (exit, said) = interrupt(dir.path(), signal, "");
+        let (exit, said) = interrupt(dir.path(), signal, kind);
         assert_eq!(exit, Some(code), "{said}");
         let last = said.lines().last().unwrap();
         let (_, after) = last.split_once("stopped after step ").expect(last);
@@ -55,17 +61,46 @@ fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
 
         // Gone on with, it is the run that was never stopped.
         run_in(dir.path(), "train --resume model --steps 20 --threads 1").ok();
-        let options = "--batch-size 2 --threads 1 --schedule constant";
-        run_in(
-            dir.path(),
-            &format!("train --steps {} {options} -o whole", step + 20),
-        )
-        .ok();
+        let options = format!("--batch-size 2 --threads 1 --schedule constant {kind}");
+        let whole = format!("train --steps {} {options} -o whole", step + 20);
+        run_in(dir.path(), &whole).ok();
         let weights = |model: &str| {
             std::fs::read(dir.path().join(model).join("weights.safetensors")).unwrap()
         };
-        assert!(weights("model") == weights("whole"), "{signal}");
+        assert!(weights("model") == weights("whole"), "{signal} {kind}");
     }
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    // Steps of about a second, far longer than the time between the signals.
+    let size = "--text --block-size 256 --n-embd 128 --n-layer 4 --batch-size 64 --threads 1";
+    let mut child = microgpt()
+        .current_dir(dir.path())
+        .args(format!("train --steps 1000 --checkpoint-every 1 -o model -q {size}").split(' '))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !dir.path().join("model/train_state.json").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let kill = |signal: &str| {
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    kill("-INT");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    kill("-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    run_in(dir.path(), "train --resume model --steps 1 --batch-size 1").ok();
 }
 
 #[test]
