@@ -13,8 +13,9 @@ BINARY ?= target/release/microgpt
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy unit-and-program-tests doc-check metal-check formula-check bench \
-	clients test-clients test-web soak
+.PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
+	unit-and-program-tests doc-check metal-check formula-check deny-check advisories asan bench clients \
+	 test-clients test-web soak
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ help: ## Show this list
 build: ## Build target/release/microgpt
 	$(CARGO) build --release --locked
 
-test: fmt-check clippy metal-check doc-check formula-check unit-and-program-tests ## Pass all checks and tests
+test: fmt-check clippy metal-check doc-check formula-check deny-check unit-and-program-tests ## Pass all checks and tests
 
 fmt-check:
 	$(CARGO) fmt --check
@@ -53,6 +54,24 @@ formula-check:
 	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
 		echo "the check of the formula needs: apt-get install ruby" >&2; exit 1; \
 	else echo "skipped: the check of the formula needs ruby"; fi
+
+# Licences, sources and kinds of the dependencies, by deny.toml.
+deny-check:
+	@if cargo-deny --version >/dev/null 2>&1; then \
+		echo "$(CARGO) deny --offline --locked check bans licenses sources"; \
+		$(CARGO) deny --offline --locked check bans licenses sources; \
+	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
+		echo "the check of the dependencies needs: cargo install --locked cargo-deny" >&2; exit 1; \
+	else echo "skipped: the check of the dependencies needs: cargo install --locked cargo-deny"; fi
+
+advisories: ## Ask the RustSec database about the dependencies (needs the network and cargo-deny)
+	$(CARGO) deny check advisories
+
+asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
+	@rustup run nightly rustc --version >/dev/null || \
+		{ echo "asan needs: rustup toolchain install nightly" >&2; exit 1; }
+	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
+		rustup run nightly cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 docs: ## Write the man page and the README's tables of options anew
 	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt docs::the_
