@@ -32,6 +32,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How many connections there may be at once.
 const CONNECTIONS: usize = 4096;
 
+/// How many connections the system keeps until they are accepted. The standard library's 128 are
+/// fewer than come at once when a load begins, and a client that finds no room tries again only
+/// after a second.
+const BACKLOG: i32 = 1024;
+
 /// How many requests may wait: so many for each that is being answered, and not fewer than these.
 const QUEUE_PER_TURN: usize = 8;
 const LEAST_QUEUE: usize = 64;
@@ -61,6 +66,7 @@ impl Server {
         let address = (options.host.as_str(), options.port);
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {}:{}", options.host, options.port))?;
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let metrics = Arc::new(Metrics::default());
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let engine = Engine::start(
