@@ -46,7 +46,7 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "128/8/4/256, one stream",
-        tokens_per_second: |bench| one_stream(&bench.middle),
+        tokens_per_second: |bench| one_stream(&bench.middle, bench.threads),
         peer: "128 8 4 256 1 1",
     },
     Case {
@@ -56,7 +56,7 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "256/8/8/512, one stream",
-        tokens_per_second: |bench| one_stream(&bench.large),
+        tokens_per_second: |bench| one_stream(&bench.large, bench.threads),
         peer: "256 8 8 512 1 1",
     },
     Case {
@@ -192,17 +192,20 @@ fn run(command: &mut Command) -> (f64, Vec<u8>) {
 }
 
 /// One text that fills the context, a token after the other.
-fn one_stream(model: &Arc<InferenceGpt>) -> f64 {
+fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
     let context = model.meta().config.block_size;
     let options = GenerateOptions {
         max_tokens: Some(context),
         ..Default::default()
     };
     let generator = Generator::new(Arc::clone(model), options).expect("the options are fine");
-    generator.sample(0);
-    let start = Instant::now();
-    generator.sample(1);
-    context as f64 / start.elapsed().as_secs_f64()
+    let team = model.team(threads).expect("threads can be started");
+    team.run(|| {
+        generator.sample(0);
+        let start = Instant::now();
+        generator.sample(1);
+        context as f64 / start.elapsed().as_secs_f64()
+    })
 }
 
 /// A prompt of 192 tokens at once.

@@ -23,11 +23,14 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     };
     let model = load_model(words)?;
     let session = Session::new(&model, &options)?;
-    if io::stdin().is_terminal() && io::stdout().is_terminal() {
-        on_terminal(session)
-    } else {
-        on_pipes(session)
-    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    model.team(cores)?.run(|| {
+        if io::stdin().is_terminal() && io::stdout().is_terminal() {
+            on_terminal(session)
+        } else {
+            on_pipes(session)
+        }
+    })
 }
 
 /// A conversation so far, and the model that takes part in it.

@@ -43,6 +43,7 @@ impl<T: Send + 'static> Samples<T> {
             Count::Known(count) => (count, count),
             Count::Unknown(count) => (count, u64::MAX),
         };
+        let all_threads = threads;
         let threads = (threads as u64).min(least).max(1);
         let share = least.div_ceil(threads);
         let together = (generator.model().together() as u64).min(share);
@@ -63,8 +64,10 @@ impl<T: Send + 'static> Samples<T> {
         let work = Arc::new((generator, make));
         for _ in 0..threads {
             let (work, plan, sender) = (Arc::clone(&work), Arc::clone(&plan), sender.clone());
+            // Threads that get no sample of their own help those that do.
+            let team = work.0.model().team(all_threads / threads as usize)?;
             thread::Builder::new()
-                .spawn(move || make_samples(&work.0, &work.1, &plan, &sender))
+                .spawn(move || team.run(|| make_samples(&work.0, &work.1, &plan, &sender)))
                 .with_context(|| format!("cannot start {threads} threads"))?;
         }
         Ok(Self {

@@ -16,7 +16,7 @@ pub use chat::{Chat, Reply, ReplyInMaking, chat_tokens};
 pub use config::ModelConfig;
 pub use continuation::{Batch, CONTINUOUS_TOKENS, Continuation, Finish, Prefix};
 pub use generate::{GenerateOptions, Generator, Sample, list_chars};
-pub use inference::{InferenceGpt, MOST_TOGETHER, Room, Run, Stream};
+pub use inference::{InferenceGpt, MOST_TOGETHER, Room, Run, Stream, Team};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};
 pub use score::{Score, Scorer};

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use super::http::HttpError;
 use super::metrics::Metrics;
 use super::stop::StopFilter;
-use crate::model::{Batch, Continuation, Finish, InferenceGpt};
+use crate::model::{Batch, Continuation, Finish, InferenceGpt, Team};
 
 /// A text that was made.
 pub struct Made {
@@ -39,6 +39,10 @@ struct Order {
     events: Sender<Event>,
 }
 
+/// How many tokens of the only text are made before a look at what has come: fetching the threads
+/// that make it together takes as long as a token or two.
+const STEPS_ALONE: usize = 16;
+
 /// The threads, and the orders that wait for them.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -55,6 +59,7 @@ impl Engine {
             making: vec![0; threads],
         };
         let shared = Arc::new(Shared {
+            team: model.team(threads)?,
             model,
             metrics,
             state: Mutex::new(state),
@@ -123,6 +128,8 @@ fn lost() -> HttpError {
 
 struct Shared {
     model: Arc<InferenceGpt>,
+    /// Who makes a text that is the only one.
+    team: Team,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Orders came.
@@ -147,18 +154,22 @@ impl Shared {
     fn work(&self, number: usize) {
         let mut batch = Batch::new(&self.model);
         loop {
-            self.take(number, &mut batch);
+            let alone = self.take(number, &mut batch);
+            let steps = || match alone {
+                true => self.team.run(|| self.steps_alone(&mut batch)),
+                false => self.step(&mut batch),
+            };
             // The panic itself is reported on stderr. Who waits for this thread's texts learns that
             // they are lost.
-            let step = || self.step(&mut batch);
-            if catch_unwind(AssertUnwindSafe(step)).is_err() {
+            if catch_unwind(AssertUnwindSafe(steps)).is_err() {
                 batch = Batch::new(&self.model);
             }
         }
     }
 
-    /// Takes orders while no other thread makes fewer texts; waits for one where it makes none.
-    fn take(&self, number: usize, batch: &mut Batch<Owner>) {
+    /// Takes orders while no other thread makes fewer texts; waits for one where it makes none. Says
+    /// whether there is one text to make now, and other threads have none.
+    fn take(&self, number: usize, batch: &mut Batch<Owner>) -> bool {
         let mut state = self.lock();
         state.making[number] = batch.len();
         loop {
@@ -173,10 +184,20 @@ impl Shared {
                 batch.add(owner, order.text, None);
             }
             if !batch.is_empty() {
-                return;
+                return state.making.len() > 1 && state.making.iter().sum::<usize>() == 1;
             }
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(|error| error.into_inner());
+        }
+    }
+
+    /// Makes some tokens of the only text there is. Another that comes meanwhile is another thread's.
+    fn steps_alone(&self, batch: &mut Batch<Owner>) {
+        for _ in 0..STEPS_ALONE {
+            self.step(batch);
+            if batch.is_empty() {
+                return;
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the model remembers of a text, its keys and values, and attention to them.
 
 use super::arithmetic::{exponentials, largest, sum};
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, Work};
+use super::share::Share;
 use crate::model::ModelConfig;
 
 /// The keys and values of one layer for one text, with room for the whole context.
@@ -68,23 +69,97 @@ impl KvCache {
         copy(&mut self.values, &other.values, tokens * width(config));
     }
 
-    /// Attention of a query `[E]` to the first `tokens` tokens, giving `[E]`. `scores` is room for
-    /// one number a head and token of the context, this rounded up to whole lanes.
-    #[inline(always)]
-    pub fn attend<L: Lanes>(
-        &self,
-        lanes: L,
+    /// Attention of a query `[E]` to the first `tokens` tokens, to give `out`, `[E]`. `scores` is
+    /// room for one number a head and token of the context, this rounded up to whole lanes.
+    pub fn attention<'a>(
+        &'a self,
         config: ModelConfig,
         tokens: usize,
-        query: &[f64],
-        scores: &mut [f64],
-        out: &mut [f64],
-    ) {
-        let (head_dim, width) = (config.head_dim(), width(config));
+        query: &'a [f64],
+        scores: &'a mut [f64],
+        out: &'a mut [f64],
+    ) -> Attention<'a> {
+        let padded = tokens.next_multiple_of(LANES);
+        Attention {
+            heads: config.n_head,
+            tokens,
+            keys: &self.keys,
+            values: &self.values,
+            query,
+            scores: &mut scores[..padded * config.n_head],
+            out,
+        }
+    }
+}
+
+/// Attention of some heads, still to be done; all slices have an equal part for each head.
+pub struct Attention<'a> {
+    heads: usize,
+    tokens: usize,
+    keys: &'a [f64],
+    values: &'a [f64],
+    query: &'a [f64],
+    scores: &'a mut [f64],
+    out: &'a mut [f64],
+}
+
+impl Share for Attention<'_> {
+    fn bytes(&self) -> usize {
+        self.tokens * size_of_val(self.query) * 2
+    }
+
+    fn halves(self) -> Result<(Self, Self), Self> {
+        if self.heads == 1 {
+            return Err(self);
+        }
+        let (heads, tokens, first) = (self.heads, self.tokens, self.heads / 2);
+        let part = |slice: &[f64]| slice.len() / heads * first;
+        let (keys, more_keys) = self.keys.split_at(part(self.keys));
+        let (values, more_values) = self.values.split_at(part(self.values));
+        let (query, more_query) = self.query.split_at(part(self.query));
+        let (scores, more_scores) = self.scores.split_at_mut(part(self.scores));
+        let (out, more_out) = self.out.split_at_mut(part(self.out));
+        let lower = Self {
+            heads: first,
+            tokens,
+            keys,
+            values,
+            query,
+            scores,
+            out,
+        };
+        let upper = Self {
+            heads: heads - first,
+            tokens,
+            keys: more_keys,
+            values: more_values,
+            query: more_query,
+            scores: more_scores,
+            out: more_out,
+        };
+        Ok((lower, upper))
+    }
+}
+
+impl Work for Attention<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self {
+            heads,
+            tokens,
+            keys,
+            values,
+            query,
+            scores,
+            out,
+        } = self;
+        let head_dim = query.len() / heads;
+        let width = head_dim.next_multiple_of(LANES);
         let scale = 1.0 / (head_dim as f64).sqrt();
         let padded = tokens.next_multiple_of(LANES);
-        let scores = &mut scores[..padded * config.n_head];
-        let keys = self.keys.chunks_exact(self.keys.len() / config.n_head);
+        let keys = keys.chunks_exact(keys.len() / heads);
         let queries = query.chunks_exact(head_dim);
         for ((scores, keys), query) in scores.chunks_exact_mut(padded).zip(keys).zip(queries) {
             let size = LANES * head_dim;
@@ -104,7 +179,7 @@ impl KvCache {
             }
         }
         exponentials(scores);
-        let values = self.values.chunks_exact(self.values.len() / config.n_head);
+        let values = values.chunks_exact(values.len() / heads);
         let outs = out.chunks_exact_mut(head_dim);
         for ((scores, values), out) in scores.chunks_exact(padded).zip(values).zip(outs) {
             let total = sum(lanes, scores);

@@ -9,16 +9,20 @@ mod arithmetic;
 mod attention;
 mod lanes;
 mod product;
+mod share;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use arithmetic::{exponentials, largest, padded, sum, total, total_of};
 use attention::KvCache;
 use lanes::{LANES, Lanes, Work};
 use product::{Columns, GROUP, multiply};
+pub use share::Team;
+use share::{PIECE, has_help, share};
 use weights::Matrix;
 
 use super::{ModelConfig, ModelMeta};
@@ -125,15 +129,24 @@ impl InferenceGpt {
         (BYTES / stream).clamp(GROUP, MOST_TOGETHER)
     }
 
+    /// Up to so many threads to make a single text with: one, where the model is so small that
+    /// others would come too late. Errors where they can't be started.
+    pub fn team(&self, threads: usize) -> Result<Team> {
+        let large = self.layers[0].mlp_fc1.bytes() > PIECE;
+        Team::start(if large { threads } else { 1 })
+    }
+
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
     /// has the logits `[V]` that were asked for.
     ///
+    /// Where a [`Team`] runs this, a single token of a single text is the work of all its threads.
     /// Panics where a context is too short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let tokens: usize = runs.iter().map(|run| run.tokens.len()).sum();
         if tokens > 0 {
             room.resize(self, Columns::new(tokens));
             lanes::run(Forward {
+                shared: tokens == 1 && has_help(),
                 model: self,
                 room,
                 runs,
@@ -144,6 +157,8 @@ impl InferenceGpt {
 
 /// A pass of some columns through the model.
 struct Forward<'a, 'r> {
+    /// It is one column, and there are threads to share the work with.
+    shared: bool,
     model: &'a InferenceGpt,
     room: &'a mut Room,
     runs: &'a mut [Run<'r>],
@@ -170,7 +185,9 @@ impl Forward<'_, '_> {
     /// `x = rms_norm(wte[token] + wpe[position])`.
     #[inline(always)]
     fn embed<L: Lanes>(&mut self, lanes: L) {
-        let Self { model, room, runs } = self;
+        let Self {
+            model, room, runs, ..
+        } = self;
         let columns = room.columns;
         room.normed.fill(0.0);
         let mut column = 0;
@@ -207,11 +224,14 @@ impl Forward<'_, '_> {
             scores,
             ..
         } = &mut *self.room;
-        let columns = *columns;
+        let (columns, shared) = (*columns, self.shared);
         rms_norm(lanes, columns, x, normed);
-        multiply(lanes, &layer.attn_wq, columns, normed, query, wide);
-        multiply(lanes, &layer.attn_wk, columns, normed, key, wide);
-        multiply(lanes, &layer.attn_wv, columns, normed, value, wide);
+        let products = [
+            (&layer.attn_wq, &mut query[..]),
+            (&layer.attn_wk, &mut key[..]),
+            (&layer.attn_wv, &mut value[..]),
+        ];
+        multiply(lanes, shared, columns, normed, products, wide);
         let mut column = 0;
         for run in self.runs.iter_mut() {
             let cache = &mut run.stream.layers[index];
@@ -220,12 +240,17 @@ impl Forward<'_, '_> {
                 columns.read(column, value, value_row);
                 cache.insert(config, position, row, value_row);
                 columns.read(column, query, row);
-                cache.attend(lanes, config, position + 1, row, scores, attended_row);
+                let attention = cache.attention(config, position + 1, row, scores, attended_row);
+                match shared {
+                    true => share(attention),
+                    false => attention.run(lanes),
+                }
                 columns.write(column, attended_row, attended);
                 column += 1;
             }
         }
-        multiply(lanes, &layer.attn_wo, columns, attended, normed, wide);
+        let products = [(&layer.attn_wo, &mut normed[..])];
+        multiply(lanes, shared, columns, attended, products, wide);
         add(x, normed);
     }
 
@@ -240,12 +265,15 @@ impl Forward<'_, '_> {
             wide,
             ..
         } = &mut *self.room;
-        rms_norm(lanes, *columns, x, normed);
-        multiply(lanes, &layer.mlp_fc1, *columns, normed, hidden, wide);
+        let (columns, shared) = (*columns, self.shared);
+        rms_norm(lanes, columns, x, normed);
+        let products = [(&layer.mlp_fc1, &mut hidden[..])];
+        multiply(lanes, shared, columns, normed, products, wide);
         for hidden in hidden.iter_mut() {
             *hidden = if *hidden > 0.0 { *hidden } else { 0.0 };
         }
-        multiply(lanes, &layer.mlp_fc2, *columns, hidden, normed, wide);
+        let products = [(&layer.mlp_fc2, &mut normed[..])];
+        multiply(lanes, shared, columns, hidden, products, wide);
         add(x, normed);
     }
 
@@ -278,7 +306,9 @@ impl Forward<'_, '_> {
             compact.write(to, row, normed);
         }
         column_logits.resize(compact.width() * head.rows, 0.0);
-        multiply(lanes, head, compact, normed, column_logits, wide);
+        let shared = self.shared && !wanted.is_empty();
+        let products = [(head, &mut column_logits[..])];
+        multiply(lanes, shared, compact, normed, products, wide);
         logits.resize(wanted.len() * head.rows, 0.0);
         for (index, logits) in logits.chunks_exact_mut(head.rows).enumerate() {
             compact.read(index, column_logits, logits);

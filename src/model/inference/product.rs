@@ -5,7 +5,8 @@
 //! eight elements of a column. Both ways add the same products in the same order.
 
 use super::arithmetic::{padded, total, total_of};
-use super::lanes::{LANES, Lanes, Weight};
+use super::lanes::{LANES, Lanes, Weight, Work};
+use super::share::{Share, share};
 use super::weights::{Matrix, Values};
 
 /// How many columns a group has.
@@ -81,9 +82,28 @@ impl Columns {
     }
 }
 
-/// `out = W·x` for all columns. `wide` is room to compute in.
+/// `out = W·x` for all columns, and each of some matrices with its `out`; shared between threads if
+/// `shared`, which takes a single column. `wide` is room to compute in.
 #[inline(always)]
-pub fn multiply<L: Lanes>(
+pub fn multiply<L: Lanes, const N: usize>(
+    lanes: L,
+    shared: bool,
+    columns: Columns,
+    x: &[f64],
+    mut products: [(&Matrix, &mut [f64]); N],
+    wide: &mut Vec<f64>,
+) {
+    if shared {
+        return multiply_shared(x, &mut products);
+    }
+    for (matrix, out) in products {
+        multiply_columns(lanes, matrix, columns, x, out, wide);
+    }
+}
+
+/// `out = W·x` for all columns.
+#[inline(always)]
+fn multiply_columns<L: Lanes>(
     lanes: L,
     matrix: &Matrix,
     columns: Columns,
@@ -109,6 +129,58 @@ pub fn multiply<L: Lanes>(
             Values::F32(values) => multiply_single(lanes, values, x, out),
             Values::F16(values) => multiply_single(lanes, values, x, out),
         }
+    }
+}
+
+/// Products of some matrices with the same one column, shared between threads.
+fn multiply_shared(x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
+    match products {
+        [] => {}
+        [(matrix, out)] => match matrix.values() {
+            Values::F32(values) => share(Single { values, x, out }),
+            Values::F16(values) => share(Single { values, x, out }),
+        },
+        _ => {
+            let (some, others) = products.split_at_mut(products.len() / 2);
+            rayon::join(|| multiply_shared(x, some), || multiply_shared(x, others));
+        }
+    }
+}
+
+/// A product with one column, still to be made.
+struct Single<'a, T> {
+    values: &'a [T],
+    x: &'a [f64],
+    out: &'a mut [f64],
+}
+
+impl<T: Weight + Default> Work for Single<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        multiply_single(lanes, self.values, self.x, self.out);
+    }
+}
+
+impl<T: Weight + Default + Send + Sync> Share for Single<'_, T> {
+    fn bytes(&self) -> usize {
+        size_of_val(self.values)
+    }
+
+    fn halves(self) -> Result<(Self, Self), Self> {
+        if self.out.len() == 1 {
+            return Err(self);
+        }
+        let (x, half) = (self.x, self.out.len() / 2);
+        let (values, more_values) = self.values.split_at(half * x.len());
+        let (out, more_out) = self.out.split_at_mut(half);
+        let upper = Self {
+            values: more_values,
+            x,
+            out: more_out,
+        };
+        Ok((Self { values, x, out }, upper))
     }
 }
 

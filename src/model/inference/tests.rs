@@ -160,3 +160,29 @@ fn a_copy_of_a_stream_goes_on_as_the_original_does() {
         assert_eq!(bits(room.logits(0)), copied, "after {i} tokens");
     }
 }
+
+#[test]
+fn a_text_that_threads_share_is_the_same_to_the_bit() {
+    // Matrices and a context large enough to be shared, of sizes that halves do not divide.
+    let config = config(120, 5, 1, 90);
+    for precision in [Precision::F32, Precision::F16] {
+        let model = model(config, precision);
+        let text: Vec<u32> = (0..90).map(|i| i * i % 11).collect();
+        let expected = bits_alone(&model, &text, 1);
+        for threads in [1, 2, 3, 8] {
+            let team = model.team(threads).unwrap();
+            let shared = team.run(|| bits_alone(&model, &text, 1));
+            assert!(shared == expected, "{threads} threads, {precision:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_come_for_large_models_alone() {
+    let helped = |config| {
+        let team = model(config, Precision::F32).team(2).unwrap();
+        team.run(has_help)
+    };
+    assert!(!helped(config(16, 4, 1, 16)));
+    assert!(helped(config(128, 4, 1, 16)));
+}

@@ -78,6 +78,14 @@ impl Matrix {
         }
     }
 
+    /// How much memory the numbers take.
+    pub fn bytes(&self) -> usize {
+        match self.values() {
+            Values::F32(values) => size_of_val(values),
+            Values::F16(values) => size_of_val(values),
+        }
+    }
+
     /// Adds row `index` to `out`.
     #[inline(always)]
     pub fn add_row(&self, index: usize, out: &mut [f64]) {
