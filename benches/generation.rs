@@ -61,7 +61,7 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "128/8/4/256, prefill of 192",
-        tokens_per_second: |bench| prefill(&bench.middle),
+        tokens_per_second: |bench| prefill(&bench.middle, bench.threads),
         peer: "",
     },
     Case {
@@ -209,7 +209,7 @@ fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
 }
 
 /// A prompt of 192 tokens at once.
-fn prefill(model: &InferenceGpt) -> f64 {
+fn prefill(model: &InferenceGpt, threads: usize) -> f64 {
     const TIMES: usize = 20;
     let prompt: Vec<u32> = (0..192).map(|i| i % 90).collect();
     let (mut stream, mut room) = (model.stream(), Room::default());
@@ -222,10 +222,13 @@ fn prefill(model: &InferenceGpt) -> f64 {
         };
         model.forward(&mut room, &mut [run]);
     };
-    feed();
-    let start = Instant::now();
-    (0..TIMES).for_each(|_| feed());
-    (TIMES * prompt.len()) as f64 / start.elapsed().as_secs_f64()
+    let team = model.team(threads).expect("threads can be started");
+    team.run(|| {
+        feed();
+        let start = Instant::now();
+        (0..TIMES).for_each(|_| feed());
+        (TIMES * prompt.len()) as f64 / start.elapsed().as_secs_f64()
+    })
 }
 
 fn sample_peer(peer: &Path, arguments: &str, threads: usize) -> f64 {

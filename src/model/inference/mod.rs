@@ -139,14 +139,13 @@ impl InferenceGpt {
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
     /// has the logits `[V]` that were asked for.
     ///
-    /// Where a [`Team`] runs this, a single token of a single text is the work of all its threads.
-    /// Panics where a context is too short for its run, and for a token of another model.
+    /// Where a [`Team`] runs this, it is the work of all its threads. Panics where a context is too short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let tokens: usize = runs.iter().map(|run| run.tokens.len()).sum();
         if tokens > 0 {
             room.resize(self, Columns::new(tokens));
             lanes::run(Forward {
-                shared: tokens == 1 && has_help(),
+                shared: has_help(),
                 model: self,
                 room,
                 runs,
@@ -157,7 +156,7 @@ impl InferenceGpt {
 
 /// A pass of some columns through the model.
 struct Forward<'a, 'r> {
-    /// It is one column, and there are threads to share the work with.
+    /// There are threads to share the work with.
     shared: bool,
     model: &'a InferenceGpt,
     room: &'a mut Room,
@@ -306,9 +305,8 @@ impl Forward<'_, '_> {
             compact.write(to, row, normed);
         }
         column_logits.resize(compact.width() * head.rows, 0.0);
-        let shared = self.shared && !wanted.is_empty();
         let products = [(head, &mut column_logits[..])];
-        multiply(lanes, shared, compact, normed, products, wide);
+        multiply(lanes, self.shared, compact, normed, products, wide);
         logits.resize(wanted.len() * head.rows, 0.0);
         for (index, logits) in logits.chunks_exact_mut(head.rows).enumerate() {
             compact.read(index, column_logits, logits);

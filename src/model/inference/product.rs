@@ -82,8 +82,8 @@ impl Columns {
     }
 }
 
-/// `out = W·x` for all columns, and each of some matrices with its `out`; shared between threads if
-/// `shared`, which takes a single column. `wide` is room to compute in.
+/// `out = W·x` for all columns, and each of some matrices with its `out`; by several threads if
+/// `shared`. `wide` is room to compute in.
 #[inline(always)]
 pub fn multiply<L: Lanes, const N: usize>(
     lanes: L,
@@ -94,7 +94,7 @@ pub fn multiply<L: Lanes, const N: usize>(
     wide: &mut Vec<f64>,
 ) {
     if shared {
-        return multiply_shared(x, &mut products);
+        return multiply_shared(columns, x, &mut products);
     }
     for (matrix, out) in products {
         multiply_columns(lanes, matrix, columns, x, out, wide);
@@ -132,18 +132,94 @@ fn multiply_columns<L: Lanes>(
     }
 }
 
-/// Products of some matrices with the same one column, shared between threads.
-fn multiply_shared(x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
+/// Products of some matrices with the same columns, shared between threads.
+fn multiply_shared(columns: Columns, x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
     match products {
         [] => {}
         [(matrix, out)] => match matrix.values() {
-            Values::F32(values) => share(Single { values, x, out }),
-            Values::F16(values) => share(Single { values, x, out }),
+            Values::F32(values) => share_columns(values, matrix.cols, columns, x, out),
+            Values::F16(values) => share_columns(values, matrix.cols, columns, x, out),
         },
         _ => {
             let (some, others) = products.split_at_mut(products.len() / 2);
-            rayon::join(|| multiply_shared(x, some), || multiply_shared(x, others));
+            rayon::join(
+                || multiply_shared(columns, x, some),
+                || multiply_shared(columns, x, others),
+            );
         }
+    }
+}
+
+fn share_columns<T: Weight + Default + Send + Sync>(
+    values: &[T],
+    cols: usize,
+    columns: Columns,
+    x: &[f64],
+    out: &mut [f64],
+) {
+    let rows = values.len() / cols;
+    let (x_groups, x_singles) = x.split_at(columns.groups * GROUP * cols);
+    let (out_groups, out_singles) = out.split_at_mut(columns.groups * GROUP * rows);
+    if columns.groups > 0 {
+        share(Groups {
+            values,
+            cols,
+            x: x_groups,
+            out: out_groups,
+        });
+    }
+    let singles = x_singles.chunks_exact(cols);
+    for (x, out) in singles.zip(out_singles.chunks_exact_mut(rows)) {
+        share(Single { values, x, out });
+    }
+}
+
+/// A product with some groups, still to be made.
+struct Groups<'a, T> {
+    values: &'a [T],
+    cols: usize,
+    x: &'a [f64],
+    out: &'a mut [f64],
+}
+
+impl<T: Weight> Work for Groups<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let mut wide = vec![0.0; widened_rows(self.cols) * self.cols];
+        multiply_groups(lanes, self.values, self.cols, self.x, self.out, &mut wide);
+    }
+}
+
+impl<T: Weight + Send + Sync> Share for Groups<'_, T> {
+    fn bytes(&self) -> usize {
+        size_of_val(self.values) * (self.x.len() / (GROUP * self.cols))
+    }
+
+    fn halves(self) -> Result<(Self, Self), Self> {
+        let (values, cols) = (self.values, self.cols);
+        let groups = self.x.len() / (GROUP * cols);
+        if groups == 1 {
+            return Err(self);
+        }
+        let (x, more_x) = self.x.split_at(groups / 2 * GROUP * cols);
+        let (out, more_out) = self
+            .out
+            .split_at_mut(self.out.len() / groups * (groups / 2));
+        let upper = Self {
+            values,
+            cols,
+            x: more_x,
+            out: more_out,
+        };
+        let lower = Self {
+            values,
+            cols,
+            x,
+            out,
+        };
+        Ok((lower, upper))
     }
 }
 

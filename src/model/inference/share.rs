@@ -1,9 +1,10 @@
 //! Work on a single text, shared between threads.
 //!
 //! The next token of one text is mostly waiting for weights to come from memory, and two threads
-//! wait for twice as many at a time. It is shared where it is done inside a pool of rayon's, each of
-//! whose threads takes what the others have not begun. A piece computes whole rows or whole heads,
-//! so that the result is the same, bit for bit.
+//! wait for twice as many at a time; a prompt is arithmetic, which two do in half the time. It is
+//! shared where it is done inside a pool of rayon's, each of whose threads takes what the others
+//! have not begun. A piece computes whole rows, groups or heads, so that the result is the same, bit
+//! for bit.
 
 use anyhow::{Context, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -22,7 +23,7 @@ pub trait Share: Work<Output = ()> + Send + Sized {
     fn halves(self) -> Result<(Self, Self), Self>;
 }
 
-/// Threads that share the work on a single text.
+/// Threads that share the work on each text.
 pub struct Team(Option<ThreadPool>);
 
 impl Team {
@@ -35,7 +36,7 @@ impl Team {
         })?))
     }
 
-    /// Does some work, in which each single text is the work of all threads.
+    /// Does some work, in which each pass through a model is the work of all threads.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.0 {
             Some(pool) => pool.install(work),

@@ -169,9 +169,9 @@ fn a_text_that_threads_share_is_the_same_to_the_bit() {
         let model = model(config, precision);
         let text: Vec<u32> = (0..90).map(|i| i * i % 11).collect();
         let expected = bits_alone(&model, &text, 1);
-        for threads in [1, 2, 3, 8] {
+        for (threads, piece) in [(1, 1), (2, 1), (3, 1), (8, 1), (2, 90), (3, 25), (2, 7)] {
             let team = model.team(threads).unwrap();
-            let shared = team.run(|| bits_alone(&model, &text, 1));
+            let shared = team.run(|| bits_alone(&model, &text, piece));
             assert!(shared == expected, "{threads} threads, {precision:?}");
         }
     }
