@@ -5,12 +5,12 @@
 //! when the queue is full, and else to a worker, which reads it, routes it and answers. A body that
 //! is not there yet is waited for on a thread of its own, so that a slow client holds up nobody.
 
-mod api;
+pub(crate) mod api;
 mod body;
-mod engine;
-mod http;
-mod metrics;
-mod openai;
+pub(crate) mod engine;
+pub(crate) mod http;
+pub(crate) mod metrics;
+pub(crate) mod openai;
 mod page;
 mod server;
 mod stop;

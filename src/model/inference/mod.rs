@@ -131,14 +131,17 @@ impl InferenceGpt {
     /// Panics where a context is too short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let tokens: usize = runs.iter().map(|run| run.tokens.len()).sum();
-        if tokens > 0 {
-            room.resize(self, Columns::new(tokens));
-            lanes::run(Forward {
-                model: self,
-                room,
-                runs,
-            });
+        room.vocab_size = self.lm_head.rows;
+        if tokens == 0 {
+            room.logits.clear();
+            return;
         }
+        room.resize(self, Columns::new(tokens));
+        lanes::run(Forward {
+            model: self,
+            room,
+            runs,
+        });
     }
 }
 
@@ -368,7 +371,6 @@ impl Room {
             ..
         } = model.meta.config;
         self.columns = columns;
-        self.vocab_size = model.lm_head.rows;
         for buffer in [
             &mut self.x,
             &mut self.normed,
