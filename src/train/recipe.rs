@@ -169,6 +169,20 @@ mod tests {
     }
 
     #[test]
+    fn any_rate_is_read_to_its_last_bit() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..1000 {
+            let recipe = Recipe {
+                lr: rng.f64() * 10f64.powi(rng.i32(-300..300)),
+                ..Default::default()
+            };
+            let json = recipe.to_json().to_string();
+            let read = Recipe::from_json(&JsonObject::parse(json.as_bytes()).unwrap());
+            assert_eq!(read.unwrap(), recipe);
+        }
+    }
+
+    #[test]
     fn the_rate_rises_before_it_falls() {
         let recipe = Recipe {
             lr: 1.0,
