@@ -9,13 +9,16 @@ DIST := microgpt-$(VERSION)-$(DIST_TARGET)
 PREFIX ?= /usr/local
 DESTDIR ?=
 BINARY ?= target/release/microgpt
+# How long each of the targets in fuzz/ runs, and which do.
+FUZZ_SECONDS ?= 900
+FUZZ_TARGETS ?= weights meta train_state conversations text command_line http_body http_requests
 # What the tests of the server's clients need beside the Rust toolchain.
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
 	unit-and-program-tests doc-check metal-check formula-check deny-check advisories asan bench clients \
-	 test-clients test-web soak
+	test-clients test-web soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,3 +139,16 @@ test-web: ## Test the web page in a headless Chromium
 
 soak: build ## Load the server for ten minutes
 	python3 tests/clients/soak.py target/release/microgpt
+
+fuzz: ## Fuzz the parsers, FUZZ_SECONDS (900) each
+	@[ -d fuzz ] || { echo "fuzz needs the repository: a package has no fuzz/" >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+		{ echo "fuzz needs: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || \
+		{ echo "fuzz needs: rustup toolchain install nightly" >&2; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/$$target && echo "fuzzing $$target" && \
+		$(CARGO) +nightly fuzz run $$target target/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=10 -max_len=4096 \
+			|| exit 1; \
+	done

@@ -11,6 +11,8 @@
 
 pub mod cli;
 pub mod data;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod model;
 pub mod ops;
 pub mod serve;

@@ -19,21 +19,25 @@ pub enum Failure {
 impl Failure {
     /// Says what is to be said, in one line, and gives the exit code.
     pub fn report(self) -> ExitCode {
+        if let Some(message) = self.message() {
+            console::note(format_args!("microgpt: error: {message}"));
+        }
         match self {
-            Failure::Usage(message) => {
-                console::note(format_args!("microgpt: error: {}", one_line(&message)));
-                ExitCode::from(2)
-            }
-            // Whoever read our output has seen enough: `microgpt generate | head -3` is no error.
+            Failure::Usage(_) => ExitCode::from(2),
             Failure::Error(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-            Failure::Error(error) => {
-                console::note(format_args!(
-                    "microgpt: error: {}",
-                    one_line(&describe(&error))
-                ));
-                ExitCode::FAILURE
-            }
+            Failure::Error(_) => ExitCode::FAILURE,
             Failure::Signal(number) => ExitCode::from(128 + number as u8),
+        }
+    }
+
+    /// What is to be said, in one line; none where there is nothing to say.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Failure::Usage(message) => Some(one_line(message)),
+            // Whoever read our output has seen enough: `microgpt generate | head -3` is no error.
+            Failure::Error(error) if is_broken_pipe(error) => None,
+            Failure::Error(error) => Some(one_line(&describe(error))),
+            Failure::Signal(_) => None,
         }
     }
 }
@@ -62,11 +66,29 @@ fn describe(error: &anyhow::Error) -> String {
     causes.collect::<Vec<_>>().join(": ")
 }
 
+/// A message on a single line. What else a terminal would obey, which may come from a file, is
+/// shown as an escape.
 fn one_line(message: &str) -> String {
-    message
-        .split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let lines = message.split(['\n', '\r']).map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let mut text = String::new();
+    for c in lines.join(" ").chars() {
+        match c.is_control() {
+            true => text.extend(c.escape_default()),
+            false => text.push(c),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_that_moves_no_cursor() {
+        let message = |text: &str| Failure::Usage(text.to_string()).message().unwrap();
+        assert_eq!(message("a\r\n  b\n\nc\n"), "a b c");
+        assert_eq!(message("é\u{1b}[2J\tx\0"), "é\\u{1b}[2J\\tx\\u{0}");
+    }
 }

@@ -10,25 +10,29 @@ mod console;
 mod export;
 mod failure;
 mod generate;
-mod help;
+pub(crate) mod help;
 mod in_order;
 mod info;
 mod man;
 mod progress;
 pub mod readme;
 mod samples;
-mod sampling;
+pub(crate) mod sampling;
 mod score;
 mod serve;
-mod table;
+pub(crate) mod table;
 mod train;
-mod words;
+pub(crate) mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use failure::Failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) use score::score_on_this_thread;
+#[cfg(any(test, fuzzing))]
+pub(crate) use train::Options as TrainOptions;
 use words::{Request, Words};
 
 use crate::model::{InferenceGpt, ModelMeta};

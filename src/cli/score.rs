@@ -132,6 +132,10 @@ impl Reader {
             let file = File::open(path).with_context(|| format!("cannot read {source}"))?;
             (source, Box::new(file))
         };
+        self.take_apart(&source, &mut file)
+    }
+
+    fn take_apart(&mut self, source: &Arc<str>, file: &mut dyn Read) -> Result<()> {
         let mut text = Vec::new();
         let mut first_line = 1;
         loop {
@@ -149,7 +153,7 @@ impl Reader {
             };
             let rest = text.split_off(whole);
             let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            if !text.is_empty() && !self.send(&source, first_line, text) {
+            if !text.is_empty() && !self.send(source, first_line, text) {
                 return Ok(());
             }
             if count == 0 {
@@ -230,6 +234,29 @@ fn score_chunk(scorer: &mut Scorer, kind: Kind, chunk: &Chunk, style: Style) -> 
         text: printed,
         scores,
     })
+}
+
+/// What is printed for a text of at most so many chunks, all on this thread.
+#[cfg(any(test, fuzzing))]
+pub fn score_on_this_thread(
+    model: &InferenceGpt,
+    text: &mut dyn Read,
+    chunks: usize,
+) -> Result<Vec<u8>> {
+    let (sender, read) = sync_channel(chunks);
+    let mut reader = Reader {
+        chunks: sender,
+        number: 0,
+    };
+    reader.take_apart(&"the text".into(), text)?;
+    drop(reader);
+    let mut scorer = Scorer::new(model);
+    let kind = model.meta().tokenizer.kind();
+    let mut printed = Vec::new();
+    for chunk in read {
+        printed.extend(score_chunk(&mut scorer, kind, &chunk, Style::Lines)?.text);
+    }
+    Ok(printed)
 }
 
 /// A number as JSON, which has no infinity.

@@ -113,9 +113,8 @@ impl Dataset {
     /// The batch of `count` documents from the one with number `first` in their order, beginning
     /// again after the last. It comes in at most `parts` parts of about the same number of tokens.
     pub fn batch(&self, first: u64, count: usize, parts: usize) -> Vec<Batch> {
-        let documents: Vec<&[u32]> = (first..first + count as u64)
-            .map(|number| self.piece(number))
-            .collect();
+        let piece = |number| self.piece(first.wrapping_add(number));
+        let documents: Vec<&[u32]> = (0..count as u64).map(piece).collect();
         let total: usize = documents.iter().map(|document| document.len() - 1).sum();
         let mut batches = Vec::with_capacity(parts);
         let (mut begin, mut tokens) = (0, 0);

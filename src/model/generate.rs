@@ -155,7 +155,7 @@ pub fn list_chars(chars: &[char]) -> String {
 }
 
 /// A conversation from its tokens.
-fn read_conversation(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
+pub fn read_conversation(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
     let chat = tokenizer.chat_tokens().expect("it is a chat model's");
     let mut messages: Vec<Message> = Vec::new();
     for &token in tokens {

@@ -76,7 +76,8 @@ impl ModelMeta {
         meta
     }
 
-    fn from_json(meta: &JsonObject) -> Result<Self> {
+    /// Reads and checks the content of meta.json.
+    pub fn from_json(meta: &JsonObject) -> Result<Self> {
         let size = |key| {
             meta.whole(key)
                 .and_then(|value| Ok(usize::try_from(value)?))

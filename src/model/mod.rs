@@ -15,7 +15,7 @@ mod tensor_gpt;
 pub use chat::{Chat, Reply, ReplyInMaking, chat_tokens};
 pub use config::ModelConfig;
 pub use continuation::{Batch, CONTINUOUS_TOKENS, Continuation, Finish, Prefix};
-pub use generate::{GenerateOptions, Generator, Sample, list_chars};
+pub use generate::{GenerateOptions, Generator, Sample, list_chars, read_conversation};
 pub use inference::{InferenceGpt, MOST_TOGETHER, Room, Run, Stream, Team};
 pub use meta::ModelMeta;
 pub use sampling::{Sampler, SamplingOptions};

@@ -80,7 +80,7 @@ impl Connection<TcpStream> {
 }
 
 impl<S: Read + Write> Connection<S> {
-    fn over(stream: S) -> Self {
+    pub fn over(stream: S) -> Self {
         Self {
             stream,
             arrived: Vec::new(),
@@ -256,52 +256,7 @@ fn going_on(head: Option<&Head>, last: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A client that sends some bytes, a few at a time, and takes what comes back.
-    struct Client<'a> {
-        sends: &'a [u8],
-        at_once: usize,
-        got: Vec<u8>,
-    }
-
-    impl Read for Client<'_> {
-        fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
-            let count = self.at_once.min(part.len());
-            self.sends.read(&mut part[..count])
-        }
-    }
-
-    impl Write for Client<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.got.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// The path and the body of each request in some bytes, and the status that ends them.
-    fn requests(sends: &[u8], at_once: usize) -> (Vec<(String, String)>, Option<u16>) {
-        let mut connection = Connection::over(Client {
-            sends,
-            at_once,
-            got: Vec::new(),
-        });
-        let mut requests = Vec::new();
-        loop {
-            let request = connection.read_head().and_then(|head| {
-                let body = connection.read_body(&head)?;
-                Ok((head.path, String::from_utf8(body).unwrap()))
-            });
-            match request {
-                Ok(request) => requests.push(request),
-                Err(Broken::Ended) => return (requests, None),
-                Err(Broken::Refused(error)) => return (requests, Some(error.status)),
-            }
-        }
-    }
+    use crate::fuzzing::http_requests::{Client, requests};
 
     #[test]
     fn requests_are_the_same_however_they_are_cut_into_parts() {
@@ -311,7 +266,7 @@ mod tests {
             "{sized}\r\nGET /c HTTP/1.1\r\nHost: x\r\n\r\n\
              {chunked}3;x=y\r\ndef\r\n10\r\n0123456789abcdef\r\n0\r\nX: y\r\n\r\n{sized}"
         );
-        let request = |path: &str, body: &str| (path.to_string(), body.to_string());
+        let request = |path: &str, body: &str| (path.to_string(), body.as_bytes().to_vec());
         let expected = vec![
             request("/a", "abc"),
             request("/c", ""),
@@ -347,11 +302,7 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\n";
         for (at_once, expected) in [(head.len(), 1), (PART, 0)] {
             let sends = format!("{head}abc");
-            let mut connection = Connection::over(Client {
-                sends: sends.as_bytes(),
-                at_once,
-                got: Vec::new(),
-            });
+            let mut connection = Connection::over(Client::new(sends.as_bytes(), at_once));
             let head = connection.read_head().unwrap();
             assert_eq!(connection.read_body(&head).unwrap(), b"abc");
             let got = String::from_utf8(connection.stream.got).unwrap();
@@ -364,11 +315,7 @@ mod tests {
 
     #[test]
     fn an_answer_says_what_comes_after_it() {
-        let mut connection = Connection::over(Client {
-            sends: b"",
-            at_once: 1,
-            got: Vec::new(),
-        });
+        let mut connection = Connection::over(Client::new(b"", 1));
         let answer = Answer::new("text/plain", "abc".into());
         let head = |version: &str| {
             let text = format!("HEAD / HTTP/{version}\r\nConnection: keep-alive\r\n\r\n");

@@ -5,14 +5,14 @@
 //! endpoint ([`routes`]) and writes the answer. The texts of all requests are made together, by the
 //! threads of the [`engine`].
 
-mod api;
+pub(crate) mod api;
 mod body;
-mod connection;
-mod engine;
+pub(crate) mod connection;
+pub(crate) mod engine;
 mod head;
-mod http;
-mod metrics;
-mod openai;
+pub(crate) mod http;
+pub(crate) mod metrics;
+pub(crate) mod openai;
 mod page;
 mod routes;
 mod server;

@@ -110,7 +110,7 @@ impl Adam {
         rate: f64,
         workers: &Workers,
     ) -> anyhow::Result<()> {
-        self.step += 1;
+        self.step = self.step.saturating_add(1);
         let mut scale = 1.0;
         let gradients = Arc::new(gradients);
         if let Some(longest) = self.recipe.grad_clip {

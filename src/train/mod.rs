@@ -8,7 +8,7 @@ mod trainer;
 mod workers;
 
 pub use adam::Adam;
-pub use recipe::{Recipe, is_share};
+pub use recipe::{MAX_BATCH_SIZE, Recipe, is_share};
 pub use schedule::Schedule;
 pub use state::{Progress, TrainState, bits};
 pub use trainer::{StepReport, TrainConfig, Trainer};

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use super::Schedule;
 use crate::store::JsonObject;
 
+/// More documents a step than this are a mistake.
+pub const MAX_BATCH_SIZE: u64 = 1_000_000;
+
 /// The settings of a run, which one that goes on from it takes over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
@@ -103,8 +106,11 @@ impl Recipe {
                 .with_context(|| format!("\"schedule\" is {name:?}"))?,
         };
         let batch_size = state.get_whole("batch_size")?;
-        let batch_size = batch_size.map_or(Ok(default.batch_size), usize::try_from)?;
-        ensure!(batch_size > 0, "\"batch_size\" is 0");
+        let batch_size = batch_size.unwrap_or(default.batch_size as u64);
+        ensure!(
+            (1..=MAX_BATCH_SIZE).contains(&batch_size),
+            "\"batch_size\" is out of range: {batch_size}"
+        );
         let grad_clip = state.get_number("grad_clip")?;
         ensure!(
             grad_clip.is_none_or(|clip| clip > 0.0),
@@ -112,7 +118,7 @@ impl Recipe {
         );
         Ok(Self {
             seed: state.get_whole("seed")?.unwrap_or(default.seed),
-            batch_size,
+            batch_size: batch_size as usize,
             lr: number("lr", default.lr, |lr| lr > 0.0)?,
             schedule,
             warmup_steps: state.get_whole("warmup_steps")?.unwrap_or(0),
@@ -156,8 +162,23 @@ mod tests {
         for key in ["batch_size", "lr", "grad_clip"] {
             assert!(read(json!({ key: 0 })).is_err(), "{key}");
         }
+        assert!(read(json!({ "batch_size": 1_000_001 })).is_err());
         for key in ["beta1", "beta2", "validation_fraction"] {
             assert!(read(json!({ key: 1 })).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn any_rate_is_read_to_its_last_bit() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..1000 {
+            let recipe = Recipe {
+                lr: rng.f64() * 10f64.powi(rng.i32(-300..300)),
+                ..Default::default()
+            };
+            let json = recipe.to_json().to_string();
+            let read = Recipe::from_json(&JsonObject::parse(json.as_bytes()).unwrap());
+            assert_eq!(read.unwrap(), recipe);
         }
     }
 

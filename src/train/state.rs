@@ -29,7 +29,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn to_json(&self) -> Value {
+    /// The content of train_state.json.
+    pub fn to_json(&self) -> Value {
         let mut json = json!({
             "step": self.step,
             "adam_step": self.adam_step,
@@ -44,7 +45,8 @@ impl Progress {
         json
     }
 
-    fn from_json(state: &JsonObject) -> Result<Self> {
+    /// Reads and checks the content of train_state.json.
+    pub fn from_json(state: &JsonObject) -> Result<Self> {
         Ok(Self {
             step: state.whole("step")?,
             adam_step: state.whole("adam_step")?,

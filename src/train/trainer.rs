@@ -127,7 +127,7 @@ impl Trainer {
             );
         }
         self.adam.update(gradients, lr, &self.workers)?;
-        self.documents += batch_size as u64;
+        self.documents = self.documents.wrapping_add(batch_size as u64);
         self.step += 1;
         Ok(StepReport {
             step: self.step,

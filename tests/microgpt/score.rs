@@ -104,6 +104,13 @@ fn bytes_that_are_no_text_pass_through() {
 }
 
 #[test]
+fn lines_of_unknown_characters_alone_are_scored() {
+    let dir = with_text_model();
+    let scored = pipe_in(dir.path(), "score -m model", "日本\n東京\n".as_bytes()).ok();
+    assert_eq!(scored.stdout, "inf\t日本\ninf\t東京\n");
+}
+
+#[test]
 fn a_line_is_scored_when_it_comes() {
     let dir = with_text_model();
     let mut child = microgpt()

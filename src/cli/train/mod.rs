@@ -26,7 +26,7 @@ use crate::store::{Lock, Snapshot, check_writable};
 use crate::train::{TrainState, Trainer};
 use curve::{LossCurve, Point};
 use log::Log;
-use options::Options;
+pub use options::Options;
 use picture::Ink;
 use plan::Plan;
 use validation::Validation;

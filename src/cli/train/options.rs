@@ -9,10 +9,7 @@ use candle_core::Device;
 use super::super::{Failure, Words};
 use crate::data::Kind;
 use crate::model::ModelConfig;
-use crate::train::{Recipe, is_share};
-
-/// More documents a step than this are a mistake.
-const MAX_BATCH_SIZE: u64 = 1_000_000;
+use crate::train::{MAX_BATCH_SIZE, Recipe, is_share};
 
 /// The options as they were given; what depends on a resumed model is still open.
 pub struct Options<'a> {

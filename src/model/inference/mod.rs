@@ -139,18 +139,22 @@ impl InferenceGpt {
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
     /// has the logits `[V]` that were asked for.
     ///
-    /// Where a [`Team`] runs this, it is the work of all its threads. Panics where a context is too short for its run, and for a token of another model.
+    /// Where a [`Team`] runs this, it is the work of all its threads. Panics where a context is too
+    /// short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let tokens: usize = runs.iter().map(|run| run.tokens.len()).sum();
-        if tokens > 0 {
-            room.resize(self, Columns::new(tokens));
-            lanes::run(Forward {
-                shared: has_help(),
-                model: self,
-                room,
-                runs,
-            });
+        room.vocab_size = self.lm_head.rows;
+        if tokens == 0 {
+            room.logits.clear();
+            return;
         }
+        room.resize(self, Columns::new(tokens));
+        lanes::run(Forward {
+            shared: has_help(),
+            model: self,
+            room,
+            runs,
+        });
     }
 }
 
@@ -396,7 +400,6 @@ impl Room {
             ..
         } = model.meta.config;
         self.columns = columns;
-        self.vocab_size = model.lm_head.rows;
         for buffer in [
             &mut self.x,
             &mut self.normed,

@@ -1,0 +1,112 @@
+//! The files of a model directory.
+
+use std::sync::Arc;
+use std::sync::LazyLock;
+
+use candle_core::Device;
+
+use super::{CHARACTERS, accepted, small_meta, speak};
+use crate::data::{Corpus, Dataset, Kind};
+use crate::model::{InferenceGpt, ModelMeta, initial_weights};
+use crate::store::{FileBytes, JsonObject, Precision, TensorFile, encode_tensors};
+use crate::train::{Progress, TrainConfig, TrainState, Trainer};
+
+/// weights.safetensors: weights that are taken make text, and are the same again once written.
+pub fn weights(input: &[u8]) {
+    let meta = small_meta(Kind::Documents);
+    let read = |bytes: FileBytes| TensorFile::new(bytes, meta.tensors(), true);
+    let Some(file) = accepted(read(input.to_vec().into())) else {
+        return;
+    };
+    let tensors = file.to_tensors();
+    let written = encode_tensors(&tensors, Precision::F32).expect("they were finite");
+    let again = read(written.into()).expect("it was written just now");
+    assert_eq!(again.to_tensors(), tensors);
+    accepted(encode_tensors(&tensors, Precision::F16));
+    speak(Arc::new(InferenceGpt::new(meta.clone(), file)));
+}
+
+/// meta.json: one that is taken can be written and read again, and asks for nothing more than its
+/// weights have.
+pub fn meta(input: &[u8]) {
+    /// Weights of which hardly any meta.json is the right one.
+    static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let meta = small_meta(Kind::Documents);
+        let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
+        encode_tensors(&weights, Precision::F32).expect("they are finite")
+    });
+    let read = |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| ModelMeta::from_json(&json));
+    let Some(meta) = accepted(read(input)) else {
+        return;
+    };
+    let written = meta.to_json().to_string();
+    assert_eq!(
+        read(written.as_bytes()).expect("it was written just now"),
+        meta
+    );
+    meta.parameters()
+        .expect("they were counted when it was read");
+    assert!(meta.config.head_dim() >= 1);
+    let tokenizer = &meta.tokenizer;
+    let text: String = tokenizer.chars().iter().collect();
+    let ids: Vec<u32> = tokenizer.encode(&text).collect();
+    assert!(ids.iter().copied().eq(0..tokenizer.chars().len() as u32));
+    for tokens in [tokenizer.document(&text), tokenizer.line(&text)] {
+        assert!(
+            tokens
+                .iter()
+                .all(|&t| (t as usize) < tokenizer.vocab_size())
+        );
+    }
+    let weights = TensorFile::new(WEIGHTS.clone().into(), meta.tensors(), true);
+    if let Some(weights) = accepted(weights) {
+        speak(Arc::new(InferenceGpt::new(meta, weights)));
+    }
+}
+
+/// train_state.json: one that is taken is the same once written and read again, and a run goes on
+/// from it or says why it can't.
+pub fn train_state(input: &[u8]) {
+    let read = |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| Progress::from_json(&json));
+    let Some(progress) = accepted(read(input)) else {
+        return;
+    };
+    let written = progress.to_json().to_string();
+    assert_eq!(
+        read(written.as_bytes()).expect("it was written just now"),
+        progress
+    );
+    // More would only take longer.
+    if progress.recipe.batch_size <= 32 {
+        accepted(go_on(progress));
+    }
+}
+
+/// Makes two steps.
+fn go_on(progress: Progress) -> anyhow::Result<()> {
+    let meta = small_meta(Kind::Documents);
+    let recipe = progress.recipe;
+    let config = TrainConfig {
+        steps: 2,
+        recipe,
+        threads: 1,
+    };
+    let corpus = Corpus::documents(CHARACTERS)?;
+    let mut dataset = Dataset::new(
+        &corpus,
+        &meta.tokenizer,
+        meta.config.block_size,
+        recipe.seed,
+    )?;
+    if recipe.validation_fraction > 0.0 {
+        dataset.hold_out(recipe.validation_fraction)?;
+    }
+    let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
+    let mut state = TrainState::before_first_step(meta, weights);
+    state.progress = progress;
+    let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu)?;
+    while !trainer.is_done() {
+        trainer.step()?;
+    }
+    Ok(())
+}

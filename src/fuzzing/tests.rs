@@ -1,0 +1,79 @@
+//! The targets on stable Rust: over the files of their corpus, and changed copies of these.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use fastrand::Rng;
+
+/// How many changed copies each target gets.
+const CHANGED: usize = 400;
+
+macro_rules! targets {
+    ($($target:ident)*) => {
+        $(
+            #[test]
+            fn $target() {
+                run(stringify!($target), super::$target);
+            }
+        )*
+    };
+}
+
+targets!(weights meta train_state conversations text command_line http_body http_requests);
+
+fn run(name: &str, target: fn(&[u8])) {
+    let Some(corpus) = corpus(name) else { return };
+    for input in &corpus {
+        check(target, input);
+    }
+    let mut rng = Rng::with_seed(1);
+    for _ in 0..CHANGED {
+        let mut input = corpus[rng.usize(..corpus.len())].clone();
+        for _ in 0..rng.usize(1..5) {
+            change(&mut input, &corpus, &mut rng);
+        }
+        check(target, &input);
+    }
+}
+
+/// The files of a target's corpus. None in a package, which holds no other package and so not
+/// fuzz/.
+fn corpus(name: &str) -> Option<Vec<Vec<u8>>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join("fuzz").exists() && root.join("Cargo.toml.orig").exists() {
+        return None;
+    }
+    let dir = root.join("fuzz/corpus").join(name);
+    let files = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", dir.display());
+    Some(paths.iter().map(|path| fs::read(path).unwrap()).collect())
+}
+
+fn check(target: fn(&[u8]), input: &[u8]) {
+    if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
+        panic!("the input was b\"{}\"", input.escape_ascii());
+    }
+}
+
+/// Changes an input somewhere.
+fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut Rng) {
+    let at = rng.usize(..=input.len());
+    let end = rng.usize(at..=input.len());
+    match rng.u8(..5) {
+        0 if at < input.len() => input[at] ^= 1 << rng.u8(..8),
+        1 if at < input.len() => input[at] = rng.u8(..),
+        2 => input.truncate(at),
+        3 => {
+            let slice = input[at..end].to_vec();
+            input.splice(at..at, slice);
+        }
+        _ => {
+            let other = &corpus[rng.usize(..corpus.len())];
+            let from = rng.usize(..=other.len());
+            input.splice(at.., other[from..].iter().copied());
+        }
+    }
+}

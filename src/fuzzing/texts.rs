@@ -1,0 +1,143 @@
+//! Texts to train on and to score.
+
+use std::io::{self, Read};
+use std::sync::{Arc, LazyLock};
+
+use super::{accepted, small_model};
+use crate::cli::score_on_this_thread;
+use crate::data::{Corpus, Dataset, Kind, Tokenizer, decode_utf8, fit_prompt};
+use crate::model::{GenerateOptions, Generator, InferenceGpt, Sample, read_conversation};
+
+/// The context that texts are cut for.
+const BLOCK_SIZE: usize = 8;
+
+/// Documents and continuous text: what is encoded is decoded to the same again, and every line is
+/// printed with its score as it was, be it UTF-8 or not. A text that can be gone on from stays.
+pub fn text(input: &[u8]) {
+    static MODELS: LazyLock<[Arc<InferenceGpt>; 2]> =
+        LazyLock::new(|| [Kind::Documents, Kind::Continuous].map(small_model));
+    for model in &*MODELS {
+        score(model, input);
+    }
+    let Some(text) = accepted(decode_utf8(input.to_vec())) else {
+        return;
+    };
+    for model in &*MODELS {
+        let kind = model.meta().tokenizer.kind();
+        if let Some(corpus) = accepted(Corpus::new(&text, kind)) {
+            let tokenizer = corpus.tokenizer();
+            for text in corpus.texts() {
+                assert_eq!(decode(&tokenizer, tokenizer.encode(text)), text);
+            }
+            train_on(&corpus, &tokenizer);
+        }
+        let options = GenerateOptions {
+            prompt: text.clone(),
+            max_tokens: Some(3),
+            ..Default::default()
+        };
+        if let Some(generator) = accepted(Generator::new(Arc::clone(model), options)) {
+            let (Sample::Text(sample) | Sample::Passage(sample)) = generator.sample(0) else {
+                panic!("these models do not chat");
+            };
+            assert!(sample.starts_with(&text));
+        }
+    }
+}
+
+/// Conversations: each can be read from its tokens, and fits any context once it is cut.
+pub fn conversations(input: &[u8]) {
+    static MODEL: LazyLock<Arc<InferenceGpt>> = LazyLock::new(|| small_model(Kind::Conversations));
+    score(&MODEL, input);
+    let Some(text) = accepted(decode_utf8(input.to_vec())) else {
+        return;
+    };
+    let Some(corpus) = accepted(Corpus::conversations(&text)) else {
+        return;
+    };
+    let tokenizer = corpus.tokenizer();
+    let chat = tokenizer.chat_tokens().expect("its kind has them");
+    let Corpus::Conversations(conversations) = &corpus else {
+        panic!("conversations are conversations");
+    };
+    for messages in conversations {
+        let tokens = tokenizer.conversation(chat, messages);
+        let read = read_conversation(&tokenizer, &tokens);
+        assert_eq!(read, Sample::Conversation(messages.clone()));
+        for budget in 0..10 {
+            let fitted = fit_prompt(&tokenizer, chat, messages, budget);
+            assert!(fitted.tokens.len() <= budget.max(2));
+            // What is left, and what the last `bos` and the role that asks for a reply stand for.
+            assert_eq!(fitted.tokens.len() + fitted.dropped, tokens.len());
+        }
+    }
+    train_on(&corpus, &tokenizer);
+}
+
+/// The characters of some tokens.
+fn decode(tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> String {
+    let character = |token| tokenizer.char_of(token).expect("it is a character's");
+    tokens.map(character).collect()
+}
+
+/// Takes batches from a corpus, with something held out and without.
+fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
+    assert!(tokenizer.unknown(corpus.texts()).is_empty());
+    for fraction in [0.0, 0.3] {
+        let dataset = Dataset::new(corpus, tokenizer, BLOCK_SIZE, 1);
+        let mut dataset = dataset.expect("the tokenizer is this corpus'");
+        let held_out = match fraction {
+            0.0 => None,
+            fraction => match accepted(dataset.hold_out(fraction)) {
+                None => continue,
+                held_out => held_out,
+            },
+        };
+        let held_out = held_out.map_or(vec![], |held_out| held_out.batches(20));
+        for batch in dataset.batch(3, 5, 2).iter().chain(&held_out) {
+            assert!(!batch.tokens.is_empty());
+            assert_eq!(batch.tokens.len(), batch.targets.len());
+            let all = batch.tokens.iter().chain(&*batch.targets);
+            assert!(all.max() < Some(&(tokenizer.vocab_size() as u32)));
+            assert!(batch.positions.iter().max() < Some(&(BLOCK_SIZE as u32)));
+        }
+    }
+}
+
+/// Scores the lines of a text, which comes in pieces.
+fn score(model: &InferenceGpt, text: &[u8]) {
+    let lines = text.split(|&byte| byte == b'\n');
+    let chunks = lines.clone().count();
+    let Some(printed) = accepted(score_on_this_thread(model, &mut Trickle(text), chunks)) else {
+        assert!(model.meta().is_chat(), "any line is a text");
+        return;
+    };
+    let printed = printed.split(|&byte| byte == b'\n');
+    // The last line need not end; what follows the end of one is no line.
+    let lines = lines
+        .clone()
+        .take(chunks - usize::from(text.is_empty() || text.ends_with(b"\n")));
+    let mut count = 0;
+    for (line, printed) in lines.clone().zip(printed) {
+        let tab = printed.iter().position(|&byte| byte == b'\t');
+        let (score, rest) = printed.split_at(tab.expect("a score stands before a tab"));
+        assert_eq!(&rest[1..], line);
+        let score: f64 = str::from_utf8(score)
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .expect("a number");
+        assert!(score >= 0.0, "{score}");
+        count += 1;
+    }
+    assert_eq!(count, lines.count(), "every line is there");
+}
+
+/// A text that comes a few bytes at a time.
+struct Trickle<'a>(&'a [u8]);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(7);
+        self.0.read(&mut buffer[..length])
+    }
+}
