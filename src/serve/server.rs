@@ -87,8 +87,8 @@ impl Server {
             turns: Turns::new(options.threads, most_waiting),
             quiet: options.quiet,
             stopping: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            under_way: AtomicUsize::new(0),
+            connections: Arc::default(),
+            under_way: Arc::default(),
         });
         Ok(Self { listener, host })
     }
@@ -131,22 +131,22 @@ struct Host {
     quiet: bool,
     stopping: AtomicBool,
     /// How many connections there are.
-    connections: AtomicUsize,
+    connections: Arc<AtomicUsize>,
     /// How many requests have arrived and are not answered yet.
-    under_way: AtomicUsize,
+    under_way: Arc<AtomicUsize>,
 }
 
 /// Counts for as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
+struct Counted(Arc<AtomicUsize>);
 
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+        Self(Arc::clone(count))
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -184,10 +184,10 @@ impl Host {
             let error = HttpError::busy("there are too many connections");
             return self.refuse(&mut connection, client, None, Instant::now(), &error);
         }
-        let host = Arc::clone(self);
+        let (host, counted) = (Arc::clone(self), Counted::new(&self.connections));
         let talk = move || {
-            let _connection = Counted::new(&host.connections);
             host.converse(connection, client);
+            drop(counted);
         };
         // Without a thread to spare, the connection goes with the closure.
         if let Err(error) = spawn(talk) {
