@@ -172,6 +172,10 @@ pub const FILES: &[(&str, &str)] = &[
         "best",
         "While training with --validation-fraction: the best model so far, a model directory too.",
     ),
+    (
+        "train.lock",
+        "While a run writes here: its process. One that is left behind by a kill holds up nobody.",
+    ),
 ];
 
 /// All commands, in the order in which help lists them.
