@@ -6,6 +6,10 @@ use std::path::Path;
 
 use fastrand::Rng;
 
+use super::small_meta;
+use crate::data::Kind;
+use crate::store::{Precision, TensorFile};
+
 /// How many changed copies each target gets.
 const CHANGED: usize = 400;
 
@@ -35,6 +39,21 @@ fn run(name: &str, target: fn(&[u8])) {
         }
         check(target, &input);
     }
+}
+
+/// Without these, the target would see only what is refused.
+#[test]
+fn the_weights_of_the_corpus_are_the_small_models() {
+    let Some(corpus) = corpus("weights") else {
+        return;
+    };
+    let meta = small_meta(Kind::Documents);
+    let files = corpus.into_iter().filter_map(|bytes| {
+        let file = TensorFile::new(bytes.into(), meta.tensors(), true);
+        Some(file.ok()?.precision)
+    });
+    let precisions: Vec<Precision> = files.collect();
+    assert!(precisions.contains(&Precision::F32) && precisions.contains(&Precision::F16));
 }
 
 /// The files of a target's corpus. None in a package, which holds no other package and so not
