@@ -1,9 +1,8 @@
 //! The HTTP server: one loaded model, blocking threads, JSON in and JSON out.
 //!
-//! [`server`] gives each connection a thread. It reads a request ([`connection`], [`head`],
-//! [`body`]), waits for its turn ([`turns`]) or is refused at once when too many wait, finds the
-//! endpoint ([`routes`]) and writes the answer. The texts of all requests are made together, by the
-//! threads of the [`engine`].
+//! `server` gives each connection a thread. It reads a request (`connection`, `head`, `body`), waits
+//! for its turn (`turns`) or is refused at once when too many wait, finds the endpoint (`routes`) and
+//! writes the answer. The texts of all requests are made together, by the threads of the `engine`.
 
 pub(crate) mod api;
 mod body;
