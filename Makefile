@@ -58,10 +58,12 @@ formula-check:
 		echo "the check of the formula needs: apt-get install ruby" >&2; exit 1; \
 	else echo "skipped: the check of the formula needs ruby"; fi
 
-# Licences, sources and kinds of the dependencies, by deny.toml.
+# Licences, sources and kinds of the dependencies, by deny.toml: those of other platforms too, which
+# no build has fetched.
 deny-check:
 	@if cargo-deny --version >/dev/null 2>&1; then \
 		echo "$(CARGO) deny --offline --locked check bans licenses sources"; \
+		$(CARGO) fetch --quiet --locked && \
 		$(CARGO) deny --offline --locked check bans licenses sources; \
 	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
 		echo "the check of the dependencies needs: cargo install --locked cargo-deny" >&2; exit 1; \
