@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::heads::Heads;
+use super::heads::{Attended, Heads};
 use super::matmul::{Matrix, add_matmul, product};
 use super::{plain, rms_norm, values, with_values};
 
@@ -51,8 +51,7 @@ struct Kept {
     h: Vec<f32>,
     /// Queries, keys and values, `[N, 3E]`.
     qkv: Vec<f32>,
-    /// What the heads give, `[N, E]`.
-    attended: Vec<f32>,
+    attended: Attended,
 }
 
 impl AttentionBlock {
@@ -88,7 +87,7 @@ impl CustomOp3 for AttentionBlock {
         let qkv = product(Matrix::dense(&h, tokens, n_embd), qkv_weight.t());
         let attended = self.heads(n_embd).forward(&qkv);
         let mut y = x.to_vec();
-        let values = Matrix::dense(&attended, tokens, n_embd);
+        let values = Matrix::dense(&attended.out, tokens, n_embd);
         add_matmul(&mut y, n_embd, 1.0, values, out_weight.t());
         // An operation runs once.
         let _ = self.kept.set(Kept { h, qkv, attended });
@@ -111,7 +110,7 @@ impl CustomOp3 for AttentionBlock {
         let arguments = [x, qkv_weight, out_weight, dy];
         let gradients = with_values(arguments, |[x, qkv_weight, out_weight, dy]| {
             let rows = |values, cols| Matrix::dense(values, tokens, cols);
-            let dout_weight = product(rows(dy, n_embd).t(), rows(attended, n_embd));
+            let dout_weight = product(rows(dy, n_embd).t(), rows(&attended.out, n_embd));
             let out_weight = Matrix::dense(out_weight, n_embd, n_embd);
             let dattended = product(rows(dy, n_embd), out_weight);
             let dqkv = heads.backward(qkv, attended, &dattended);

@@ -3,10 +3,13 @@
 //!
 //! Queries, keys and values are the three thirds of the columns of `qkv` `[N, 3E]`; head `h` is the
 //! columns `h·D..(h+1)·D` of each, where `D = E / n_head`. Each token looks at itself and the earlier
-//! ones of its own document. The probabilities are computed again for the gradient rather than kept.
+//! ones of its own document. The probabilities are computed again for the gradient rather than kept,
+//! those of long documents from the logarithms of their sums.
+
+use std::f32::consts::LOG2_E;
 
 use super::matmul::{Matrix, add_matmul, matmul};
-use super::vector::{dot, exp, larger, softmax_in_place, vectorized};
+use super::vector::{dot, exp2, larger, largest, powers_in_place, vectorized};
 
 /// How many queries of a long document are taken together. All keys up to the last of them are
 /// looked at, so more of them waste more; fewer make slower products.
@@ -18,6 +21,15 @@ pub struct Heads<'a> {
     pub offsets: &'a [usize],
     pub n_head: usize,
     pub n_embd: usize,
+}
+
+/// What the tokens attend to.
+pub struct Attended {
+    /// The values, `[N, E]`.
+    pub out: Vec<f32>,
+    /// For each token and head, `[N, n_head]`, the binary logarithm of what its probabilities were
+    /// divided by; 0 where tiles do without.
+    log_sums: Vec<f32>,
 }
 
 /// One head of one document: `tokens` rows from row `row`, the `D` columns from column `column` of
@@ -32,9 +44,10 @@ struct Head {
 }
 
 impl Heads<'_> {
-    /// The values that each token attends to, `[N, E]`.
-    pub fn forward(&self, qkv: &[f32]) -> Vec<f32> {
+    /// What each token attends to.
+    pub fn forward(&self, qkv: &[f32]) -> Attended {
         let mut out = vec![0f32; qkv.len() / 3];
+        let mut log_sums = vec![0f32; out.len() / (self.n_embd / self.n_head)];
         let mut p = vec![0f32; self.room()];
         self.for_each(|head| match (head.head_dim, head.tokens) {
             (4, ..=8) => head.tile_forward::<4, 8>(qkv, &mut out),
@@ -43,13 +56,13 @@ impl Heads<'_> {
             (8, ..=16) => head.tile_forward::<8, 16>(qkv, &mut out),
             (16, ..=8) => head.tile_forward::<16, 8>(qkv, &mut out),
             (16, ..=16) => head.tile_forward::<16, 16>(qkv, &mut out),
-            _ => head.forward(qkv, &mut p, &mut out),
+            _ => head.forward(qkv, &mut p, &mut out, &mut log_sums),
         });
-        out
+        Attended { out, log_sums }
     }
 
-    /// The gradient of `qkv`, `[N, 3E]`, from `out`, what `forward` gave, and its gradient.
-    pub fn backward(&self, qkv: &[f32], out: &[f32], dout: &[f32]) -> Vec<f32> {
+    /// The gradient of `qkv`, `[N, 3E]`, from what `forward` gave and the gradient of its values.
+    pub fn backward(&self, qkv: &[f32], attended: &Attended, dout: &[f32]) -> Vec<f32> {
         let mut dqkv = vec![0f32; qkv.len()];
         let (mut p, mut ds) = (vec![0f32; self.room()], vec![0f32; self.room()]);
         self.for_each(|head| match (head.head_dim, head.tokens) {
@@ -59,7 +72,7 @@ impl Heads<'_> {
             (8, ..=16) => head.tile_backward::<8, 16>(qkv, dout, &mut dqkv),
             (16, ..=8) => head.tile_backward::<16, 8>(qkv, dout, &mut dqkv),
             (16, ..=16) => head.tile_backward::<16, 16>(qkv, dout, &mut dqkv),
-            _ => head.backward(qkv, out, dout, &mut p, &mut ds, &mut dqkv),
+            _ => head.backward(qkv, attended, dout, &mut p, &mut ds, &mut dqkv),
         });
         dqkv
     }
@@ -126,30 +139,45 @@ impl Head {
         starts.map(move |start| (start, QUERIES.min(tokens - start)))
     }
 
-    /// The probabilities `[count, from + count]` of a block of queries, zero for what comes later.
-    fn probabilities(&self, qkv: &[f32], from: usize, count: usize, p: &mut [f32]) {
-        let seen = from + count;
-        let keys = self.third(qkv, K, 0, seen).t();
-        matmul(p, seen, self.scale(), self.third(qkv, Q, from, count), keys);
-        vectorized(
-            #[inline(always)]
-            || {
-                for (i, row) in p.chunks_exact_mut(seen).take(count).enumerate() {
-                    let (past, future) = row.split_at_mut(from + i + 1);
-                    softmax_in_place(past);
-                    future.fill(0.0);
-                }
-            },
-        );
+    /// Where what belongs to the query of token `i` is in `[N, n_head]`.
+    fn query_at(&self, i: usize) -> usize {
+        self.out_at(i) / self.head_dim
     }
 
-    fn forward(&self, qkv: &[f32], p: &mut [f32], out: &mut [f32]) {
+    /// The scores `[count, from + count]` of a block of queries, as powers of two want them.
+    fn scores(&self, qkv: &[f32], from: usize, count: usize, scores: &mut [f32]) {
+        let seen = from + count;
+        let scale = self.scale() * LOG2_E;
+        let keys = self.third(qkv, K, 0, seen).t();
+        matmul(scores, seen, scale, self.third(qkv, Q, from, count), keys);
+    }
+
+    fn forward(&self, qkv: &[f32], p: &mut [f32], out: &mut [f32], log_sums: &mut [f32]) {
+        let mut scales = [0f32; QUERIES];
         for (from, count) in self.blocks() {
             let seen = from + count;
-            self.probabilities(qkv, from, count, p);
+            self.scores(qkv, from, count, p);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, row) in p.chunks_exact_mut(seen).take(count).enumerate() {
+                        let (past, future) = row.split_at_mut(from + i + 1);
+                        let max = largest(past);
+                        let sum = powers_in_place(past, 1.0, max);
+                        future.fill(0.0);
+                        log_sums[self.query_at(from + i)] = max + sum.log2();
+                        scales[i] = 1.0 / sum;
+                    }
+                },
+            );
             let p = Matrix::dense(p, count, seen);
-            let out = &mut out[self.out_at(from)..];
-            matmul(out, self.n_embd, 1.0, p, self.third(qkv, V, 0, seen));
+            let block = &mut out[self.out_at(from)..];
+            matmul(block, self.n_embd, 1.0, p, self.third(qkv, V, 0, seen));
+            // Fewer numbers than there are probabilities.
+            for (i, scale) in scales.iter().take(count).enumerate() {
+                let row = &mut out[self.out_at(from + i)..][..self.head_dim];
+                row.iter_mut().for_each(|out| *out *= scale);
+            }
         }
     }
 
@@ -158,7 +186,7 @@ impl Head {
     fn backward(
         &self,
         qkv: &[f32],
-        out: &[f32],
+        attended: &Attended,
         dout: &[f32],
         p: &mut [f32],
         ds: &mut [f32],
@@ -167,20 +195,26 @@ impl Head {
         let (stride, scale) = (3 * self.n_embd, self.scale());
         for (from, count) in self.blocks() {
             let seen = from + count;
-            self.probabilities(qkv, from, count, p);
+            self.scores(qkv, from, count, p);
             let douts = self.out(dout, from, count);
             matmul(ds, seen, 1.0, douts, self.third(qkv, V, 0, seen).t());
             vectorized(
                 #[inline(always)]
                 || {
-                    let rows = ds.chunks_exact_mut(seen).zip(p.chunks_exact(seen));
-                    for (i, (ds, p)) in rows.take(count).enumerate() {
+                    let rows = p.chunks_exact_mut(seen).zip(ds.chunks_exact_mut(seen));
+                    for (i, (p, ds)) in rows.take(count).enumerate() {
                         let at = self.out_at(from + i);
                         let columns = at..at + self.head_dim;
-                        let sum = dot(&out[columns.clone()], &dout[columns]);
-                        for (ds, p) in ds.iter_mut().zip(p) {
-                            *ds = p * (*ds - sum);
+                        let sum = dot(&attended.out[columns.clone()], &dout[columns]);
+                        let log_sum = attended.log_sums[self.query_at(from + i)];
+                        let (p, p_future) = p.split_at_mut(from + i + 1);
+                        let (ds, ds_future) = ds.split_at_mut(from + i + 1);
+                        for (p, ds) in p.iter_mut().zip(ds) {
+                            *p = exp2(*p - log_sum);
+                            *ds = *p * (*ds - sum);
                         }
+                        p_future.fill(0.0);
+                        ds_future.fill(0.0);
                     }
                 },
             );
@@ -217,7 +251,7 @@ impl Head {
     /// The probabilities, by key and query; zero where the key comes later than the query.
     #[inline(always)]
     fn tile_probabilities<const D: usize, const L: usize>(&self, qkv: &[f32]) -> [[f32; L]; L] {
-        let scale = (D as f32).sqrt().recip();
+        let scale = self.scale() * LOG2_E;
         let mut queries = [[0f32; L]; D];
         (0..self.tokens).for_each(|i| set_column(&mut queries, i, self.row(qkv, Q, i)));
         let mut p = [[0f32; L]; L];
@@ -236,7 +270,7 @@ impl Head {
         let mut sums = [0f32; L];
         for p in p.iter_mut().take(self.tokens) {
             for i in 0..L {
-                p[i] = exp(p[i] - max[i]);
+                p[i] = exp2(p[i] - max[i]);
                 sums[i] += p[i];
             }
         }
@@ -304,7 +338,7 @@ impl Head {
         dout: &[f32],
         p: &[[f32; L]; L],
     ) -> [[f32; L]; L] {
-        let scale = (D as f32).sqrt().recip();
+        let scale = self.scale();
         let mut douts = [[0f32; L]; D];
         (0..self.tokens).for_each(|i| set_column(&mut douts, i, self.out_row(dout, i)));
         let mut ds = [[0f32; L]; L];

@@ -50,15 +50,22 @@ pub fn with_values<const N: usize, R>(
     tensors: [&Tensor; N],
     read: impl FnOnce([&[f32]; N]) -> R,
 ) -> Result<R> {
-    let storages = tensors.map(Tensor::storage_and_layout);
-    let mut slices: [&[f32]; N] = [&[]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&storages) {
-        *slice = match &**storage {
-            Storage::Cpu(storage) => values(storage, layout)?,
-            _ => bail!("the tensor is not in main memory"),
-        };
-    }
-    Ok(read(slices))
+    with_all_values(&tensors, |slices| {
+        read(std::array::from_fn(|index| slices[index]))
+    })
+}
+
+/// The same for any number of tensors.
+pub fn with_all_values<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+    let storages: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
+    let slice = |(storage, layout)| match storage {
+        &Storage::Cpu(ref storage) => values(storage, layout),
+        _ => bail!("the tensor is not in main memory"),
+    };
+    let slices = storages
+        .iter()
+        .map(|(storage, layout)| slice((&**storage, *layout)));
+    Ok(read(&slices.collect::<Result<Vec<_>>>()?))
 }
 
 /// Lets `change` write the values of a contiguous f32 variable in main memory, in place.

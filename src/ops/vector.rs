@@ -99,36 +99,31 @@ pub fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// `e^x` for `x` up to 88, to within two units in the last place; 0 below −87. NaN stays NaN.
+/// `2^x` for `x` up to 127, to within two units in the last place; 0 below −126. NaN stays NaN.
 ///
-/// `x = n·ln 2 + r`: a polynomial for `e^r` (the coefficients of Cephes' `expf`), and `n` added to
-/// the exponent.
+/// A power of two is what a softmax takes: the factor `log₂ e` goes into a product that is made anyway.
+/// `x = n + f`: a polynomial for `2^f` (of the least relative error where `|f| ≤ 1/2`, 7.5e-8), and
+/// `n` added to its exponent.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
+pub fn exp2(x: f32) -> f32 {
     // Adding and taking away 1.5 · 2^23 rounds to a whole number.
     const ROUND: f32 = 12_582_912.0;
-    let bounded = if x < -87.0 { -87.0 } else { x };
-    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = bounded - n * LN_2_HIGH - n * LN_2_LOW;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_199_9e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    p = p * r * r + r + 1.0;
+    let shifted = x + ROUND;
+    let f = x - (shifted - ROUND);
+    let mut p = 1.327_647_2e-3;
+    p = p * f + 9.675_541e-3;
+    p = p * f + 5.550_713_3e-2;
+    p = p * f + 2.402_212e-1;
+    p = p * f + 6.931_47e-1;
+    p = p * f + 1.000_000_1;
     // The low bits of `shifted` are n; a NaN's are of no consequence.
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    if x < -87.0 { 0.0 } else { p * power }
+    let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    if x < -126.0 { 0.0 } else { power }
 }
 
-/// Turns scores into probabilities: `p[i] = exp(s[i]) / Σ exp(s[j])`, shifted by the largest score.
-/// Returns `ln Σ exp(s[j])`.
+/// The largest of some scores.
 #[inline(always)]
-pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
+pub fn largest(scores: &[f32]) -> f32 {
     let mut max = [f32::NEG_INFINITY; LANES];
     let (lanes, rest) = scores.as_chunks::<LANES>();
     for scores in lanes {
@@ -139,21 +134,33 @@ pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
     for (max, &score) in max.iter_mut().zip(rest) {
         *max = larger(*max, score);
     }
-    let max = max_lanes(max);
+    max_lanes(max)
+}
 
+/// Turns each score into `2^(factor · (score − max))`, and gives their sum.
+#[inline(always)]
+pub fn powers_in_place(scores: &mut [f32], factor: f32, max: f32) -> f32 {
     let mut sums = [0f32; LANES];
     let (lanes, rest) = scores.as_chunks_mut::<LANES>();
     for scores in lanes {
         for lane in 0..LANES {
-            scores[lane] = exp(scores[lane] - max);
+            scores[lane] = exp2(factor * (scores[lane] - max));
             sums[lane] += scores[lane];
         }
     }
     for (sum, score) in sums.iter_mut().zip(rest) {
-        *score = exp(*score - max);
+        *score = exp2(factor * (*score - max));
         *sum += *score;
     }
-    let sum = sum_lanes(sums);
+    sum_lanes(sums)
+}
+
+/// Turns scores into probabilities: `p[i] = exp(s[i]) / Σ exp(s[j])`, shifted by the largest score.
+/// Returns `ln Σ exp(s[j])`.
+#[inline(always)]
+pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
+    let max = largest(scores);
+    let sum = powers_in_place(scores, std::f32::consts::LOG2_E, max);
     let inverse = 1.0 / sum;
     for score in scores.iter_mut() {
         *score *= inverse;
@@ -166,21 +173,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_right_to_two_units_in_the_last_place() {
+    fn powers_of_two_are_right_to_two_units_in_the_last_place() {
         for i in 0..200_000 {
-            let x = i as f32 * -86.9 / 199_999.0 + if i % 3 == 0 { 20.0 } else { 0.0 };
-            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let x = i as f32 * -125.9 / 199_999.0 + if i % 3 == 0 { 20.0 } else { 0.0 };
+            let (found, expected) = (f64::from(exp2(x)), f64::from(x).exp2());
             let unit = f64::from(f32::EPSILON) * expected;
             assert!(
                 (found - expected).abs() <= 2.0 * unit,
                 "{x}: {found} {expected}"
             );
         }
-        assert_eq!(
-            [exp(0.0), exp(-87.1), exp(f32::NEG_INFINITY)],
-            [1.0, 0.0, 0.0]
-        );
-        assert!(exp(f32::NAN).is_nan());
+        assert_eq!([exp2(-126.1), exp2(f32::NEG_INFINITY)], [0.0, 0.0]);
+        assert!((exp2(0.0) - 1.0).abs() <= f32::EPSILON);
+        assert!(exp2(f32::NAN).is_nan());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Adam (Kingma and Ba 2015, <https://arxiv.org/abs/1412.6980>), with moments that can be saved and
 //! restored.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
@@ -9,7 +10,7 @@ use candle_core::{Result, Tensor, Var};
 use super::Recipe;
 use super::workers::Workers;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
-use crate::ops::{vectorized, with_values, with_values_mut};
+use crate::ops::{vectorized, with_all_values, with_values_mut};
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;
@@ -32,8 +33,6 @@ struct Parameter {
     weight: Var,
     m: Var,
     v: Var,
-    /// The gradient of the whole batch, on a CPU.
-    gradient: Vec<f32>,
 }
 
 /// The factors of one update.
@@ -70,7 +69,6 @@ impl Adam {
             Ok(Parameter {
                 m: moment(m)?,
                 v: moment(v)?,
-                gradient: Vec::new(),
                 weight,
                 name,
             })
@@ -115,12 +113,12 @@ impl Adam {
         let gradients = Arc::new(gradients);
         if let Some(longest) = self.recipe.grad_clip {
             let gradients = Arc::clone(&gradients);
-            let square = move |p: &mut Parameter| p.add_up(&gradients)?.square();
+            let square = move |p: &mut Parameter| p.square(&p.parts(&gradients));
             let squares = self.for_each(workers, square)?;
             scale = (longest / squares.iter().sum::<f64>().sqrt()).min(1.0);
         }
         let factors = self.factors(rate, scale);
-        let update = move |p: &mut Parameter| p.add_up(&gradients)?.update(factors);
+        let update = move |p: &mut Parameter| p.update(&p.parts(&gradients), factors);
         self.for_each(workers, update)?;
         Ok(())
     }
@@ -180,88 +178,41 @@ fn lock(parameter: &Mutex<Parameter>) -> MutexGuard<'_, Parameter> {
     parameter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A parameter, and the gradient of the whole batch.
-struct Summed<'a> {
-    parameter: &'a mut Parameter,
-    /// On a device other than the CPU.
-    gradient: Option<Tensor>,
-}
+/// How many weights are updated at once: few enough for their gradient to stay near the processor.
+const CHUNK: usize = 256;
 
 impl Parameter {
-    /// Adds up the gradients of the parts of a batch.
-    fn add_up(&mut self, gradients: &[GradStore]) -> Result<Summed<'_>> {
+    /// Its gradients in the parts of a batch.
+    fn parts<'a>(&self, gradients: &'a [GradStore]) -> Vec<&'a Tensor> {
         let parts = gradients.iter().filter_map(|grads| grads.get(&self.weight));
-        let parts: Vec<&Tensor> = parts.collect();
-        self.add_up_parts(&parts)
+        parts.collect()
     }
 
-    fn add_up_parts(&mut self, parts: &[&Tensor]) -> Result<Summed<'_>> {
-        let gradient = if self.weight.device().is_cpu() {
-            self.add_up_in_place(parts)?;
-            None
-        } else {
-            Some(add_up_plain(parts, &self.weight)?)
-        };
-        Ok(Summed {
-            parameter: self,
-            gradient,
-        })
-    }
-
-    /// Adds up the parts of a gradient in main memory.
-    fn add_up_in_place(&mut self, parts: &[&Tensor]) -> Result<()> {
-        self.gradient.clear();
-        for part in parts {
-            with_values([part], |[part]| {
-                if self.gradient.is_empty() {
-                    self.gradient.extend_from_slice(part);
-                } else {
-                    let sums = self.gradient.iter_mut().zip(part);
-                    sums.for_each(|(sum, g)| *sum += g);
-                }
-            })?;
-        }
-        self.gradient.resize(self.weight.elem_count(), 0.0);
-        Ok(())
-    }
-}
-
-/// The sum of the parts of a gradient, on any device.
-fn add_up_plain(parts: &[&Tensor], weight: &Var) -> Result<Tensor> {
-    let Some((first, rest)) = parts.split_first() else {
-        return weight.zeros_like();
-    };
-    rest.iter()
-        .try_fold((*first).clone(), |sum, part| sum + *part)
-}
-
-impl Summed<'_> {
     /// The square of the gradient's length.
-    fn square(&self) -> Result<f64> {
-        match &self.gradient {
-            Some(gradient) => Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?)),
-            None => {
-                let squares = self
-                    .parameter
-                    .gradient
-                    .iter()
-                    .map(|&g| f64::from(g) * f64::from(g));
-                Ok(squares.sum())
-            }
+    fn square(&self, parts: &[&Tensor]) -> Result<f64> {
+        if !self.weight.device().is_cpu() {
+            let gradient = add_up(parts, &self.weight)?;
+            return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
         }
+        let mut square = 0.0;
+        with_all_values(parts, |parts| {
+            for_each_chunk(parts, self.weight.elem_count(), |_, gradient| {
+                let squares = gradient.iter().map(|&g| f64::from(g) * f64::from(g));
+                square += squares.sum::<f64>();
+            });
+        })?;
+        Ok(square)
     }
 
-    fn update(&self, factors: Factors) -> Result<()> {
-        match &self.gradient {
-            Some(gradient) => self.parameter.update_plain(gradient, factors),
-            None => self.parameter.update_in_place(factors),
+    fn update(&self, parts: &[&Tensor], factors: Factors) -> Result<()> {
+        if !self.weight.device().is_cpu() {
+            return self.update_plain(&add_up(parts, &self.weight)?, factors);
         }
+        with_all_values(parts, |parts| self.update_in_place(parts, factors))?
     }
-}
 
-impl Parameter {
-    /// One sweep over weights, moments and gradients in main memory.
-    fn update_in_place(&self, factors: Factors) -> Result<()> {
+    /// One sweep over weights, moments and the parts of the gradient in main memory.
+    fn update_in_place(&self, parts: &[&[f32]], factors: Factors) -> Result<()> {
         let single = |factor: f64| factor as f32;
         let (beta1, beta2) = (single(factors.beta1), single(factors.beta2));
         let (rate, decay, scale) = (
@@ -271,23 +222,26 @@ impl Parameter {
         );
         let (unbias1, unbias2) = (single(factors.unbias1), single(factors.unbias2));
         let epsilon = single(EPSILON);
+        let weights = self.weight.elem_count();
         with_values_mut(&self.weight, |weight| {
             with_values_mut(&self.m, |m| {
                 with_values_mut(&self.v, |v| {
-                    let moments = m.iter_mut().zip(v);
-                    let weights = weight.iter_mut().zip(&self.gradient);
-                    vectorized(
-                        #[inline(always)]
-                        || {
-                            for ((w, g), (m, v)) in weights.zip(moments) {
-                                let g = scale * g;
-                                *m = beta1 * *m + (1.0 - beta1) * g;
-                                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                                let step = rate * (*m * unbias1);
-                                *w = decay * *w - step / ((*v * unbias2).sqrt() + epsilon);
-                            }
-                        },
-                    );
+                    for_each_chunk(parts, weights, |chunk, gradient| {
+                        let moments = m[chunk.clone()].iter_mut().zip(&mut v[chunk.clone()]);
+                        let weights = weight[chunk].iter_mut().zip(gradient);
+                        vectorized(
+                            #[inline(always)]
+                            || {
+                                for ((w, g), (m, v)) in weights.zip(moments) {
+                                    let g = scale * g;
+                                    *m = beta1 * *m + (1.0 - beta1) * g;
+                                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                                    let step = rate * (*m * unbias1);
+                                    *w = decay * *w - step / ((*v * unbias2).sqrt() + epsilon);
+                                }
+                            },
+                        );
+                    });
                     Ok(())
                 })
             })
@@ -309,6 +263,32 @@ impl Parameter {
     }
 }
 
+/// Visits the sum of the parts of a gradient of `length` numbers, a chunk after the other: which it is,
+/// and its values.
+fn for_each_chunk(parts: &[&[f32]], length: usize, mut visit: impl FnMut(Range<usize>, &[f32])) {
+    let mut sums = [0f32; CHUNK];
+    for start in (0..length).step_by(CHUNK) {
+        let chunk = start..length.min(start + CHUNK);
+        let sums = &mut sums[..chunk.len()];
+        // No part has a gradient where the loss does not depend on the parameter.
+        sums.fill(0.0);
+        for part in parts {
+            let sums = sums.iter_mut().zip(&part[chunk.clone()]);
+            sums.for_each(|(sum, g)| *sum += g);
+        }
+        visit(chunk, sums);
+    }
+}
+
+/// The sum of the parts of a gradient, on any device.
+fn add_up(parts: &[&Tensor], weight: &Var) -> Result<Tensor> {
+    let Some((first, rest)) = parts.split_first() else {
+        return weight.zeros_like();
+    };
+    rest.iter()
+        .try_fold((*first).clone(), |sum, part| sum + *part)
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -323,7 +303,6 @@ mod tests {
             weight: var(values),
             m: var(&zeros),
             v: var(&zeros),
-            gradient: Vec::new(),
         }
     }
 
@@ -339,7 +318,7 @@ mod tests {
             },
             step: 0,
         };
-        let (mut sweep, mut plain) = (parameter(&start), parameter(&start));
+        let (sweep, plain) = (parameter(&start), parameter(&start));
         let (mut w, mut m, mut v) = (start.map(f64::from), [0f64; 3], [0f64; 3]);
         for step in 1..=5 {
             let (a, b) = ([0.1f32 * step as f32, -0.2, 0.0], [0.3f32, 0.1, 0.0]);
@@ -350,15 +329,10 @@ mod tests {
 
             adam.step += 1;
             let factors = adam.factors(0.01, 0.5);
-            let gradient = add_up_plain(&parts, &plain.weight).unwrap();
-            let on_device = Summed {
-                parameter: &mut plain,
-                gradient: Some(gradient),
-            };
-            for summed in [sweep.add_up_parts(&parts).unwrap(), on_device] {
-                assert!((summed.square().unwrap() - square).abs() < 1e-6);
-                summed.update(factors).unwrap();
-            }
+            assert!((sweep.square(&parts).unwrap() - square).abs() < 1e-6);
+            sweep.update(&parts, factors).unwrap();
+            let gradient = add_up(&parts, &plain.weight).unwrap();
+            plain.update_plain(&gradient, factors).unwrap();
             for i in 0..3 {
                 let g = 0.5 * g[i];
                 m[i] = 0.85 * m[i] + 0.15 * g;
