@@ -23,6 +23,7 @@ _microgpt() {{
 {commands}    )
     if (( CURRENT == 2 )); then
         _describe command commands
+        _arguments '(- *)'{{-h,--help}}'[Show help]' '(- *)'{{-V,--version}}'[Show the version]'
         return
     fi
     local command=$words[2]
