@@ -157,8 +157,8 @@ impl ProgressMeter {
     /// The last line of a run.
     pub fn summary(&self) {
         self.note(&format!(
-            "{} steps, {} tokens in {:.2} seconds, {} tokens/s",
-            console::thousands(self.steps),
+            "{}, {} tokens in {:.2} seconds, {} tokens/s",
+            console::counted(self.steps, "step"),
             console::thousands(self.tokens),
             self.seconds(),
             console::thousands(self.tokens_per_second()),

@@ -100,6 +100,13 @@ fn a_run_that_is_resumed_holds_out_the_same_and_has_the_best_to_beat() {
     assert_eq!(after["step"], before["step"]);
     let loss = |state: &Value| state["validation_loss"].as_f64().unwrap();
     assert!((loss(&after) - loss(&before)).abs() < 1e-9);
+    // Where nothing is held out any more, there is nothing to be patient about.
+    let line = "train --resume model --validation-fraction 0 --patience 3 --threads 1";
+    let error = run_in(dir.path(), line).error(2);
+    assert!(
+        error.contains("--patience needs --validation-fraction"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -231,8 +231,8 @@ impl Run {
             ));
         } else {
             self.progress.note(&format!(
-                "saved   {output}, after {} steps",
-                console::thousands(step)
+                "saved   {output}, after {}",
+                console::counted(step, "step")
             ));
         }
         self.progress.summary();
