@@ -5,10 +5,9 @@ use std::io::{self, Write};
 use std::mem::take;
 use std::sync::{Mutex, PoisonError};
 
-use ::console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::console::{can_show_unicode, wants_colour};
+use super::console;
 
 /// A bar narrower than this says nothing.
 const NARROWEST: usize = 10;
@@ -22,13 +21,13 @@ pub struct Bar {
 
 impl Bar {
     pub fn new(steps: u64) -> Self {
-        let line = Line {
-            terminal: Term::stderr(),
-            next: Mutex::default(),
+        let target = ProgressDrawTarget::term_like(Box::new(Line::default()));
+        let colour = if console::wants_colour() {
+            ":.green/8"
+        } else {
+            ""
         };
-        let target = ProgressDrawTarget::term_like(Box::new(line));
-        let colour = if wants_colour() { ":.green/8" } else { "" };
-        let characters = if can_show_unicode() {
+        let characters = if console::can_show_unicode() {
             "━╸─"
         } else {
             "=>-"
@@ -45,8 +44,7 @@ impl Bar {
 
     /// Shows where the run is.
     pub fn show(&self, step: u64, words: String) {
-        let width = usize::from(Term::stderr().size().1);
-        let has_room = words.chars().count() + 2 + NARROWEST <= width;
+        let has_room = words.chars().count() + 2 + NARROWEST <= console::width();
         let style = if has_room {
             &self.with_bar
         } else {
@@ -73,9 +71,8 @@ impl Bar {
 /// A terminal that gets narrower breaks a line that has become too long into several, and keeps the
 /// cursor at its character. So all from the cursor on is the bar's, however wide the terminal is
 /// now, and can be erased without leaving a piece of it among the lines that stay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    terminal: Term,
     /// What is to be drawn.
     next: Mutex<String>,
 }
@@ -90,7 +87,7 @@ const WRAP: &str = "\u{1b}[?7h";
 
 impl TermLike for Line {
     fn width(&self) -> u16 {
-        self.terminal.size().1
+        console::width().try_into().unwrap_or(u16::MAX)
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {

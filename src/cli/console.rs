@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use ::console::Term;
+
 use super::Failure;
 
 /// Writing a result failed.
@@ -52,6 +54,11 @@ pub fn note(line: fmt::Arguments) {
 /// Whether somebody watches stderr on a terminal that can move its cursor.
 pub fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// How many columns the terminal has.
+pub fn width() -> usize {
+    usize::from(Term::stderr().size().1)
 }
 
 /// Whether colour may be used on a terminal: <https://no-color.org>.

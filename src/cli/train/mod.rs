@@ -249,7 +249,7 @@ impl Run {
         } else {
             Ink::Ascii
         };
-        if let Some(picture) = picture::draw(&self.curve, ink) {
+        if let Some(picture) = picture::draw(&self.curve, ink, console::width()) {
             self.progress.note(&picture);
         }
     }
