@@ -58,6 +58,7 @@ fn a_wrong_command_line_exits_with_2() {
             "score -n 3",
             "unknown option -n; it is an option of generate",
         ),
+        ("train --log -", "--log has to be a file"),
         ("train --chat --text", "--chat and --text don't go together"),
         (
             "train --patience 3",

@@ -115,6 +115,13 @@ fn check_together(words: &Words) -> Result<(), Failure> {
     for size in ["n-embd", "n-head", "n-layer", "block-size"] {
         words.not_together(size, "resume", "a resumed model keeps its size")?;
     }
+    for file in ["log", "plot"] {
+        if words.path(file).is_some_and(|path| path.as_os_str() == "-") {
+            return Err(Failure::Usage(format!(
+                "--{file} has to be a file: the samples go to standard output"
+            )));
+        }
+    }
     words.not_together("chat", "text", "a text is conversations or continuous")?;
     Ok(())
 }

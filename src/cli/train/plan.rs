@@ -129,9 +129,12 @@ impl<'a> Plan<'a> {
         }
         if let Some(held_out) = &self.held_out {
             console::note(format_args!(
-                "        {} of them are held out, to test on every {} steps; the best model is kept",
+                "        {} of them are held out, to test on every {}; the best model is kept",
                 console::thousands(held_out.count as u64),
-                console::thousands(self.options.eval_every),
+                match self.options.eval_every {
+                    1 => "step".to_string(),
+                    steps => console::counted(steps, "step"),
+                },
             ));
         }
     }
@@ -146,6 +149,7 @@ impl<'a> Plan<'a> {
             batch_size,
             lr,
             schedule,
+            warmup_steps,
             seed,
             ..
         } = self.config.recipe;
@@ -153,8 +157,12 @@ impl<'a> Plan<'a> {
             0 => String::new(),
             step => format!(", from step {}", console::thousands(step)),
         };
+        let warmup = match warmup_steps {
+            0 => String::new(),
+            steps => format!(" after {} of warm-up", console::counted(steps, "step")),
+        };
         console::note(format_args!(
-            "train   {} of {batch_size} {unit}{from}, learning rate {lr} {}, seed {seed}",
+            "train   {} of {batch_size} {unit}{from}, learning rate {lr} {}{warmup}, seed {seed}",
             console::counted(self.config.steps, "step"),
             schedule.name(),
         ));
