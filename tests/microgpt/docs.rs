@@ -105,6 +105,7 @@ fn with_completions(shell: &str) -> tempfile::TempDir {
 /// Command lines whose last word is to be completed, and all that it may become.
 const COMPLETIONS: &[(&str, &[&str])] = &[
     ("microgpt tr", &["train"]),
+    ("microgpt --v", &["--version"]),
     ("microgpt train --sch", &["--schedule"]),
     ("microgpt train --schedule l", &["linear"]),
     ("microgpt train --device ", &["cpu", "metal"]),
@@ -185,6 +186,7 @@ fn zsh_completes() {
         ),
         ("microgpt help ex\t", "help export"),
         ("microgpt completions z\t", "completions zsh"),
+        ("microgpt --ver\t", "--version"),
     ];
     let typed: String = lines
         .iter()
