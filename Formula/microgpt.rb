@@ -9,8 +9,8 @@ class Microgpt < Formula
   depends_on "rust" => :build
 
   def install
-    features = OS.mac? ? ["metal"] : []
-    system "cargo", "install", *std_cargo_args(features: features)
+    features = "metal" if OS.mac?
+    system "cargo", "install", *std_cargo_args(features:)
     man1.install "man/microgpt.1"
     generate_completions_from_executable(bin/"microgpt", "completions")
   end

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use ::console::Term;
+
 use super::Failure;
 
 /// Writing a result failed.
@@ -54,6 +56,11 @@ pub fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// How many columns the terminal has.
+pub fn width() -> usize {
+    usize::from(Term::stderr().size().1)
+}
+
 /// Whether colour may be used on a terminal: <https://no-color.org>.
 pub fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -82,6 +89,12 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// So many of something: `1 step`, `1,000 steps`.
+pub fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", thousands(number))
+}
+
 /// Text on a single line: line breaks become `\n` and `\r`.
 pub fn single_line(text: &str) -> String {
     if !text.contains(['\n', '\r']) {
@@ -98,5 +111,7 @@ mod tests {
     fn thousands_are_set_apart() {
         let numbers = [0, 999, 1000, 1234567];
         assert_eq!(numbers.map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        let steps = [1, 2, 1000].map(|number| counted(number, "step"));
+        assert_eq!(steps, ["1 step", "2 steps", "1,000 steps"]);
     }
 }

@@ -9,13 +9,13 @@ const WIDTH: usize = 80;
 /// `microgpt help [COMMAND]`.
 pub fn run(words: &Words) -> Result<(), Failure> {
     let Some(name) = words.operand()? else {
-        return console::print(&overview());
+        return console::print(&long_overview());
     };
     let command = COMMANDS.iter().find(|command| command.name == name);
     console::print(&page(command.expect("the table lists it")))
 }
 
-/// The program's own help: what it is, and its commands.
+/// The program's own help on a screen: what it is, and its commands.
 pub fn overview() -> String {
     let mut text =
         format!("microgpt: {SUMMARY}\n\nUsage: microgpt <command> [options]\n\nCommands:\n");
@@ -23,9 +23,16 @@ pub fn overview() -> String {
         text += &entry(command.name, command.summary, 15);
     }
     text += "\nOptions:\n";
-    text += &entry("-h, --help", "Show this; after a command, its options", 17);
+    text += &entry("-h, --help", "Show help: -h a summary, --help more", 17);
     text += &entry("-V, --version", "Show the version", 17);
-    text += "\nEnvironment:\n";
+    text += "\nBegin with: microgpt train, then microgpt generate\n\
+        More: microgpt help; all about a command: microgpt help COMMAND\n";
+    text
+}
+
+/// That, and what all commands have in common.
+pub fn long_overview() -> String {
+    let mut text = overview() + "\nEnvironment:\n";
     for (name, what) in ENVIRONMENT {
         text += &entry(name, what, 13);
     }
@@ -33,7 +40,6 @@ pub fn overview() -> String {
     for (code, what) in EXIT_STATUS {
         text += &entry(code, what, 7);
     }
-    text += "\nBegin with:\n  microgpt train\n  microgpt generate\n";
     text
 }
 
@@ -52,8 +58,9 @@ pub fn summary(command: &Command) -> String {
     }
     if !rare.is_empty() {
         let names: Vec<String> = rare.iter().map(|o| format!("--{}", o.name)).collect();
-        text += &wrap(&format!("Also {}", names.join(", ")), WIDTH).join("\n");
-        text += "\n";
+        for line in wrap(&format!("Also {}", names.join(", ")), WIDTH - 2) {
+            text += &format!("  {line}\n");
+        }
     }
     text += &format!("\nMore: microgpt help {}\n", command.name);
     text

@@ -8,7 +8,7 @@ use super::table::{
 use super::{Failure, Words, console};
 
 /// When the page changed last, as its foot says.
-const DATE: &str = "2026-11-23";
+const DATE: &str = "2026-11-25";
 
 /// How long its lines are, in roff.
 const WIDTH: usize = 78;
@@ -23,6 +23,7 @@ fn page() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!(
         ".TH MICROGPT 1 \"{DATE}\" \"microgpt {version}\" \"User Commands\"\n\
+        .nh\n.ad l\n\
         .SH NAME\nmicrogpt \\- {}\n\
         .SH SYNOPSIS\n.B microgpt\n.I command\n.RI [ options ]\n\
         .SH DESCRIPTION\n{}\n\

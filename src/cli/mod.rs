@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. A command line becomes `Words` by the table,
 //! and each command takes from these the values it needs, checked and ready to use.
 
+mod bar;
 mod chat;
 mod completions;
 mod console;
@@ -14,6 +15,7 @@ pub(crate) mod help;
 mod in_order;
 mod info;
 mod man;
+mod mistakes;
 mod progress;
 pub mod readme;
 mod samples;
@@ -25,7 +27,7 @@ mod train;
 pub(crate) mod words;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use failure::Failure;
@@ -72,12 +74,15 @@ fn load_model(words: &Words) -> Result<Arc<InferenceGpt>, Failure> {
 
 /// Opens the model directory that a command works on.
 fn open_model_dir(words: &Words) -> Result<Snapshot, Failure> {
-    let dir = model_dir(words);
-    if !dir.exists() {
-        return Err(Failure::from(anyhow::anyhow!(
-            "there is no model in {}; make one with `microgpt train --output {0}`",
-            dir.display()
-        )));
-    }
-    Ok(Snapshot::open(&dir)?)
+    Ok(open_model(&model_dir(words))?)
+}
+
+/// Opens a model directory. Where there is none, says how to make one.
+fn open_model(dir: &Path) -> anyhow::Result<Snapshot> {
+    anyhow::ensure!(
+        dir.exists(),
+        "there is no model in {}; make one with `microgpt train --output {0}`",
+        dir.display()
+    );
+    Snapshot::open(dir)
 }

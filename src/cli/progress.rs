@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::bar::Bar;
 use super::console;
 use crate::train::{StepReport, bits};
 
@@ -19,7 +18,7 @@ const SMOOTHING: f64 = 0.98;
 /// Counts what a run does, and says so.
 pub struct ProgressMeter {
     quiet: bool,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     last_step: u64,
     /// How many steps are between two lines, unless they take too long.
     interval: u64,
@@ -59,7 +58,7 @@ impl ProgressMeter {
         let now = Instant::now();
         Self {
             quiet,
-            bar: (!quiet && console::is_terminal()).then(|| progress_bar(steps)),
+            bar: (!quiet && console::is_terminal()).then(|| Bar::new(steps)),
             last_step,
             interval: (steps / 10).max(1),
             start: now,
@@ -101,8 +100,7 @@ impl ProgressMeter {
         if let Some(bar) = &self.bar
             && (is_time_for_line || self.last_change.elapsed() > BAR_INTERVAL)
         {
-            bar.set_position(self.steps);
-            bar.set_message(self.line(report.step, self.smoothed.mean()));
+            bar.show(self.steps, self.line(report.step, self.smoothed.mean()));
             self.last_change = Instant::now();
         }
         if is_time_for_line {
@@ -142,7 +140,7 @@ impl ProgressMeter {
     /// Says something even where the run is to be quiet.
     pub fn warn(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| console::note(format_args!("{line}"))),
+            Some(bar) => bar.above(|| console::note(format_args!("{line}"))),
             None => console::note(format_args!("{line}")),
         }
     }
@@ -150,38 +148,20 @@ impl ProgressMeter {
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.finish();
         }
     }
 
     /// The last line of a run.
     pub fn summary(&self) {
         self.note(&format!(
-            "{} steps, {} tokens in {:.2} seconds, {} tokens/s",
-            console::thousands(self.steps),
+            "{}, {} tokens in {:.2} seconds, {} tokens/s",
+            console::counted(self.steps, "step"),
             console::thousands(self.tokens),
             self.seconds(),
             console::thousands(self.tokens_per_second()),
         ));
     }
-}
-
-fn progress_bar(steps: u64) -> ProgressBar {
-    let bar = if console::wants_colour() {
-        "{wide_bar:.green/8}"
-    } else {
-        "{wide_bar}"
-    };
-    let template = format!("{{msg}}  {bar}");
-    let style = ProgressStyle::with_template(&template).expect("the template is right");
-    let style = if console::can_show_unicode() {
-        style.progress_chars("━╸─")
-    } else {
-        style.progress_chars("=>-")
-    };
-    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-    bar.set_style(style);
-    bar
 }
 
 /// A time as a person would say it.

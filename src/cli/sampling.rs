@@ -18,5 +18,5 @@ pub fn sampling_options(words: &Words) -> Result<SamplingOptions, Failure> {
 
 /// The seed of commands that make text.
 pub fn seed(words: &Words) -> Result<u64, Failure> {
-    Ok(words.whole("seed", .., ">= 0")?.unwrap_or(42))
+    Ok(words.whole("seed", 0..=u64::MAX)?.unwrap_or(42))
 }

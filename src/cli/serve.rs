@@ -39,7 +39,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
 
 /// `--port`, or `PORT` in the environment, or the default.
 fn port(words: &Words) -> Result<u16, Failure> {
-    if let Some(port) = words.whole("port", 0..=65535, "from 0 to 65535")? {
+    if let Some(port) = words.whole("port", 0..=65535)? {
         return Ok(port as u16);
     }
     match std::env::var("PORT") {

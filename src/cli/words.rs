@@ -2,18 +2,18 @@
 //! are ready to use.
 
 use std::ffi::{OsStr, OsString};
-use std::ops::RangeBounds;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use lexopt::Arg;
 
-use super::Failure;
 use super::table::{COMMANDS, Command, Operands, Opt, Takes};
+use super::{Failure, mistakes};
 
 /// What somebody asks of the program.
 pub enum Request {
-    /// The help of the program.
+    /// The help of the program, in short.
     Overview,
     /// A command's help, in short.
     Summary(&'static Command),
@@ -37,41 +37,49 @@ impl Request {
             None => {
                 return Err(Failure::Usage(format!(
                     "no command given; there are {}; see `microgpt help`",
-                    names()
+                    mistakes::list(COMMANDS.iter().map(|command| command.name))
                 )));
             }
-            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Request::Overview),
+            Some(Arg::Short('h')) => return Ok(Request::Overview),
+            Some(Arg::Long("help")) => {
+                return Ok(Request::Run(Words::new(find_command(OsStr::new("help"))?)));
+            }
             Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Request::Version),
             Some(Arg::Value(name)) => find_command(&name)?,
             Some(other) => {
-                return Err(unexpected(
-                    other,
-                    "it comes before the command; see `microgpt help`",
-                ));
+                let hint = match other {
+                    Arg::Long(name) => mistakes::early_option(name),
+                    _ => "see `microgpt help`".to_string(),
+                };
+                return Err(unexpected(other, &hint));
             }
         };
-        let mut words = Words {
-            command,
-            given: Vec::new(),
-            operands: Vec::new(),
-        };
+        let mut words = Words::new(command);
         while let Some(argument) = parser.next().map_err(usage)? {
             let option = match argument {
                 Arg::Short('h') => return Ok(Request::Summary(command)),
                 Arg::Long("help") => return Ok(Request::Page(command)),
-                Arg::Long(name) => find_option(command, name)?,
-                Arg::Short(short) => {
-                    let option = command.options().find(|o| o.short == Some(short));
-                    option.ok_or_else(|| unexpected(argument, &see_help(command)))?
-                }
+                Arg::Long(name) => command
+                    .option(name)
+                    .ok_or_else(|| unexpected(argument, &mistakes::option(command, name)))?,
+                Arg::Short(short) => command
+                    .options()
+                    .find(|option| option.short == Some(short))
+                    .ok_or_else(|| unexpected(argument, &mistakes::short_option(command, short)))?,
                 Arg::Value(value) => {
                     words.take_operand(value)?;
                     continue;
                 }
             };
-            let value = match option.takes {
-                Takes::Nothing => None,
-                _ => Some(parser.value().map_err(usage)?),
+            let value = match option.takes.placeholder() {
+                None => None,
+                Some(what) => Some(parser.value().map_err(|_| {
+                    Failure::Usage(format!(
+                        "--{} needs a value, {what}; {}",
+                        option.name,
+                        mistakes::see_help(command)
+                    ))
+                })?),
             };
             words.given.push((option, value));
         }
@@ -81,19 +89,12 @@ impl Request {
 }
 
 fn usage(error: lexopt::Error) -> Failure {
-    Failure::Usage(error.to_string())
-}
-
-fn names() -> String {
-    COMMANDS
-        .iter()
-        .map(|command| command.name)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn see_help(command: &Command) -> String {
-    format!("see `microgpt help {}`", command.name)
+    Failure::Usage(match error {
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!("{option} takes no value, got {value:?}")
+        }
+        error => error.to_string(),
+    })
 }
 
 fn unexpected(argument: Arg, hint: &str) -> Failure {
@@ -106,54 +107,32 @@ fn unexpected(argument: Arg, hint: &str) -> Failure {
 }
 
 fn find_command(name: &OsStr) -> Result<&'static Command, Failure> {
-    COMMANDS
-        .iter()
-        .find(|command| command.name == name)
-        .ok_or_else(|| {
-            let known = COMMANDS.iter().map(|command| command.name);
-            let hint = match nearest(&name.to_string_lossy(), known) {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None => format!("there are {}", names()),
-            };
-            Failure::Usage(format!("unknown command {name:?}; {hint}"))
-        })
-}
-
-fn find_option(command: &'static Command, name: &str) -> Result<&'static Opt, Failure> {
-    command.option(name).ok_or_else(|| {
-        let hint = match nearest(name, command.options().map(|option| option.name)) {
-            Some(nearest) => format!("did you mean --{nearest}?"),
-            None => match COMMANDS.iter().find(|other| other.option(name).is_some()) {
-                Some(other) => format!("it is an option of {}", other.name),
-                None => see_help(command),
-            },
-        };
-        unexpected(Arg::Long(name), &hint)
+    let found = COMMANDS.iter().find(|command| command.name == name);
+    found.ok_or_else(|| {
+        let hint = mistakes::command(&name.to_string_lossy());
+        Failure::Usage(format!("unknown command {name:?}; {hint}"))
     })
 }
 
-/// The known name that is most like a mistyped one, if any is like it at all.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known: &str| {
-        // A beginning of the right name, as in --temp, is like it however short it is.
-        if name.len() > 1 && known.starts_with(name) {
-            1.0
-        } else {
-            strsim::jaro_winkler(name, known)
-        }
-    };
-    let best = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.75).then_some(best)
-}
-
 impl Words {
+    fn new(command: &'static Command) -> Self {
+        Self {
+            command,
+            given: Vec::new(),
+            operands: Vec::new(),
+        }
+    }
+
     /// Takes a word that is no option, where the command has a place for it.
     fn take_operand(&mut self, value: OsString) -> Result<(), Failure> {
         let takes = self.command.operand.as_ref().map(|operand| &operand.takes);
         match takes {
             Some(Operands::OneOf(_)) if self.operands.is_empty() => {}
             Some(Operands::Files) => {}
-            _ => return Err(unexpected(Arg::Value(value), &see_help(self.command))),
+            _ => {
+                let hint = mistakes::operand(self.command, &value.to_string_lossy());
+                return Err(unexpected(Arg::Value(value), &hint));
+            }
         }
         self.operands.push(value);
         Ok(())
@@ -169,10 +148,7 @@ impl Words {
         };
         match self.operand()? {
             Some(given) if !choices.contains(&given) => {
-                let hint = match nearest(given, choices.iter().copied()) {
-                    Some(nearest) => format!("did you mean {nearest}?"),
-                    None => format!("there are {}", choices.join(", ")),
-                };
+                let hint = mistakes::choice(given, choices.iter().copied());
                 let name = operand.name.to_lowercase();
                 Err(Failure::Usage(format!("unknown {name} {given:?}; {hint}")))
             }
@@ -180,7 +156,7 @@ impl Words {
                 "{} needs a {}: {}",
                 self.command.name,
                 operand.name.to_lowercase(),
-                choices.join(", ")
+                mistakes::alternatives(choices.iter().copied())
             ))),
             _ => Ok(()),
         }
@@ -195,7 +171,7 @@ impl Words {
             Some(text) => Ok(Some(text)),
             None => Err(unexpected(
                 Arg::Value(value.clone()),
-                &see_help(self.command),
+                &mistakes::see_help(self.command),
             )),
         }
     }
@@ -211,14 +187,6 @@ impl Words {
             return Err(Failure::Usage(format!(
                 "--{one} and --{other} don't go together: {why}"
             )));
-        }
-        Ok(())
-    }
-
-    /// Errors where the first of two options was given without the second.
-    pub fn needs(&self, one: &str, other: &str, why: &str) -> Result<(), Failure> {
-        if self.has(one) && !self.has(other) {
-            return Err(Failure::Usage(format!("--{one} needs --{other}: {why}")));
         }
         Ok(())
     }
@@ -274,24 +242,24 @@ impl Words {
                 };
                 Err(Failure::Usage(format!(
                     "--{name} has to be {}, got {text:?}",
-                    choices.join(" or ")
+                    mistakes::alternatives(choices.iter().copied())
                 )))
             }
         }
     }
 
-    /// An option's value as a whole number in a range, of which `expected` speaks in the error.
-    pub fn whole(
-        &self,
-        name: &str,
-        range: impl RangeBounds<u64>,
-        expected: &str,
-    ) -> Result<Option<u64>, Failure> {
-        self.number(
-            name,
-            |number: &u64| range.contains(number),
-            &format!("a whole number {expected}"),
-        )
+    /// An option's value as a whole number in a range.
+    pub fn whole(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+        let (least, most) = (range.start(), range.end());
+        let given = self.text(name)?.unwrap_or_default();
+        let is_beyond = given.parse::<u128>().is_ok_and(|n| n > u128::from(*most));
+        // A limit that nobody comes near is of interest to those beyond it alone.
+        let expected = if *most < isize::MAX as u64 || is_beyond {
+            format!("a whole number from {least} to {most}")
+        } else {
+            format!("a whole number >= {least}")
+        };
+        self.number(name, |number| range.contains(number), &expected)
     }
 
     /// An option's value as a finite number, for which `fits` has to hold, as `expected` says.
@@ -327,7 +295,7 @@ impl Words {
 
     /// A count: a whole number, at least 1.
     pub fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
-        let count = self.whole(name, 1..=isize::MAX as u64, ">= 1")?;
+        let count = self.whole(name, 1..=isize::MAX as u64)?;
         Ok(count.map(|count| count as usize))
     }
 
@@ -338,8 +306,7 @@ impl Words {
 
     /// `--threads`, or a number that depends on the number of cores.
     pub fn threads_or(&self, default: impl FnOnce(usize) -> usize) -> Result<usize, Failure> {
-        let expected = format!("from 1 to {MAX_THREADS}");
-        let given = self.whole("threads", 1..=MAX_THREADS, &expected)?;
+        let given = self.whole("threads", 1..=MAX_THREADS)?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(given.map_or_else(|| default(cores()), |threads| threads as usize))
     }
@@ -397,8 +364,11 @@ mod tests {
         );
         assert!(error("train -x").starts_with("unknown option -x"));
         assert!(error("train file.txt").starts_with("unexpected argument \"file.txt\""));
-        assert!(error("train --steps").contains("--steps"));
-        assert!(error("generate --unique=yes").contains("--unique"));
+        assert!(error("train --steps").starts_with("--steps needs a value, N; "));
+        assert_eq!(
+            error("generate --unique=yes"),
+            "--unique takes no value, got \"yes\""
+        );
         assert!(error("").contains("no command"));
     }
 

@@ -26,7 +26,7 @@ pub struct ReplyInMaking {
 pub fn chat_tokens(model: &InferenceGpt) -> Result<ChatTokens> {
     let tokens = model.meta().tokenizer.chat_tokens().context(
         "this model was trained on text, not on conversations; train one with \
-            `microgpt train --chat`",
+            `microgpt train --chat --output DIR`",
     )?;
     let context = model.meta().config.block_size;
     if context < 3 {

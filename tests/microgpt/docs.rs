@@ -105,6 +105,7 @@ fn with_completions(shell: &str) -> tempfile::TempDir {
 /// Command lines whose last word is to be completed, and all that it may become.
 const COMPLETIONS: &[(&str, &[&str])] = &[
     ("microgpt tr", &["train"]),
+    ("microgpt --v", &["--version"]),
     ("microgpt train --sch", &["--schedule"]),
     ("microgpt train --schedule l", &["linear"]),
     ("microgpt train --device ", &["cpu", "metal"]),
@@ -114,6 +115,7 @@ const COMPLETIONS: &[(&str, &[&str])] = &[
     ("microgpt generate --prompt mod", &[]),
     ("microgpt generate --st", &[]),
     ("microgpt help ex", &["export"]),
+    ("microgpt score mod", &["model", "model.txt"]),
     ("microgpt completions ", &["bash", "zsh", "fish"]),
 ];
 
@@ -184,6 +186,7 @@ fn zsh_completes() {
         ),
         ("microgpt help ex\t", "help export"),
         ("microgpt completions z\t", "completions zsh"),
+        ("microgpt --ver\t", "--version"),
     ];
     let typed: String = lines
         .iter()
@@ -226,6 +229,7 @@ fn the_short_help_fits_a_screen_and_the_long_one_says_more() {
         "train",
         "generate",
         "chat",
+        "score",
         "info",
         "export",
         "serve",
@@ -247,9 +251,10 @@ fn the_short_help_fits_a_screen_and_the_long_one_says_more() {
         let help = run_in(dir.path(), &format!("help {command}")).ok().stdout;
         assert_eq!(help, long);
     }
-    for line in ["-h", "help"] {
-        assert_eq!(run_in(dir.path(), line).ok().stdout, overview);
-    }
+    assert_eq!(run_in(dir.path(), "help").ok().stdout, overview);
+    let short = run_in(dir.path(), "-h").ok().stdout;
+    assert!(short.lines().count() < 24 && overview.starts_with(&short));
+    assert!(overview.contains("MODEL_DIR") && overview.contains("Exit status:"));
     let version = format!("microgpt {}\n", env!("CARGO_PKG_VERSION"));
     for line in ["-V", "--version"] {
         assert_eq!(run_in(dir.path(), line).ok().stdout, version);

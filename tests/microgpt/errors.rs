@@ -10,9 +10,19 @@ fn a_wrong_command_line_exits_with_2() {
     let cases = [
         ("", "no command"),
         ("trian", "did you mean train?"),
-        ("--steps 3", "before the command"),
+        ("TRAIN", "did you mean train?"),
+        (
+            "--steps 3",
+            "unknown option --steps; it is an option of train, and comes after the command",
+        ),
+        ("--train", "did you mean the command train?"),
+        ("--versoin", "did you mean --version?"),
         ("train --stesp 3", "did you mean --steps?"),
-        ("train --steps", "--steps"),
+        ("train --learning_rate 1", "did you mean --lr?"),
+        (
+            "train --steps",
+            "--steps needs a value, N; see `microgpt help train`",
+        ),
         (
             "train --steps 0",
             "--steps has to be a whole number >= 1, got \"0\"",
@@ -22,16 +32,33 @@ fn a_wrong_command_line_exits_with_2() {
         ("train --lr nan", "--lr"),
         (
             "train --schedule sine",
-            "--schedule has to be linear or cosine or constant, got \"sine\"",
+            "--schedule has to be linear, cosine or constant, got \"sine\"",
         ),
         (
             "train --device cuda",
             "--device has to be cpu or metal, got \"cuda\"",
         ),
-        ("train --n-embd 30 --n-head 4", "30 / 4 leaves 2"),
+        (
+            "train --n-embd 30 --n-head 4",
+            "--n-head has to divide --n-embd, so that all heads are equally wide: 30 / 4 leaves 2; \
+            --n-embd 32 does",
+        ),
         ("train --resume model --n-layer 2", "--n-layer and --resume"),
         ("train --threads 0", "from 1 to 1024"),
+        (
+            "train --seed 18446744073709551616",
+            "from 0 to 18446744073709551615, got \"18446744073709551616\"",
+        ),
         ("train names.txt", "unexpected argument"),
+        (
+            "train /dev/null",
+            "unexpected argument \"/dev/null\"; did you mean --input /dev/null?",
+        ),
+        (
+            "score -n 3",
+            "unknown option -n; it is an option of generate",
+        ),
+        ("train --log -", "--log has to be a file"),
         ("train --chat --text", "--chat and --text don't go together"),
         (
             "train --patience 3",
@@ -41,12 +68,19 @@ fn a_wrong_command_line_exits_with_2() {
             "train --eval-every 3",
             "--eval-every needs --validation-fraction",
         ),
+        (
+            "train --patience 3 --validation-fraction 0",
+            "--patience needs --validation-fraction, more than 0",
+        ),
         ("train --validation-fraction 1", ">= 0 and < 1, got \"1\""),
         ("train --beta1 1", "--beta1 has to be a number >= 0 and < 1"),
         ("train --grad-clip 0", "--grad-clip has to be a number > 0"),
         ("train --weight-decay -1", "--weight-decay has to be"),
         ("train --temperature 1", "it is an option of generate"),
-        ("completions", "completions needs a shell: bash, zsh, fish"),
+        (
+            "completions",
+            "completions needs a shell: bash, zsh or fish",
+        ),
         (
             "completions fsh",
             "unknown shell \"fsh\"; did you mean fish?",
@@ -62,7 +96,7 @@ fn a_wrong_command_line_exits_with_2() {
         ),
         ("generate --top-k 0", "--top-k"),
         ("generate --min-p 2", "--min-p"),
-        ("generate --unique=1", "--unique"),
+        ("generate --unique=1", "--unique takes no value, got \"1\""),
         ("export", "--output DIR"),
         ("help nothing", "unknown command"),
     ];
@@ -115,7 +149,11 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
             b"abc\n",
             "leaves nothing to train on",
         ),
-        ("--resume nowhere", b"", "nowhere"),
+        (
+            "--resume nowhere",
+            b"",
+            "there is no model in nowhere; make one with `microgpt train --output nowhere`",
+        ),
     ];
     for (options, input, expected) in cases {
         let error = pipe_in(dir.path(), &format!("train --steps 1 {options}"), input).error(1);

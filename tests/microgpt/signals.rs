@@ -21,7 +21,7 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
-    while !said.contains("threads") {
+    while !said.contains("on      cpu") {
         assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
     }
     // The first checkpoint shows that training is under way.

@@ -100,6 +100,13 @@ fn a_run_that_is_resumed_holds_out_the_same_and_has_the_best_to_beat() {
     assert_eq!(after["step"], before["step"]);
     let loss = |state: &Value| state["validation_loss"].as_f64().unwrap();
     assert!((loss(&after) - loss(&before)).abs() < 1e-9);
+    // Where nothing is held out any more, there is nothing to be patient about.
+    let line = "train --resume model --validation-fraction 0 --patience 3 --threads 1";
+    let error = run_in(dir.path(), line).error(2);
+    assert!(
+        error.contains("--patience needs --validation-fraction"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -125,11 +132,10 @@ fn what_shapes_training_is_followed_and_inherited() {
     let dir = tempfile::tempdir().unwrap();
     let options = "--batch-size 4 --threads 1 --steps 20 --schedule constant";
     let shapes = "--warmup-steps 4 --weight-decay 0.5 --grad-clip 0.1 --beta1 0.9 --beta2 0.95";
-    run_in(
-        dir.path(),
-        &format!("train {options} {shapes} --log log -o whole"),
-    )
-    .ok();
+    let line = format!("train {options} {shapes} --log log -o whole");
+    let ran = run_in(dir.path(), &line).ok();
+    let plan = "learning rate 0.01 constant after 4 steps of warm-up, seed 42";
+    assert!(ran.stderr.contains(plan), "{}", ran.stderr);
     let rates: Vec<f64> = json_lines(&dir.path().join("log"))
         .iter()
         .map(|line| line["lr"].as_f64().unwrap())

@@ -26,13 +26,17 @@ _microgpt() {{
 {cases}        *) return ;;
         esac
     fi
-    case $kind in
-    -W) mapfile -t COMPREPLY < <(compgen -W \"$offer\" -- \"$word\") ;;
-    *)
-        compopt -o filenames
-        mapfile -t COMPREPLY < <(compgen \"$kind\" -- \"$word\")
-        ;;
-    esac
+    # The bash of macOS has neither mapfile nor compopt.
+    local found
+    if [[ $kind == -W ]]; then
+        found=$(compgen -W \"$offer\" -- \"$word\")
+    else
+        compopt -o filenames 2>/dev/null
+        found=$(compgen \"$kind\" -- \"$word\")
+    fi
+    while IFS= read -r word; do
+        [[ -z $word ]] || COMPREPLY+=(\"$word\")
+    done <<< \"$found\"
 }}
 complete -F _microgpt microgpt
 ",

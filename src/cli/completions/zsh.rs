@@ -22,7 +22,11 @@ _microgpt() {{
     commands=(
 {commands}    )
     if (( CURRENT == 2 )); then
-        _describe command commands
+        if [[ $words[CURRENT] == -* ]]; then
+            _arguments '(- *)'{{-h,--help}}'[Show help]' '(- *)'{{-V,--version}}'[Show the version]'
+        else
+            _describe command commands
+        fi
         return
     fi
     local command=$words[2]

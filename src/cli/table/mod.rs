@@ -106,6 +106,8 @@ pub struct Opt {
     pub details: &'static str,
     /// Whether the short help only names it.
     pub rare: bool,
+    /// What other programs call it: somebody who tries that is told ours.
+    pub elsewhere: &'static [&'static str],
 }
 
 /// What kind of value an option takes, and what help calls it.

@@ -13,6 +13,7 @@ impl Opt {
             help,
             details: "",
             rare: false,
+            elsewhere: &[],
         }
     }
 
@@ -54,6 +55,11 @@ impl Opt {
         self
     }
 
+    const fn elsewhere(mut self, names: &'static [&'static str]) -> Self {
+        self.elsewhere = names;
+        self
+    }
+
     const fn rare(mut self) -> Self {
         self.rare = true;
         self
@@ -61,8 +67,12 @@ impl Opt {
 }
 
 const HELP: Opt = Opt::switch("help", "Show help: -h a summary, --help everything").short('h');
-const QUIET: Opt = Opt::switch("quiet", "Say nothing on stderr but errors").short('q');
-const THREADS: Opt = Opt::whole("threads", "How many threads to use").default("all cores");
+const QUIET: Opt = Opt::switch("quiet", "Say nothing on stderr but errors")
+    .elsewhere(&["silent"])
+    .short('q');
+const THREADS: Opt = Opt::whole("threads", "How many threads to use")
+    .default("all cores")
+    .elsewhere(&["jobs", "workers"]);
 
 pub const HELP_ONLY: &[Group] = &[("", &[HELP])];
 
@@ -71,6 +81,7 @@ pub const TRAIN: &[Group] = &[
         "The text",
         &[
             Opt::file("input", "What to train on; `-` is stdin")
+.elsewhere(&["data", "dataset", "corpus", "file"])
                 .default("built-in names")
                 .details(
                     "It has a document a line. With --chat it is a conversation a line, as JSON, and the built-in \
@@ -92,12 +103,17 @@ pub const TRAIN: &[Group] = &[
         &[
             Opt::dir("output", "Where to keep the model")
                 .short('o')
+.elsewhere(&["out", "out-dir", "output-dir", "model-dir", "save"])
                 .default("microgpt-model")
                 .details("A resumed model stays in its directory unless told otherwise."),
-            Opt::whole("n-embd", "The width of the model").default("16"),
-            Opt::whole("n-head", "Attention heads; has to divide --n-embd").default("4"),
-            Opt::whole("n-layer", "Layers").default("1"),
+            Opt::whole("n-embd", "The width of the model").default("16")
+.elsewhere(&["d-model", "dim", "hidden-size", "width"]),
+            Opt::whole("n-head", "Attention heads; has to divide --n-embd").default("4")
+.elsewhere(&["heads", "num-heads"]),
+            Opt::whole("n-layer", "Layers").default("1")
+.elsewhere(&["depth", "layers", "num-layers"]),
             Opt::whole("block-size", "The context, in characters")
+.elsewhere(&["context", "context-length", "ctx", "seq-len", "sequence-length"])
                 .default("16")
                 .details("Longer documents are cut there in training."),
         ],
@@ -105,9 +121,11 @@ pub const TRAIN: &[Group] = &[
     (
         "Training",
         &[
-            Opt::whole("steps", "How many steps to train").default("1000"),
+            Opt::whole("steps", "How many steps to train").default("1000")
+.elsewhere(&["epochs", "iterations", "iters", "max-iters", "max-steps", "num-steps"]),
             Opt::whole("batch-size", "Documents a step").default("32"),
             Opt::real("lr", "The peak learning rate")
+.elsewhere(&["learning-rate", "rate"])
                 .default("0.01")
                 .details("Wide models want less: 0.003 at a width of 128 and 0.002 at 256 are good beginnings."),
             Opt::new(
@@ -122,6 +140,7 @@ pub const TRAIN: &[Group] = &[
                 "warmup-steps",
                 "Steps in which the rate first rises from zero",
             )
+.elsewhere(&["warmup", "warmup-iters"])
             .default("0")
             .rare(),
             Opt::real(
@@ -132,6 +151,7 @@ pub const TRAIN: &[Group] = &[
             .details("As in AdamW, apart from the gradients.")
             .rare(),
             Opt::real("grad-clip", "The longest that the gradient may be")
+.elsewhere(&["clip", "max-grad-norm"])
                 .details("A longer one is scaled to this length. Without it, none is.")
                 .rare(),
             Opt::real("beta1", "How slowly Adam's mean gradient changes")
@@ -153,15 +173,18 @@ pub const TRAIN: &[Group] = &[
         &[
             Opt::real("validation-fraction", "Hold this share out, to test on")
                 .default("0")
+.elsewhere(&["holdout", "val-split", "valid-fraction", "validation-split"])
                 .details(
                     "Which documents is up to the seed; of a continuous text it is the last part. \
                 What is left in the directory at the end is the best model by validation loss; \
                 until then it is in the directory's subdirectory best.",
                 ),
             Opt::whole("eval-every", "Steps between two tests")
+.elsewhere(&["eval-interval", "validate-every"])
                 .default("a tenth of them all")
                 .rare(),
-            Opt::whole("patience", "Stop after N tests in a row without a new best").rare(),
+            Opt::whole("patience", "Stop after N tests in a row without a new best")
+.elsewhere(&["early-stopping"]).rare(),
         ],
     ),
     (
@@ -208,7 +231,9 @@ const TOP_P: Opt = Opt::real("top-p", "Choose among those that add up to X")
     .details("The fewest likeliest tokens whose probabilities reach X together.");
 const MIN_P: Opt = Opt::real("min-p", "Leave out those X times less likely than the best")
     .details("Tokens less than X times as likely as the likeliest one are never chosen.");
-const MAX_TOKENS: Opt = Opt::whole("max-tokens", "The most tokens to make").default("the context");
+const MAX_TOKENS: Opt = Opt::whole("max-tokens", "The most tokens to make")
+    .default("the context")
+    .elsewhere(&["length", "max-length", "max-new-tokens"]);
 
 pub const GENERATE: &[Group] = &[
     (
@@ -216,6 +241,7 @@ pub const GENERATE: &[Group] = &[
         &[
             MODEL_DIR,
             Opt::whole("num-samples", "How many samples")
+                .elsewhere(&["count", "number", "samples"])
                 .short('n')
                 .default("20"),
             Opt::new(
@@ -223,6 +249,7 @@ pub const GENERATE: &[Group] = &[
                 Takes::Value("TEXT"),
                 "What every sample begins with",
             )
+            .elsewhere(&["begin", "prefix", "start"])
             .details("For a chat model, the beginning of the first message."),
             MAX_TOKENS.details("For a model of a continuous text, 500."),
             Opt::switch("unique", "Print each sample once, until there are enough")
@@ -282,7 +309,8 @@ pub const EXPORT: &[Group] = &[(
     &[
         MODEL_DIR,
         Opt::dir("output", "Where to write the model").short('o'),
-        Opt::switch("half", "Store the weights in half precision, f16"),
+        Opt::switch("half", "Store the weights in half precision, f16")
+            .elsewhere(&["f16", "float16", "fp16"]),
         HELP,
     ],
 )];
@@ -291,7 +319,9 @@ pub const SERVE: &[Group] = &[(
     "",
     &[
         MODEL_DIR,
-        Opt::new("host", Takes::Value("ADDRESS"), "The address to listen on").default("127.0.0.1"),
+        Opt::new("host", Takes::Value("ADDRESS"), "The address to listen on")
+            .default("127.0.0.1")
+            .elsewhere(&["address", "bind", "listen"]),
         Opt::whole("port", "The port; 0 takes a free one").default("$PORT, or 8080"),
         Opt::whole("threads", "Requests answered at once").default("64"),
         Opt::switch("quiet", "No access log").short('q'),

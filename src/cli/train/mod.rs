@@ -231,8 +231,8 @@ impl Run {
             ));
         } else {
             self.progress.note(&format!(
-                "saved   {output}, after {} steps",
-                console::thousands(step)
+                "saved   {output}, after {}",
+                console::counted(step, "step")
             ));
         }
         self.progress.summary();
@@ -249,7 +249,7 @@ impl Run {
         } else {
             Ink::Ascii
         };
-        if let Some(picture) = picture::draw(&self.curve, ink) {
+        if let Some(picture) = picture::draw(&self.curve, ink, console::width()) {
             self.progress.note(&picture);
         }
     }

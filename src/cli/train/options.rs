@@ -48,7 +48,7 @@ impl<'a> Options<'a> {
             config: model_config(words)?,
             device: words.choice("device")?.unwrap_or(DeviceName::Cpu),
             resume: words.path("resume"),
-            checkpoint_every: words.whole("checkpoint-every", .., ">= 0")?.unwrap_or(0),
+            checkpoint_every: words.whole("checkpoint-every", 0..=u64::MAX)?.unwrap_or(0),
             eval_every: words
                 .count("eval-every")?
                 .map_or((steps / 10).max(1), |steps| steps as u64),
@@ -59,25 +59,43 @@ impl<'a> Options<'a> {
             quiet: words.has("quiet"),
             words,
         };
-        options.recipe(Recipe::default())?;
+        let recipe = options.recipe(Recipe::default())?;
+        // A resumed model may bring a share to test on.
+        if options.resume.is_none() {
+            options.check_tests(&recipe)?;
+        }
         Ok(options)
+    }
+
+    /// Refuses options of tests where nothing is held out to test on.
+    pub fn check_tests(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let given = ["eval-every", "patience"]
+            .into_iter()
+            .find(|o| self.words.has(o));
+        match given {
+            Some(option) if recipe.validation_fraction == 0.0 => Err(Failure::Usage(format!(
+                "--{option} needs --validation-fraction, more than 0: otherwise there is nothing to \
+                test on"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// How to train: as in `before`, but for what was given.
     pub fn recipe(&self, before: Recipe) -> Result<Recipe, Failure> {
         let words = self.words;
-        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE, "from 1 to 1000000")?;
+        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE)?;
         let share = |name, default: f64| {
             let given = words.real(name, is_share, ">= 0 and < 1")?;
             Ok::<_, Failure>(given.unwrap_or(default))
         };
         Ok(Recipe {
-            seed: words.whole("seed", .., ">= 0")?.unwrap_or(before.seed),
+            seed: words.whole("seed", 0..=u64::MAX)?.unwrap_or(before.seed),
             batch_size: batch_size.map_or(before.batch_size, |size| size as usize),
             lr: words.real("lr", |lr| lr > 0.0, "> 0")?.unwrap_or(before.lr),
             schedule: words.choice("schedule")?.unwrap_or(before.schedule),
             warmup_steps: words
-                .whole("warmup-steps", .., ">= 0")?
+                .whole("warmup-steps", 0..=u64::MAX)?
                 .unwrap_or(before.warmup_steps),
             weight_decay: words
                 .real("weight-decay", |decay| decay >= 0.0, ">= 0")?
@@ -97,13 +115,14 @@ fn check_together(words: &Words) -> Result<(), Failure> {
     for size in ["n-embd", "n-head", "n-layer", "block-size"] {
         words.not_together(size, "resume", "a resumed model keeps its size")?;
     }
-    words.not_together("chat", "text", "a text is conversations or continuous")?;
-    if !words.has("resume") {
-        for option in ["eval-every", "patience"] {
-            let why = "without it there is nothing to test on";
-            words.needs(option, "validation-fraction", why)?;
+    for file in ["log", "plot"] {
+        if words.path(file).is_some_and(|path| path.as_os_str() == "-") {
+            return Err(Failure::Usage(format!(
+                "--{file} has to be a file: the samples go to standard output"
+            )));
         }
     }
+    words.not_together("chat", "text", "a text is conversations or continuous")?;
     Ok(())
 }
 
@@ -119,10 +138,15 @@ fn model_config(words: &Words) -> Result<ModelConfig, Failure> {
     };
     if !config.n_embd.is_multiple_of(config.n_head) {
         return Err(Failure::Usage(format!(
-            "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} leaves {}",
+            "--n-head has to divide --n-embd, so that all heads are equally wide: {} / {} leaves {}; \
+            --n-embd {} does",
             config.n_embd,
             config.n_head,
-            config.n_embd % config.n_head
+            config.n_embd % config.n_head,
+            config
+                .n_embd
+                .div_ceil(config.n_head)
+                .saturating_mul(config.n_head)
         )));
     }
     Ok(config)

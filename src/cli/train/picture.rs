@@ -4,9 +4,15 @@
 use super::super::console;
 use super::curve::{LossCurve, Point, range};
 
-/// The size of the picture, in characters.
+/// The size of the picture, in characters: on a terminal with room for it.
 const COLUMNS: usize = 60;
 const ROWS: usize = 8;
+
+/// How wide what stands beside the picture is.
+const MARGIN: usize = 8;
+
+/// A picture narrower than this shows nothing.
+const NARROWEST: usize = 20;
 
 /// What the points are drawn with.
 #[derive(Clone, Copy, PartialEq)]
@@ -45,10 +51,15 @@ impl Ink {
     }
 }
 
-/// The picture's lines; none for a curve too short to show anything.
-pub fn draw(curve: &LossCurve, ink: Ink) -> Option<String> {
+/// The picture's lines, for a terminal of so many columns; none for a curve too short, or a terminal
+/// too narrow, to show anything.
+pub fn draw(curve: &LossCurve, ink: Ink, terminal: usize) -> Option<String> {
+    let columns = COLUMNS.min(terminal.saturating_sub(MARGIN));
+    if columns < NARROWEST {
+        return None;
+    }
     let (across, down) = ink.dots();
-    let (width, height) = (COLUMNS * across, ROWS * down);
+    let (width, height) = (columns * across, ROWS * down);
     let points = curve.training_in(width);
     let (low, high) = range(points.iter().map(|point| point.loss));
     let (first, last) = (points.first()?.step, points.last()?.step);
@@ -75,7 +86,7 @@ pub fn draw(curve: &LossCurve, ink: Ink) -> Option<String> {
         let cell = |column: usize| {
             ink.character(|r, c| dots[(row * down + r) * width + column * across + c])
         };
-        let cells: String = (0..COLUMNS).map(cell).collect();
+        let cells: String = (0..columns).map(cell).collect();
         text += &format!("{label:>7} {}\n", cells.trim_end_matches([' ', '\u{2800}']));
     }
     let first = console::thousands(curve.steps.0);
@@ -83,7 +94,7 @@ pub fn draw(curve: &LossCurve, ink: Ink) -> Option<String> {
     text += &format!(
         "{:>8}{first}{last:>width$}",
         "step ",
-        width = COLUMNS - first.len()
+        width = columns - first.len()
     );
     Some(text)
 }
@@ -107,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_falling_curve_goes_from_the_upper_left_to_the_lower_right() {
-        let picture = draw(&falling(1000), Ink::Ascii).unwrap();
+        let picture = draw(&falling(1000), Ink::Ascii, 100).unwrap();
         let lines: Vec<&str> = picture.lines().collect();
         assert_eq!(lines.len(), ROWS + 1);
         let low = lines[7];
@@ -120,7 +131,7 @@ mod tests {
 
     #[test]
     fn braille_shows_every_row() {
-        let picture = draw(&falling(50), Ink::Braille).unwrap();
+        let picture = draw(&falling(50), Ink::Braille, 100).unwrap();
         let is_braille = |c: char| ('\u{2801}'..='\u{28ff}').contains(&c);
         for line in picture.lines().take(ROWS) {
             assert!(line.contains(is_braille), "{picture}");
@@ -128,8 +139,18 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_gets_a_narrow_picture() {
+        for columns in [28, 50, 68] {
+            let picture = draw(&falling(1000), Ink::Ascii, columns).unwrap();
+            let widest = picture.lines().map(|line| line.chars().count()).max();
+            assert_eq!(widest, Some(columns), "{picture}");
+        }
+        assert!(draw(&falling(1000), Ink::Ascii, 27).is_none());
+    }
+
+    #[test]
     fn there_is_no_picture_of_nothing() {
-        assert!(draw(&falling(2), Ink::Braille).is_none());
-        assert!(draw(&LossCurve::new(), Ink::Braille).is_none());
+        assert!(draw(&falling(2), Ink::Braille, 100).is_none());
+        assert!(draw(&LossCurve::new(), Ink::Braille, 100).is_none());
     }
 }

@@ -6,12 +6,12 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 
 use super::super::table::DEFAULT_MODEL_DIR;
-use super::super::{Failure, console};
+use super::super::{Failure, console, open_model};
 use super::input::Input;
 use super::options::{DeviceName, Options};
 use crate::data::{Corpus, Dataset, HeldOut, Kind};
 use crate::model::{ModelConfig, ModelMeta, list_chars};
-use crate::store::{Lock, Snapshot};
+use crate::store::Lock;
 use crate::train::{Recipe, TrainConfig, TrainState};
 
 /// A run, checked as a whole; nothing is written yet.
@@ -52,6 +52,7 @@ impl<'a> Plan<'a> {
             threads: options.threads,
         };
         let recipe = config.recipe;
+        options.check_tests(&recipe)?;
         let state = match resumed {
             Some(state) => check_resumed(state, &corpus, &input)?,
             None => fresh(&corpus, &options, recipe.seed)?,
@@ -101,8 +102,8 @@ impl<'a> Plan<'a> {
             DeviceName::Cpu => "cpu",
             DeviceName::Metal => "metal",
         };
-        let threads = self.config.threads;
-        console::note(format_args!("on      {device}, {threads} threads"));
+        let threads = console::counted(self.config.threads as u64, "thread");
+        console::note(format_args!("on      {device}, {threads}"));
         Ok(())
     }
 
@@ -128,9 +129,12 @@ impl<'a> Plan<'a> {
         }
         if let Some(held_out) = &self.held_out {
             console::note(format_args!(
-                "        {} of them are held out, to test on every {} steps; the best model is kept",
+                "        {} of them are held out, to test on every {}; the best model is kept",
                 console::thousands(held_out.count as u64),
-                console::thousands(self.options.eval_every),
+                match self.options.eval_every {
+                    1 => "step".to_string(),
+                    steps => console::counted(steps, "step"),
+                },
             ));
         }
     }
@@ -145,6 +149,7 @@ impl<'a> Plan<'a> {
             batch_size,
             lr,
             schedule,
+            warmup_steps,
             seed,
             ..
         } = self.config.recipe;
@@ -152,9 +157,13 @@ impl<'a> Plan<'a> {
             0 => String::new(),
             step => format!(", from step {}", console::thousands(step)),
         };
+        let warmup = match warmup_steps {
+            0 => String::new(),
+            steps => format!(" after {} of warm-up", console::counted(steps, "step")),
+        };
         console::note(format_args!(
-            "train   {} steps of {batch_size} {unit}{from}, learning rate {lr} {}, seed {seed}",
-            console::thousands(self.config.steps),
+            "train   {} of {batch_size} {unit}{from}, learning rate {lr} {}{warmup}, seed {seed}",
+            console::counted(self.config.steps, "step"),
             schedule.name(),
         ));
     }
@@ -189,7 +198,7 @@ fn input(options: &Options, resumed: Option<&TrainState>) -> Result<Input> {
 
 /// The state to go on from.
 fn load_resumed(dir: &Path) -> Result<TrainState> {
-    TrainState::load(&Snapshot::open(dir)?)
+    TrainState::load(&open_model(dir)?)
 }
 
 /// Makes sure that a resumed model can learn from a text.

@@ -15,7 +15,7 @@ const HEIGHT: f64 = 400.0;
 const MARGINS: [f64; 4] = [56.0, 20.0, 44.0, 44.0];
 
 const STYLE: &str = "\
-:root { --paper: #fff; --ink: #1f2328; --faint: #d9dde2; --train: #2563eb; --valid: #c2410c; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d9dde2; --train: #2563eb; --valid: #c2410c; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14181d; --ink: #e6e9ec; --faint: #343b43; --train: #7aa7ff; --valid: #ff9f5a; }
 }
