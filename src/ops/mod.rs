@@ -58,13 +58,10 @@ pub fn with_values<const N: usize, R>(
 /// The same for any number of tensors.
 pub fn with_all_values<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
     let storages: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
-    let slice = |(storage, layout)| match storage {
-        &Storage::Cpu(ref storage) => values(storage, layout),
+    let slices = storages.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(storage) => values(storage, layout),
         _ => bail!("the tensor is not in main memory"),
-    };
-    let slices = storages
-        .iter()
-        .map(|(storage, layout)| slice((&**storage, *layout)));
+    });
     Ok(read(&slices.collect::<Result<Vec<_>>>()?))
 }
 
