@@ -17,6 +17,7 @@ mod score;
 mod serve;
 mod signals;
 mod store;
+mod strangers;
 mod terminal;
 mod text;
 mod train;
