@@ -3,6 +3,7 @@
 mod curve;
 mod input;
 mod log;
+mod memory;
 mod options;
 mod picture;
 mod plan;
