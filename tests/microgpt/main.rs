@@ -16,6 +16,7 @@ mod reference;
 mod score;
 mod serve;
 mod signals;
+mod slow;
 mod store;
 mod strangers;
 mod terminal;
