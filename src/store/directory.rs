@@ -13,6 +13,9 @@ use super::{FILES, JsonObject, disk};
 /// Lists the files of a save that is complete but not yet in place.
 const COMMIT: &str = "save.commit";
 
+/// The most bytes of a JSON file or a commit file. All of Unicode in `chars` takes less.
+const LONGEST: u64 = 8 << 20;
+
 /// How often a reader starts again when a save happens under its hands.
 const ATTEMPTS: usize = 100;
 
@@ -43,7 +46,9 @@ pub fn save(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
 pub fn check_writable(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let probe = dir.join(pending(COMMIT));
-    File::create(&probe)
+    // What lies there does not count yet; a link is not to be followed.
+    ignore_missing(fs::remove_file(&probe))
+        .and_then(|()| File::create_new(&probe))
         .and_then(|_| fs::remove_file(&probe))
         .with_context(|| format!("cannot write to {}", dir.display()))
 }
@@ -92,10 +97,9 @@ fn settle(dir: &Path) -> Result<()> {
 /// The files of the committed save that waits in a directory, if one does.
 fn committed(dir: &Path) -> Result<Option<Vec<String>>> {
     let path = dir.join(COMMIT);
-    let Some(bytes) =
-        read_if_there(&path).with_context(|| format!("cannot read {}", path.display()))?
-    else {
-        return Ok(None);
+    let bytes = match open_file(&path).and_then(|file| read_whole(&file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
     let names = JsonObject::parse(&bytes).and_then(|commit| commit.strings("files"));
     let names = names.with_context(|| path.display().to_string())?;
@@ -112,14 +116,6 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -188,8 +184,9 @@ impl Snapshot {
         self.dir.join(name)
     }
 
-    /// The content of a file. Errors where it is missing, or no regular file.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+    /// The content of a file. Errors where it is missing, or longer than the files that are read
+    /// have any reason to be.
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path(name);
         let Some((_, file)) = self.files.iter().find(|(known, _)| *known == name) else {
             bail!("{} is missing", path.display());
@@ -226,14 +223,13 @@ impl Snapshot {
 }
 
 fn read_whole(mut file: &File) -> io::Result<Vec<u8>> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(usize::try_from(metadata.len()).unwrap_or(usize::MAX))?;
     file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut bytes)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        let message = format!("it has more than {} MiB", LONGEST >> 20);
+        return Err(io::Error::other(message));
+    }
     Ok(bytes)
 }
 

@@ -9,10 +9,11 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)
 }
 
-/// Writes a new file and waits until it is on the disk.
+/// Writes a file that must not be there yet, and waits until it is on the disk. A link in its place,
+/// which might lead anywhere, is not followed.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step()?;
-    let mut file = File::create(path)?;
+    let mut file = File::create_new(path)?;
     let (first, rest) = bytes.split_at(bytes.len() / 2);
     file.write_all(first)?;
     step()?;

@@ -26,6 +26,10 @@ impl Lock {
         let path = dir.join(LOCK);
         let cannot = || format!("cannot lock {}", dir.display());
         loop {
+            // A link, in a directory from a stranger, leads to a file that is not to be written to.
+            if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+                bail!("cannot lock {}: it is not a regular file", path.display());
+            }
             let mut options = File::options();
             let opened = options.read(true).write(true).create(true).truncate(false);
             let mut file = opened.open(&path).with_context(cannot)?;
@@ -43,10 +47,13 @@ impl Lock {
             if !is_at(&file, &path) {
                 continue;
             }
-            file.set_len(0)
-                .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+            let mut lock = Self { path, file };
+            let own = std::process::id().to_string();
+            let written = lock.file.set_len(0);
+            written
+                .and_then(|()| lock.file.write_all(own.as_bytes()))
                 .with_context(cannot)?;
-            return Ok(Self { path, file });
+            return Ok(lock);
         }
     }
 }
@@ -60,10 +67,10 @@ impl Drop for Lock {
     }
 }
 
-/// Whether a path leads to an open file.
+/// Whether a path is that of an open file, not a link to it.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = || -> io::Result<bool> {
-        let (open, named) = (file.metadata()?, fs::metadata(path)?);
+        let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);
         Ok((open.dev(), open.ino()) == (named.dev(), named.ino()))
     };
     same().unwrap_or(false)

@@ -12,6 +12,9 @@ mod json;
 mod lock;
 mod tensors;
 
+#[cfg(test)]
+pub use disk::faults;
+
 pub use directory::{FileBytes, Snapshot, check_writable, save};
 pub use json::JsonObject;
 pub use lock::Lock;

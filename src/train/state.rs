@@ -64,6 +64,7 @@ pub fn bits(nats: f64) -> f64 {
 }
 
 /// Everything that a model directory holds.
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
     pub meta: ModelMeta,
     pub weights: Tensors,
@@ -92,6 +93,15 @@ impl TrainState {
             v: zeros,
             progress: Progress::default(),
         }
+    }
+
+    /// Whether all numbers are finite; only such a state can be loaded.
+    pub fn is_finite(&self) -> bool {
+        let tensors = [&self.weights, &self.m, &self.v].into_iter();
+        let mut values = tensors
+            .flat_map(Tensors::values)
+            .map(|tensor| &tensor.values);
+        values.all(|values| values.iter().all(|value| value.is_finite()))
     }
 
     /// Saves everything, all or nothing.
@@ -150,5 +160,108 @@ impl TrainState {
         progress
             .map(Some)
             .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+    use std::sync::Arc;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::data::{Corpus, Dataset};
+    use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelConfig, Sample};
+    use crate::store::faults::{self, Fault};
+    use crate::train::{Schedule, TrainConfig, Trainer};
+
+    const TEXT: &str = "abc\ncab\nbb\ncabba\naa";
+
+    fn beginning() -> TrainState {
+        let config = ModelConfig {
+            n_embd: 4,
+            n_head: 2,
+            n_layer: 1,
+            block_size: 8,
+        };
+        let tokenizer = Corpus::documents(TEXT).unwrap().tokenizer();
+        TrainState::fresh(ModelMeta { config, tokenizer }, 1)
+    }
+
+    /// Goes on from a state.
+    fn train(state: TrainState, steps: u64) -> TrainState {
+        let recipe = Recipe {
+            batch_size: 2,
+            schedule: Schedule::Constant,
+            ..Default::default()
+        };
+        let corpus = Corpus::documents(TEXT).unwrap();
+        let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 8, 1).unwrap();
+        let config = TrainConfig {
+            steps,
+            recipe,
+            threads: 1,
+        };
+        let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
+        while !trainer.is_done() {
+            trainer.step().unwrap();
+        }
+        trainer.state_to_keep(None, None).unwrap()
+    }
+
+    /// What a reader makes of a directory.
+    fn generate(dir: &Path) -> Vec<Sample> {
+        let (meta, weights) = ModelMeta::load(&Snapshot::open(dir).unwrap()).unwrap();
+        let model = Arc::new(InferenceGpt::new(meta, weights));
+        let generator = Generator::new(model, GenerateOptions::default()).unwrap();
+        (0..5).map(|index| generator.sample(index)).collect()
+    }
+
+    /// A save that is stopped at each of its steps leaves a model that loads, speaks and goes on as
+    /// if it had never been stopped, with the old state or the new one.
+    #[test]
+    fn a_model_goes_on_whatever_step_of_a_save_was_the_last() {
+        let root = tempfile::tempdir().unwrap();
+        let old = train(beginning(), 2);
+        let new = train(old.clone(), 1);
+        let end = train(new.clone(), 2);
+        let samples = [&old, &new].map(|state| {
+            let dir = root.path().join(state.progress.step.to_string());
+            state.save(&dir).unwrap();
+            generate(&dir)
+        });
+        for fault in [Fault::Full, Fault::Fails, Fault::Killed] {
+            let mut found = [0, 0];
+            for at in 0.. {
+                let dir = root.path().join(format!("{fault:?}-{at}"));
+                old.save(&dir).unwrap();
+                faults::happens_at(Some((fault, at)));
+                let _ = catch_unwind(|| new.save(&dir));
+                let steps = faults::steps();
+                faults::happens_at(None);
+
+                let state = TrainState::load(&Snapshot::open(&dir).unwrap()).unwrap();
+                let which = usize::from(state.progress == new.progress);
+                assert!(state == *[&old, &new][which], "{fault:?} at {at}");
+                assert_eq!(generate(&dir), samples[which], "{fault:?} at {at}");
+                let left = end.progress.step - state.progress.step;
+                assert!(train(state, left) == end, "{fault:?} at {at}");
+                found[which] += 1;
+                if steps <= at {
+                    break;
+                }
+            }
+            // It counts once the commit file has its name, after five files and that one.
+            assert!(found[0] > 6 * 3 && found[1] > 5, "{fault:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_loaded_is_not_to_be_kept() {
+        let mut state = train(beginning(), 1);
+        assert!(state.is_finite());
+        state.v.get_mut("wpe").unwrap().values[0] = f32::INFINITY;
+        assert!(!state.is_finite());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
 
@@ -113,21 +113,14 @@ impl Trainer {
     /// Makes one step. Errors where the loss is no longer a number; the weights are not changed by
     /// it then.
     pub fn step(&mut self) -> Result<StepReport> {
-        let Recipe { batch_size, .. } = self.config.recipe;
-        let parts = self.workers.count();
-        let parts = self.dataset.batch(self.documents, batch_size, parts);
+        let parts = self.next_batch();
         let tokens = parts.iter().map(|part| part.tokens.len()).sum();
         let lr = self.config.recipe.rate(self.step, self.last_step);
         let (loss, gradients) = self.differentiate(parts, tokens)?;
-        if !loss.is_finite() {
-            bail!(
-                "the loss became {loss} at step {}: training with --lr {} fails, try a smaller one",
-                self.step + 1,
-                self.config.recipe.lr
-            );
-        }
+        self.check_loss(loss)?;
         self.adam.update(gradients, lr, &self.workers)?;
-        self.documents = self.documents.wrapping_add(batch_size as u64);
+        let batch_size = self.config.recipe.batch_size as u64;
+        self.documents = self.documents.wrapping_add(batch_size);
         self.step += 1;
         Ok(StepReport {
             step: self.step,
@@ -135,6 +128,30 @@ impl Trainer {
             lr,
             tokens,
         })
+    }
+
+    /// The batch of the next step, in a part for each worker.
+    fn next_batch(&self) -> Vec<Batch> {
+        let Recipe { batch_size, .. } = self.config.recipe;
+        let parts = self.workers.count();
+        self.dataset.batch(self.documents, batch_size, parts)
+    }
+
+    /// Errors where the loss of the next step is no longer a number.
+    fn check_loss(&self, loss: f64) -> Result<()> {
+        ensure!(
+            loss.is_finite(),
+            "the loss became {loss} at step {}: {}",
+            self.step + 1,
+            self.advice()
+        );
+        Ok(())
+    }
+
+    /// What to change when a run has failed.
+    fn advice(&self) -> String {
+        let lr = self.config.recipe.lr;
+        format!("training with --lr {lr:?} fails, try a smaller one")
     }
 
     /// The loss of a batch and its gradients, each part's apart. The parts are added in their
@@ -161,6 +178,24 @@ impl Trainer {
         let losses = self.workers.map(batches.to_vec(), part)?;
         let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
         Ok(losses.into_iter().map(f64::from).sum())
+    }
+
+    /// The same as [`Self::state`], unless the run has failed: a model without a loss for the next
+    /// step, or one that could not be loaded, must not take the place of another.
+    pub fn state_to_keep(
+        &self,
+        input: Option<String>,
+        validation_loss: Option<f64>,
+    ) -> Result<TrainState> {
+        self.check_loss(self.evaluate(&self.next_batch())?)?;
+        let state = self.state(input, validation_loss)?;
+        ensure!(
+            state.is_finite(),
+            "the weights or their moments became infinite at step {}: {}",
+            self.step,
+            self.advice()
+        );
+        Ok(state)
     }
 
     /// Everything that a model directory holds, as of now: with the file that it is trained on, and

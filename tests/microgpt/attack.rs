@@ -361,7 +361,7 @@ fn statuses(bytes: &[u8], answer: &[u8]) -> Vec<u16> {
 }
 
 /// How many threads and open files the server has.
-fn resources(server: &Server) -> (usize, usize) {
+pub fn resources(server: &Server) -> (usize, usize) {
     let count = |what: &str| {
         let dir = Path::new("/proc").join(server.pid().to_string()).join(what);
         std::fs::read_dir(dir).map_or(0, |entries| entries.count())

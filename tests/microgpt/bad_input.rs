@@ -1,7 +1,10 @@
 //! Text and models that are not what they should be: too much, too strange, or not finite.
 
-use std::fs::{self, File};
-use std::process::Command;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::program::{pipe_in, run_in, with_text_model};
 
@@ -78,10 +81,88 @@ fn a_loss_that_is_not_finite_ends_the_run_and_spoils_nothing() {
             .collect::<Vec<_>>()
     };
     let before = files();
-    let error = run_in(dir.path(), "train --resume model --steps 50 --lr 1e30 -q").error(1);
-    assert!(error.contains("the loss became "), "{error}");
-    assert!(error.contains("try a smaller one"), "{error}");
-    assert!(files() == before);
+    // The second rate is beyond what a weight can be, so that the first step spoils it: neither the
+    // checkpoint after it nor the end of the run may save that.
+    for options in [
+        "--steps 50 --lr 1e30",
+        "--steps 50 --lr 1e39 --checkpoint-every 1",
+        "--steps 1 --lr 1e42",
+    ] {
+        let line = format!("train --resume model -q {options}");
+        let error = run_in(dir.path(), &line).error(1);
+        assert!(
+            error.contains("the loss became NaN at step "),
+            "{options}: {error}"
+        );
+        let kept = "error: model holds the model of step 60: ";
+        assert!(error.contains(kept), "{options}: {error}");
+        assert!(error.contains("try a smaller one"), "{options}: {error}");
+        assert!(files() == before, "{options}");
+    }
+    // What a checkpoint saves before the loss is lost is a model, if no good one.
+    let line = "train --resume model --steps 50 -q --lr 1e30 --checkpoint-every 1";
+    let error = run_in(dir.path(), line).error(1);
+    assert!(error.contains("model holds the model of step 6"), "{error}");
+    run_in(dir.path(), "generate -m model -n 1").ok();
+    let error = run_in(dir.path(), "train --steps 50 --lr 1e30 -o new -q").error(1);
+    assert!(error.contains("nothing was saved in new: "), "{error}");
+    assert!(!dir.path().join("new").exists());
+}
+
+/// Runs the program as somebody who may not do everything: as who runs the test, unless that is
+/// the superuser.
+fn run_without_rights(dir: &Path, line: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(dir.join("microgpt"));
+    command.current_dir(dir).args(line.split_whitespace());
+    if fs::metadata(dir).unwrap().uid() == 0 {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), said)
+}
+
+#[test]
+fn what_may_not_be_read_or_written_is_said() {
+    let dir = with_text_model();
+    let dir = dir.path();
+    let allow = |name: &str, mode| {
+        fs::set_permissions(dir.join(name), Permissions::from_mode(mode)).unwrap();
+    };
+    fs::copy(env!("CARGO_BIN_EXE_microgpt"), dir.join("microgpt")).unwrap();
+    fs::write(dir.join("secret"), "secret").unwrap();
+    fs::create_dir(dir.join("closed")).unwrap();
+    allow("secret", 0o000);
+    allow("closed", 0o000);
+    for name in ["model", "."] {
+        allow(name, 0o555);
+    }
+    assert_eq!(run_without_rights(dir, "generate -m model").0, Some(0));
+    for (line, expected) in [
+        ("train --input secret", "cannot read secret: "),
+        ("train --input closed/names", "cannot read closed/names: "),
+        ("train --steps 1", "cannot create microgpt-model: "),
+        ("train --steps 1 -o closed", "cannot lock closed: "),
+        ("train --resume model --steps 1", "cannot lock model: "),
+        ("export -m model -o out", "cannot create out: "),
+        ("score -m model secret", "cannot read secret: "),
+        ("generate -m closed", "cannot read closed/"),
+    ] {
+        let (code, said) = run_without_rights(dir, line);
+        assert_eq!(code, Some(1), "{line}: {said}");
+        let expected = format!("microgpt: error: {expected}");
+        let error = said.lines().last().unwrap();
+        assert!(error.starts_with(&expected), "{line}: {said}");
+        assert!(error.contains("Permission denied"), "{line}: {said}");
+    }
+    allow("model/weights.safetensors", 0o000);
+    let (code, said) = run_without_rights(dir, "generate -m model");
+    let expected = "microgpt: error: cannot open model/weights.safetensors: Permission denied";
+    assert!(code == Some(1) && said.starts_with(expected), "{said}");
+    // So that it can be removed.
+    for name in [".", "model", "closed"] {
+        allow(name, 0o755);
+    }
 }
 
 #[test]

@@ -174,8 +174,15 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
         error.contains("more weights than can be counted"),
         "{error}"
     );
-    let error = run_in(dir.path(), "train --n-embd 40000000").error(1);
-    assert!(error.contains("of memory, more than there is"), "{error}");
+    for size in [
+        "--n-embd 40000000",
+        "--n-embd 400000",
+        "--n-layer 1000000000",
+        "--block-size 100000000000",
+    ] {
+        let error = run_in(dir.path(), &format!("train {size}")).error(1);
+        assert!(error.contains("of memory, more than there is"), "{error}");
+    }
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
         0,

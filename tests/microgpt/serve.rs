@@ -113,7 +113,7 @@ fn post(path: &str, body: &str) -> String {
 }
 
 pub struct Answer {
-    status: u16,
+    pub status: u16,
     head: String,
     pub body: String,
 }

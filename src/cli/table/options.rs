@@ -86,7 +86,7 @@ pub const TRAIN: &[Group] = &[
                 .details(
                     "It has a document a line. With --chat it is a conversation a line, as JSON, and the built-in \
                     conversations are the default; with --text it is one continuous text. It may have up to \
-                    256 MiB, for which training takes about 3 GB of memory.",
+                    256 MiB, for which training takes up to 5 GB of memory.",
                 ),
             Opt::switch("chat", "Train on conversations").details(
                 "Each line is [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \

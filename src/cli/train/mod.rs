@@ -3,12 +3,15 @@
 mod curve;
 mod input;
 mod log;
+mod memory;
+
 mod options;
 mod picture;
 mod plan;
 mod plot;
 mod validation;
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,9 +38,16 @@ use validation::Validation;
 const SAMPLE_TOKENS: usize = 1000;
 
 pub fn run(words: &Words) -> Result<(), Failure> {
-    let options = Options::from_words(words)?;
-    let mut run = Run::start(Plan::new(options)?)?;
-    let end = run.train()?;
+    let plan = Plan::new(Options::from_words(words)?)?;
+    let made = plan.lock.is_none().then(|| plan.output.clone());
+    let ended = Run::start(plan).and_then(|mut run| match run.train() {
+        Ok(end) => Ok((run, end)),
+        Err(error) => Err(error.context(run.kept())),
+    });
+    let (run, end) = ended.inspect_err(|_| {
+        // A directory that was made for the run goes again, unless there is something in it.
+        let _ = made.map(fs::remove_dir);
+    })?;
     run.finish(end)
 }
 
@@ -130,10 +140,7 @@ impl Run {
                 None => Ok(()),
             };
             if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
-                match self
-                    .state(validation_loss)
-                    .and_then(|s| s.save(&self.output))
-                {
+                match self.state(validation_loss)?.save(&self.output) {
                     Ok(()) => saved = Some(report.step),
                     // The model before it is still there, and the disk may have room again later.
                     Err(error) => self.progress.warn(&format!(
@@ -191,8 +198,21 @@ impl Run {
         validation.is_some_and(Validation::is_out_of_patience)
     }
 
+    /// What the output holds when a run has failed: the last save that counts.
+    fn kept(&self) -> String {
+        let output = self.output.display();
+        match Snapshot::open(&self.output).and_then(|files| TrainState::load(&files)) {
+            Ok(state) => {
+                let step = console::thousands(state.progress.step);
+                format!("{output} holds the model of step {step}")
+            }
+            Err(_) => format!("nothing was saved in {output}"),
+        }
+    }
+
     fn state(&self, validation_loss: Option<f64>) -> Result<TrainState> {
-        self.trainer.state(self.input.clone(), validation_loss)
+        self.trainer
+            .state_to_keep(self.input.clone(), validation_loss)
     }
 
     /// Says what was written, and shows what the model has learned; or how to go on, after a

@@ -8,6 +8,7 @@ use candle_core::Device;
 use super::super::table::DEFAULT_MODEL_DIR;
 use super::super::{Failure, console, open_model};
 use super::input::Input;
+use super::memory;
 use super::options::{DeviceName, Options};
 use crate::data::{Corpus, Dataset, HeldOut, Kind};
 use crate::model::{ModelConfig, ModelMeta, list_chars};
@@ -223,11 +224,15 @@ fn fresh(corpus: &Corpus, options: &Options, seed: u64) -> Result<TrainState> {
     Ok(TrainState::fresh(meta, seed))
 }
 
-/// Refuses a model that is beyond this machine's memory, before an allocation ends the program.
+/// Refuses a model that is beyond this machine's memory, before the system ends the program.
 fn check_memory(parameters: usize) -> Result<()> {
     // Weights, gradients and both moments, and a copy of the weights to save or to sample from.
     let bytes = parameters.saturating_mul(5 * size_of::<f32>());
-    if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+    let fits = match memory::available() {
+        Some(available) => bytes as u64 <= available,
+        None => Vec::<u8>::new().try_reserve_exact(bytes).is_ok(),
+    };
+    if !fits {
         bail!(
             "a model of {} parameters needs {} MB of memory, more than there is",
             console::thousands(parameters as u64),

@@ -90,7 +90,7 @@ impl Validation {
         self.latest = Some(Tested { step, loss });
         let is_best = self.best.is_none_or(|best| loss < best.loss);
         if is_best {
-            let state = trainer.state(input.map(str::to_string), Some(loss))?;
+            let state = trainer.state_to_keep(input.map(str::to_string), Some(loss))?;
             state
                 .save(&self.dir)
                 .context("cannot keep the best model so far")?;

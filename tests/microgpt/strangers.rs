@@ -1,0 +1,208 @@
+//! Model directories from strangers: at worst they are refused, and they reach nothing outside.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::program::{run_in, tool, with_text_model};
+
+const FILES: [&str; 5] = [
+    "weights.safetensors",
+    "meta.json",
+    "train_state.json",
+    "optimizer_m.safetensors",
+    "optimizer_v.safetensors",
+];
+
+const RESUME: &str = "train --resume model --steps 1 --threads 1 -q";
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_refused() {
+    let dir = with_text_model();
+    let check = |name: &str, command: &str, count: fn(&[u8]) -> usize| {
+        let path = dir.path().join("model").join(name);
+        let whole = fs::read(&path).unwrap();
+        for length in 0..count(&whole) {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = run_in(dir.path(), command).error(1);
+            let named = format!("microgpt: error: model/{name}: not ");
+            assert!(error.starts_with(&named), "{name} of {length}: {error}");
+        }
+        fs::write(&path, whole).unwrap();
+    };
+    let header = |file: &[u8]| 8 + header(file).0.len();
+    check("weights.safetensors", "generate -m model", header);
+    check("meta.json", "info -m model", <[u8]>::len);
+    check("train_state.json", RESUME, <[u8]>::len);
+    run_in(dir.path(), RESUME).ok();
+}
+
+/// The header of a weights file, and the numbers after it.
+fn header(file: &[u8]) -> (&[u8], &[u8]) {
+    let (length, rest) = file.split_first_chunk().unwrap();
+    rest.split_at(u64::from_le_bytes(*length) as usize)
+}
+
+/// Changes the header of the weights, and the numbers after it, and gives the error.
+fn with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String {
+    let path = dir.join("model/weights.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let (header, numbers) = header(&whole);
+    let mut header = serde_json::from_slice(header).unwrap();
+    let mut numbers = numbers.to_vec();
+    change(&mut header, &mut numbers);
+    let header = header.to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&path, [&length, header.as_bytes(), &numbers].concat()).unwrap();
+    let error = run_in(dir, "generate -m model").error(1);
+    fs::write(&path, whole).unwrap();
+    error
+}
+
+#[test]
+fn weights_that_are_not_the_models_are_refused() {
+    let dir = with_text_model();
+    let dir = dir.path();
+    let other = with_weights(dir, |header, _| header["wpe"]["dtype"] = json!("I32"));
+    assert!(other.contains("wpe holds I32 numbers, expected F32 or F16"));
+    let extra = with_weights(dir, |header, numbers| {
+        let (start, end) = (numbers.len(), numbers.len() + 4);
+        header["more"] = json!({"dtype": "F32", "shape": [1], "data_offsets": [start, end]});
+        numbers.extend([0; 4]);
+    });
+    assert!(extra.contains("the tensor more does not belong to this model"));
+    let flat = with_weights(dir, |header, _| header["wpe"]["shape"] = json!([256]));
+    assert!(flat.contains("wpe has the shape [256], expected [16, 16]"));
+    // Half the numbers, and a hole where the others were.
+    let hole = with_weights(dir, |header, _| {
+        let end = header["wte"]["data_offsets"][1].as_u64().unwrap();
+        header["wte"]["data_offsets"][1] = json!(end - 864);
+        header["wte"]["dtype"] = json!("F16");
+    });
+    assert!(hole.contains("not a whole safetensors file"), "{hole}");
+    for number in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        let error = with_weights(dir, |_, numbers| {
+            let end = numbers.len();
+            numbers[end - 4..].copy_from_slice(&number.to_le_bytes());
+        });
+        let said = format!(" holds {number} at [");
+        assert!(error.contains(&said), "{error}");
+    }
+}
+
+#[test]
+fn sizes_that_no_model_has_are_refused() {
+    let dir = with_text_model();
+    let path = dir.path().join("model/meta.json");
+    let meta: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let (large, too_many) = (u64::MAX / 2 + 1, "more weights than can be counted");
+    for (key, value, expected) in [
+        ("n_embd", json!(0), "n_embd must be at least 1"),
+        ("n_head", json!(0), "n_head must be at least 1"),
+        ("n_layer", json!(0), "n_layer must be at least 1"),
+        ("block_size", json!(0), "block_size must be at least 1"),
+        ("n_embd", json!(1u64 << 33), too_many),
+        ("n_embd", json!(large), too_many),
+        ("n_layer", json!(large), too_many),
+        ("block_size", json!(large), too_many),
+        ("block_size", json!(u64::MAX), too_many),
+        ("n_layer", json!(1u64 << 40), "layer1.attn_wq is missing"),
+        ("block_size", json!(1u64 << 40), "expected [1099511627776"),
+        ("n_head", json!(32), "n_head must divide n_embd"),
+        ("n_head", json!(-4), "\"n_head\" has to be a whole number"),
+        ("n_head", json!(4.5), "\"n_head\" has to be a whole number"),
+        ("vocab_size", json!(0), "\"vocab_size\" is 0"),
+        ("vocab_size", json!(u64::MAX), "\"vocab_size\" is 184467"),
+        ("chars", json!([]), "\"vocab_size\" is 27"),
+        ("chars", json!({}), "\"chars\" has to be an array"),
+    ] {
+        let mut changed = meta.clone();
+        changed[key] = value.clone();
+        fs::write(&path, changed.to_string()).unwrap();
+        let error = run_in(dir.path(), "generate -m model").error(1);
+        assert!(error.contains(expected), "{key} {value}: {error}");
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_a_file_that_is_written_is_not_followed() {
+    let dir = with_text_model();
+    let model = dir.path().join("model");
+    let precious = dir.path().join("precious");
+    let written = FILES.map(|name| format!("{name}.new"));
+    for name in written
+        .iter()
+        .map(String::as_str)
+        .chain(["save.commit.new"])
+    {
+        for there in [true, false] {
+            if there {
+                fs::write(&precious, "precious").unwrap();
+            }
+            symlink("../precious", model.join(name)).unwrap();
+            run_in(dir.path(), RESUME).ok();
+            run_in(dir.path(), "generate -m model -n 1").ok();
+            match there {
+                true => assert_eq!(fs::read(&precious).unwrap(), b"precious", "{name}"),
+                false => assert!(!precious.exists(), "{name}"),
+            }
+            let _ = fs::remove_file(&precious);
+        }
+    }
+    for there in [true, false] {
+        if there {
+            fs::write(&precious, "precious").unwrap();
+        }
+        symlink("../precious", model.join("train.lock")).unwrap();
+        let error = run_in(dir.path(), RESUME).error(1);
+        assert!(
+            error.contains("train.lock: it is not a regular file"),
+            "{error}"
+        );
+        assert_eq!(precious.exists(), there);
+        fs::remove_file(model.join("train.lock")).unwrap();
+        let _ = fs::remove_file(&precious);
+    }
+    // A save replaces a link; what that led to stays.
+    let (weights, elsewhere) = (model.join(FILES[0]), dir.path().join("elsewhere"));
+    fs::rename(&weights, &elsewhere).unwrap();
+    symlink("../elsewhere", &weights).unwrap();
+    let before = fs::read(&elsewhere).unwrap();
+    run_in(dir.path(), RESUME).ok();
+    assert!(fs::read(&elsewhere).unwrap() == before && fs::read(&weights).unwrap() != before);
+}
+
+/// A pipe would be waited for, and a file that claims a terabyte read for long.
+#[test]
+fn what_is_no_file_of_a_model_is_not_read() {
+    let dir = with_text_model();
+    let model = dir.path().join("model");
+    for name in FILES.into_iter().chain(["save.commit", "train.lock"]) {
+        let (path, aside) = (model.join(name), dir.path().join("aside"));
+        let was_there = fs::rename(&path, &aside).is_ok();
+        if tool("mkfifo", &[name], &model).is_none() {
+            return;
+        }
+        let error = run_in(dir.path(), RESUME).error(1);
+        let said = error.contains(name) && error.contains("it is not a regular file");
+        assert!(said, "{error}");
+        if name != "train.lock" {
+            let error = run_in(dir.path(), "generate -m model").error(1);
+            assert!(error.contains("it is not a regular file"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        if name.ends_with("json") || name == "save.commit" {
+            File::create(&path).unwrap().set_len(1 << 40).unwrap();
+            let error = run_in(dir.path(), RESUME).error(1);
+            let said = error.contains(name) && error.contains("it has more than 8 MiB");
+            assert!(said, "{error}");
+            fs::remove_file(&path).unwrap();
+        }
+        if was_there {
+            fs::rename(&aside, &path).unwrap();
+        }
+    }
+    run_in(dir.path(), RESUME).ok();
+}
