@@ -124,9 +124,15 @@ impl Bench {
                 tokenizer: texts.tokenizer(),
             };
             let weights = initial_weights(config, meta.tokenizer.vocab_size(), 42);
-            let encoded = encode_tensors(&weights, Precision::F32).expect("weights fit f32");
-            let json = meta.to_json().to_string().into_bytes();
-            save(&dir.path().join(name), &[(WEIGHTS, encoded), (META, json)]).expect("it is saved");
+            save(
+                &dir.path().join(name),
+                &[WEIGHTS, META],
+                |name| match name {
+                    WEIGHTS => encode_tensors(&weights, Precision::F32),
+                    _ => Ok(meta.to_json().to_string().into_bytes()),
+                },
+            )
+            .expect("it is saved");
             Arc::new(InferenceGpt::from_tensors(meta, &weights))
         };
         Self {

@@ -26,16 +26,12 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     } else {
         weights.precision
     };
-    let encoded =
-        encode_tensors(&weights.to_tensors(), precision).context("cannot export the weights")?;
-    let size = encoded.len() as u64;
-    save(
-        &output,
-        &[
-            (WEIGHTS, encoded),
-            (META, meta.to_json().to_string().into_bytes()),
-        ],
-    )?;
+    let tensors = weights.to_tensors();
+    save(&output, &[WEIGHTS, META], |name| match name {
+        WEIGHTS => encode_tensors(&tensors, precision).context("cannot export the weights"),
+        _ => Ok(meta.to_json().to_string().into_bytes()),
+    })?;
+    let size = std::fs::metadata(output.join(WEIGHTS))?.len();
     console::note(format_args!(
         "exported {} {} weights, {} bytes, to {}",
         console::thousands(meta.parameters()? as u64),

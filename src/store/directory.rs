@@ -28,13 +28,15 @@ fn pending(name: &str) -> String {
 ///
 /// When this returns, the files are on the disk. When it fails, or the process is killed, the
 /// directory holds either all of the old files or all of the new ones, as far as [`Snapshot`] is
-/// concerned. Files of the directory that are not among `files` stay as they are.
-pub fn save(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+/// concerned. Files of the directory that are not among `names` stay as they are.
+///
+/// `content` makes the bytes of a file when it is to be written, so that memory holds one at a time.
+pub fn save(dir: &Path, names: &[&str], content: impl Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
     disk::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     settle(dir).with_context(|| format!("cannot complete the last save of {}", dir.display()))?;
-    write_pending(dir, files).inspect_err(|_| {
+    write_pending(dir, names, content).inspect_err(|_| {
         // The old files are untouched. Giving back the space is a courtesy that may fail too.
-        for (name, _) in files {
+        for name in names {
             let _ = disk::remove(&dir.join(pending(name)));
         }
         let _ = disk::remove(&dir.join(pending(COMMIT)));
@@ -54,15 +56,18 @@ pub fn check_writable(dir: &Path) -> Result<()> {
 }
 
 /// Writes the new files beside the old ones, and then the commit file that makes them count.
-fn write_pending(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+fn write_pending(
+    dir: &Path,
+    names: &[&str],
+    content: impl Fn(&str) -> Result<Vec<u8>>,
+) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.join(pending(name));
         disk::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    for (name, bytes) in files {
-        write(name, bytes)?;
+    for name in names {
+        write(name, &content(name)?)?;
     }
-    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
     write(
         COMMIT,
         serde_json::json!({ "files": names }).to_string().as_bytes(),
@@ -299,6 +304,25 @@ mod tests {
             .into_iter()
             .map(|name| (name, vec![generation; 10]))
             .collect()
+    }
+
+    fn save(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+        super::save(dir, &names(files), content_of(files))
+    }
+
+    fn write_pending(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+        super::write_pending(dir, &names(files), content_of(files))
+    }
+
+    fn names<'a>(files: &[(&'a str, Vec<u8>)]) -> Vec<&'a str> {
+        files.iter().map(|(name, _)| *name).collect()
+    }
+
+    fn content_of(files: &[(&str, Vec<u8>)]) -> impl Fn(&str) -> Result<Vec<u8>> {
+        |wanted| {
+            let file = files.iter().find(|(name, _)| *name == wanted);
+            Ok(file.unwrap().1.clone())
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::Recipe;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{
-    JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile,
-    Tensors, WEIGHTS, encode_tensors, save,
+    FILES, JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
+    TensorFile, Tensors, WEIGHTS, encode_tensors, save,
 };
 
 /// train_state.json.
@@ -106,20 +106,14 @@ impl TrainState {
 
     /// Saves everything, all or nothing.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let encode = |tensors| encode_tensors(tensors, Precision::F32);
-        save(
-            dir,
-            &[
-                (WEIGHTS, encode(&self.weights)?),
-                (META, self.meta.to_json().to_string().into_bytes()),
-                (OPTIMIZER_M, encode(&self.m)?),
-                (OPTIMIZER_V, encode(&self.v)?),
-                (
-                    TRAIN_STATE,
-                    self.progress.to_json().to_string().into_bytes(),
-                ),
-            ],
-        )
+        save(dir, &FILES, |name| match name {
+            WEIGHTS => encode_tensors(&self.weights, Precision::F32),
+            OPTIMIZER_M => encode_tensors(&self.m, Precision::F32),
+            OPTIMIZER_V => encode_tensors(&self.v, Precision::F32),
+            META => Ok(self.meta.to_json().to_string().into_bytes()),
+            TRAIN_STATE => Ok(self.progress.to_json().to_string().into_bytes()),
+            _ => bail!("a model directory has no {name}"),
+        })
     }
 
     /// Reads and checks everything. Errors where the directory holds a model without its training
