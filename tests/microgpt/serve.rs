@@ -539,13 +539,24 @@ fn with_long_model() -> tempfile::TempDir {
 
 const LONG: &str = r#"{"messages": [{"role": "user", "content": "hello"}], "stream": true, "temperature": 3, "n": 50}"#;
 
+/// A request of so many events that no connection takes them all before they are read.
+const ENDLESS: &str =
+    r#"{"prompt": "a", "stream": true, "temperature": 3, "n": 50, "max_tokens": 1999}"#;
+
 #[test]
 fn tokens_come_as_they_are_made_and_a_client_that_hangs_up_ends_them() {
-    let dir = with_long_model();
+    let dir = tempfile::tempdir().unwrap();
+    // A model of a continuous text knows no end but that of its context.
+    std::fs::write(dir.path().join("text"), "abc\n".repeat(1000)).unwrap();
+    run_in(
+        dir.path(),
+        "train --text --input text --steps 1 --batch-size 1 --block-size 2000 -o model -q",
+    )
+    .ok();
     let server = Server::start(dir.path(), "");
     let mut stream = server.connect();
     stream
-        .write_all(post("/v1/chat/completions", LONG).as_bytes())
+        .write_all(post("/v1/completions", ENDLESS).as_bytes())
         .unwrap();
     // Events are read while later ones are not made yet.
     let mut reader = BufReader::new(stream);
@@ -569,7 +580,7 @@ fn tokens_come_as_they_are_made_and_a_client_that_hangs_up_ends_them() {
         server
             .get("/metrics")
             .body
-            .contains("endpoint=\"/v1/chat/completions\",status=\"499\"} 1")
+            .contains("endpoint=\"/v1/completions\",status=\"499\"} 1")
     );
 }
 

@@ -162,15 +162,9 @@ impl Work for Attention<'_> {
         let keys = keys.chunks_exact(keys.len() / heads);
         let queries = query.chunks_exact(head_dim);
         for ((scores, keys), query) in scores.chunks_exact_mut(padded).zip(keys).zip(queries) {
-            let size = LANES * head_dim;
-            let mut blocks = scores.chunks_exact_mut(2 * LANES);
-            for (keys, scores) in keys.chunks_exact(2 * size).zip(&mut blocks) {
-                block_scores::<L, 2>(lanes, keys, query, scale, scores);
-            }
-            let rest = blocks.into_remainder();
-            if !rest.is_empty() {
-                let keys = &keys[(padded - LANES) * head_dim..][..size];
-                block_scores::<L, 1>(lanes, keys, query, scale, rest);
+            let blocks = keys.chunks(BLOCKS * LANES * head_dim);
+            for (scores, keys) in scores.chunks_mut(BLOCKS * LANES).zip(blocks) {
+                block_scores(lanes, keys, query, scale, scores);
             }
             scores[tokens..].fill(f64::NEG_INFINITY);
             let max = largest(lanes, scores);
@@ -207,28 +201,28 @@ fn width(config: ModelConfig) -> usize {
     config.head_dim().next_multiple_of(LANES)
 }
 
-/// The scores of `BLOCKS` times eight tokens, whose keys are `[BLOCKS, D, 8]`.
+/// How many blocks of eight keys are multiplied together: a product takes as long as it takes the
+/// processor to begin four.
+const BLOCKS: usize = 4;
+
+/// The scores of up to four blocks of eight tokens, whose keys are `[blocks, D, 8]`.
 #[inline(always)]
-fn block_scores<L: Lanes, const BLOCKS: usize>(
-    lanes: L,
-    keys: &[f64],
-    query: &[f64],
-    scale: f64,
-    scores: &mut [f64],
-) {
-    let mut sums = [lanes.splat(0.0); BLOCKS];
+fn block_scores<L: Lanes>(lanes: L, keys: &[f64], query: &[f64], scale: f64, scores: &mut [f64]) {
     let (keys, _) = keys.as_chunks::<LANES>();
-    let blocks: [&[[f64; LANES]]; BLOCKS] =
-        std::array::from_fn(|b| &keys[b * query.len()..][..query.len()]);
-    for (d, query) in query.iter().enumerate() {
+    let (scores, _) = scores.as_chunks_mut::<LANES>();
+    // In place of those that are not there, the last is multiplied again: that takes no longer.
+    let last = scores.len() - 1;
+    let block = |b: usize| keys[b.min(last) * query.len()..][..query.len()].iter();
+    let blocks = block(0).zip(block(1)).zip(block(2).zip(block(3)));
+    let mut sums = [lanes.splat(0.0); BLOCKS];
+    for (query, ((first, second), (third, fourth))) in query.iter().zip(blocks) {
         let query = lanes.splat(*query);
-        for b in 0..BLOCKS {
-            sums[b] = lanes.mul_add(query, lanes.load(&blocks[b][d]), sums[b]);
+        for (sum, keys) in sums.iter_mut().zip([first, second, third, fourth]) {
+            *sum = lanes.mul_add(query, lanes.load(keys), *sum);
         }
     }
-    let (scores, _) = scores.as_chunks_mut::<LANES>();
-    for b in 0..BLOCKS {
-        scores[b] = lanes.store(lanes.mul(sums[b], lanes.splat(scale)));
+    for (scores, sum) in scores.iter_mut().zip(sums) {
+        *scores = lanes.store(lanes.mul(sum, lanes.splat(scale)));
     }
 }
 
