@@ -13,8 +13,8 @@ use crate::serve::Server;
 
 /// When a client that sends nothing, and one that sends too little, is cut off: in seconds, with
 /// time for a busy machine.
-const IDLE: Range<u64> = 9..60;
-const LATE: Range<u64> = 29..120;
+const IDLE: Range<u64> = 9..25;
+const LATE: Range<u64> = 29..60;
 
 /// What the server says to a client that begins a request and then sends a letter every second, or
 /// nothing more, and how many seconds it listens.
