@@ -31,7 +31,10 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         WEIGHTS => encode_tensors(&tensors, precision).context("cannot export the weights"),
         _ => Ok(meta.to_json().to_string().into_bytes()),
     })?;
-    let size = std::fs::metadata(output.join(WEIGHTS))?.len();
+    let exported = output.join(WEIGHTS);
+    let size = std::fs::metadata(&exported)
+        .with_context(|| exported.display().to_string())?
+        .len();
     console::note(format_args!(
         "exported {} {} weights, {} bytes, to {}",
         console::thousands(meta.parameters()? as u64),
