@@ -14,10 +14,12 @@ pub trait Lanes: Copy {
     fn load(self, numbers: &[f64; LANES]) -> Self::V;
     fn widen(self, numbers: &[f32; LANES]) -> Self::V;
     fn widen_half(self, numbers: &[f16; LANES]) -> Self::V;
+    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V;
     fn store(self, v: Self::V) -> [f64; LANES];
     fn splat(self, number: f64) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// The larger of two numbers, neither of which is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
@@ -87,6 +89,10 @@ impl Lanes for AnyProcessor {
         numbers.map(|half| f64::from(Weight::to_f32(half)))
     }
     #[inline(always)]
+    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+        numbers.map(f64::from)
+    }
+    #[inline(always)]
     fn store(self, v: Self::V) -> [f64; LANES] {
         v
     }
@@ -101,6 +107,10 @@ impl Lanes for AnyProcessor {
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|l| a[l] * b[l])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|l| a[l] / b[l])
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
@@ -132,6 +142,10 @@ impl Lanes for V4 {
             ._mm512_cvtps_pd(self.avx512f._mm512_castps512_ps256(wide))
     }
     #[inline(always)]
+    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+        self.avx512f._mm512_cvtepi32_pd(pulp::cast(*numbers))
+    }
+    #[inline(always)]
     fn store(self, v: Self::V) -> [f64; LANES] {
         pulp::cast(v)
     }
@@ -146,6 +160,10 @@ impl Lanes for V4 {
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         self.avx512f._mm512_mul_pd(a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        self.avx512f._mm512_div_pd(a, b)
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
@@ -186,6 +204,14 @@ impl Lanes for V3 {
         self.widen(&pulp::cast(avx._mm256_or_ps(rest, sign)))
     }
     #[inline(always)]
+    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+        let halves: [_; 2] = pulp::cast(*numbers);
+        halves.map(
+            #[inline(always)]
+            |half| self.avx._mm256_cvtepi32_pd(half),
+        )
+    }
+    #[inline(always)]
     fn store(self, v: Self::V) -> [f64; LANES] {
         pulp::cast(v)
     }
@@ -202,6 +228,11 @@ impl Lanes for V3 {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         let mul = self.avx;
         [mul._mm256_mul_pd(a[0], b[0]), mul._mm256_mul_pd(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        let div = self.avx;
+        [div._mm256_div_pd(a[0], b[0]), div._mm256_div_pd(a[1], b[1])]
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {

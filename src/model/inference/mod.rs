@@ -221,9 +221,9 @@ impl Forward<'_, '_> {
             value,
             attended,
             wide,
-            row,
+            rows,
             value_row,
-            attended_row,
+            attended_rows,
             scores,
             ..
         } = &mut *self.room;
@@ -238,17 +238,23 @@ impl Forward<'_, '_> {
         let mut column = 0;
         for run in self.runs.iter_mut() {
             let cache = &mut run.stream.layers[index];
-            for position in run.stream.length..run.stream.length + run.tokens.len() {
-                columns.read(column, key, row);
-                columns.read(column, value, value_row);
-                cache.insert(config, position, row, value_row);
-                columns.read(column, query, row);
-                let attention = cache.attention(config, position + 1, row, scores, attended_row);
-                match shared {
-                    true => share(attention),
-                    false => attention.run(lanes),
-                }
-                columns.write(column, attended_row, attended);
+            let (first, count) = (run.stream.length, run.tokens.len());
+            let run_rows = rows.chunks_exact_mut(config.n_embd).take(count);
+            for (offset, row) in run_rows.enumerate() {
+                columns.read(column + offset, key, row);
+                columns.read(column + offset, value, value_row);
+                cache.insert(config, first + offset, row, value_row);
+                columns.read(column + offset, query, row);
+            }
+            let size = count * config.n_embd;
+            let (queries, out) = (&rows[..size], &mut attended_rows[..size]);
+            let attention = cache.attention(config, first + 1, queries, out);
+            match shared {
+                true => share(attention),
+                false => attention.run_in(lanes, scores),
+            }
+            for row in attended_rows.chunks_exact(config.n_embd).take(count) {
+                columns.write(column, row, attended);
                 column += 1;
             }
         }
@@ -374,10 +380,13 @@ pub struct Room {
     vocab_size: usize,
     /// For [`multiply`].
     wide: Vec<f64>,
-    /// For one column, and for its scores.
+    /// For one column.
     row: Vec<f64>,
     value_row: Vec<f64>,
-    attended_row: Vec<f64>,
+    /// Queries of a run, and what they attend to: `[tokens, E]`.
+    rows: Vec<f64>,
+    attended_rows: Vec<f64>,
+    /// For attention.
     scores: Vec<f64>,
 }
 
@@ -393,12 +402,7 @@ impl Room {
     }
 
     fn resize(&mut self, model: &InferenceGpt, columns: Columns) {
-        let ModelConfig {
-            n_embd,
-            n_head,
-            block_size,
-            ..
-        } = model.meta.config;
+        let n_embd = model.meta.config.n_embd;
         self.columns = columns;
         for buffer in [
             &mut self.x,
@@ -407,15 +411,15 @@ impl Room {
             &mut self.key,
             &mut self.value,
             &mut self.attended,
+            &mut self.rows,
+            &mut self.attended_rows,
         ] {
             buffer.resize(columns.width() * n_embd, 0.0);
         }
         self.hidden.resize(columns.width() * 4 * n_embd, 0.0);
-        for row in [&mut self.row, &mut self.value_row, &mut self.attended_row] {
+        for row in [&mut self.row, &mut self.value_row] {
             row.resize(n_embd, 0.0);
         }
-        let padded = block_size.next_multiple_of(LANES);
-        self.scores.resize(padded * n_head, 0.0);
     }
 }
 
