@@ -241,7 +241,7 @@ impl<'a, T> Batch<'a, T> {
         let mut stream = self.spare.pop().unwrap_or_else(|| self.model.stream());
         stream.truncate(0);
         if let Some(prefix) = &prefix {
-            stream.copy_from(self.model.meta().config, &prefix.stream);
+            stream.copy_from(&prefix.stream);
         }
         self.texts.push(Member {
             owner,

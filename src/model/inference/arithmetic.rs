@@ -33,13 +33,20 @@ pub fn padded<T: Copy + Default>(numbers: &[T]) -> [T; LANES] {
     padded
 }
 
+/// Added to a number, this leaves its nearest whole number in the lowest bits.
+const ROUND: f64 = 6_755_399_441_055_744.0;
+
+/// The nearest whole number, if it has no more than 32 bits.
+#[inline(always)]
+pub fn nearest(x: f64) -> i32 {
+    (x + ROUND).to_bits() as i32
+}
+
 /// `e^x` for x up to 0, to about one unit in the last place; 0 from where that is no normal number.
 #[inline(always)]
 pub fn exp(x: f64) -> f64 {
     /// ln 2 in two parts, the first with so few digits that whole multiples of it are exact.
     const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
-    /// Added to a number, this leaves its nearest whole number in the lowest bits.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
     const LEAST: f64 = -708.0;
     /// 1/k!, from k = 13 down to 0: e^r for |r| <= ln 2 / 2 to less than half a unit.
     const TAYLOR: [f64; 14] = [
@@ -71,6 +78,12 @@ pub fn exp(x: f64) -> f64 {
     if x > LEAST { power * scale } else { 0.0 }
 }
 
+/// The larger of two numbers, neither of which is NaN.
+#[inline(always)]
+pub fn larger(a: f64, b: f64) -> f64 {
+    if b > a { b } else { a }
+}
+
 /// The largest of some numbers; negative infinity where there are none.
 #[inline(always)]
 pub fn largest<L: Lanes>(lanes: L, numbers: &[f64]) -> f64 {
@@ -80,9 +93,8 @@ pub fn largest<L: Lanes>(lanes: L, numbers: &[f64]) -> f64 {
         max = lanes.max(max, lanes.load(numbers));
     }
     let max = lanes.store(max);
-    let larger = |a: f64, b: &f64| if *b > a { *b } else { a };
-    rest.iter()
-        .fold(max.iter().fold(f64::NEG_INFINITY, larger), larger)
+    let numbers = max.iter().chain(rest);
+    numbers.copied().fold(f64::NEG_INFINITY, larger)
 }
 
 /// `e^x` for each number, all of them up to 0, in place.

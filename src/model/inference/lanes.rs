@@ -19,7 +19,6 @@ pub trait Lanes: Copy {
     fn splat(self, number: f64) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
-    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// The larger of two numbers, neither of which is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
@@ -109,10 +108,6 @@ impl Lanes for AnyProcessor {
         std::array::from_fn(|l| a[l] * b[l])
     }
     #[inline(always)]
-    fn div(self, a: Self::V, b: Self::V) -> Self::V {
-        std::array::from_fn(|l| a[l] / b[l])
-    }
-    #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
     }
@@ -160,10 +155,6 @@ impl Lanes for V4 {
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         self.avx512f._mm512_mul_pd(a, b)
-    }
-    #[inline(always)]
-    fn div(self, a: Self::V, b: Self::V) -> Self::V {
-        self.avx512f._mm512_div_pd(a, b)
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
@@ -228,11 +219,6 @@ impl Lanes for V3 {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         let mul = self.avx;
         [mul._mm256_mul_pd(a[0], b[0]), mul._mm256_mul_pd(a[1], b[1])]
-    }
-    #[inline(always)]
-    fn div(self, a: Self::V, b: Self::V) -> Self::V {
-        let div = self.avx;
-        [div._mm256_div_pd(a[0], b[0]), div._mm256_div_pd(a[1], b[1])]
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {

@@ -25,7 +25,7 @@ pub use share::Team;
 use share::{PIECE, has_help, share};
 use weights::Matrix;
 
-use super::{ModelConfig, ModelMeta};
+use super::ModelMeta;
 use crate::ops::RMS_NORM_EPS;
 use crate::store::{Precision, TensorFile, Tensors, encode_tensors};
 
@@ -211,7 +211,7 @@ impl Forward<'_, '_> {
     /// `x += wo · attention(rms_norm(x))`.
     #[inline(always)]
     fn attention_block<L: Lanes>(&mut self, lanes: L, index: usize, layer: &Layer) {
-        let config = self.model.meta.config;
+        let n_embd = self.model.meta.config.n_embd;
         let Room {
             columns,
             x,
@@ -239,21 +239,21 @@ impl Forward<'_, '_> {
         for run in self.runs.iter_mut() {
             let cache = &mut run.stream.layers[index];
             let (first, count) = (run.stream.length, run.tokens.len());
-            let run_rows = rows.chunks_exact_mut(config.n_embd).take(count);
+            let run_rows = rows.chunks_exact_mut(n_embd).take(count);
             for (offset, row) in run_rows.enumerate() {
                 columns.read(column + offset, key, row);
                 columns.read(column + offset, value, value_row);
-                cache.insert(config, first + offset, row, value_row);
+                cache.insert(first + offset, row, value_row);
                 columns.read(column + offset, query, row);
             }
-            let size = count * config.n_embd;
+            let size = count * n_embd;
             let (queries, out) = (&rows[..size], &mut attended_rows[..size]);
-            let attention = cache.attention(config, first + 1, queries, out);
+            let attention = cache.attention(first + 1, queries, out);
             match shared {
                 true => share(attention),
                 false => attention.run_in(lanes, scores),
             }
-            for row in attended_rows.chunks_exact(config.n_embd).take(count) {
+            for row in attended_rows.chunks_exact(n_embd).take(count) {
                 columns.write(column, row, attended);
                 column += 1;
             }
@@ -343,10 +343,10 @@ impl Stream {
     }
 
     /// Becomes another text of the same model.
-    pub fn copy_from(&mut self, config: ModelConfig, other: &Self) {
+    pub fn copy_from(&mut self, other: &Self) {
         self.length = other.length;
         for (cache, other) in self.layers.iter_mut().zip(&other.layers) {
-            cache.copy_from(config, other, self.length);
+            cache.copy_from(other, self.length);
         }
     }
 }

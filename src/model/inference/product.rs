@@ -166,6 +166,7 @@ fn share_columns<T: Weight + Default + Send + Sync>(
             cols,
             x: x_groups,
             out: out_groups,
+            least: columns.groups.div_ceil(2 * rayon::current_num_threads()),
         });
     }
     let singles = x_singles.chunks_exact(cols);
@@ -180,6 +181,8 @@ struct Groups<'a, T> {
     cols: usize,
     x: &'a [f64],
     out: &'a mut [f64],
+    /// So many groups are not cut in two: each piece widens all weights.
+    least: usize,
 }
 
 impl<T: Weight> Work for Groups<'_, T> {
@@ -198,27 +201,20 @@ impl<T: Weight + Send + Sync> Share for Groups<'_, T> {
     }
 
     fn halves(self) -> Result<(Self, Self), Self> {
-        let (values, cols) = (self.values, self.cols);
-        let groups = self.x.len() / (GROUP * cols);
-        if groups == 1 {
+        let groups = self.x.len() / (GROUP * self.cols);
+        if groups <= self.least {
             return Err(self);
         }
-        let (x, more_x) = self.x.split_at(groups / 2 * GROUP * cols);
+        let (x, more_x) = self.x.split_at(groups / 2 * GROUP * self.cols);
         let (out, more_out) = self
             .out
             .split_at_mut(self.out.len() / groups * (groups / 2));
         let upper = Self {
-            values,
-            cols,
             x: more_x,
             out: more_out,
+            ..self
         };
-        let lower = Self {
-            values,
-            cols,
-            x,
-            out,
-        };
+        let lower = Self { x, out, ..self };
         Ok((lower, upper))
     }
 }

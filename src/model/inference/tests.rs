@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::{Kind, Tokenizer};
-use crate::model::initial_weights;
+use crate::model::{ModelConfig, initial_weights};
 use crate::ops::{WIDTH, Width};
 
 /// Sizes around and between the widths of vectors.
@@ -153,7 +153,7 @@ fn a_copy_of_a_stream_goes_on_as_the_original_does() {
     // What was there before is forgotten.
     model.forward(&mut room, &mut [run(&mut second, &[1, 2, 3])]);
     for (i, &token) in text.iter().enumerate() {
-        second.copy_from(config, &first);
+        second.copy_from(&first);
         model.forward(&mut room, &mut [run(&mut second, &[token])]);
         let copied = bits(room.logits(0));
         model.forward(&mut room, &mut [run(&mut first, &[token])]);
