@@ -179,7 +179,7 @@ fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
     command.arg("--input").arg(text).arg("--log").arg(&log);
     command.arg("--output").arg(dir.join("model"));
     let mut child = command.stdout(Stdio::null()).spawn().expect("it starts");
-    let peak_megabytes = watch_memory(&mut child);
+    let peak_megabytes = common::watch_memory(&mut child);
     let log = std::fs::read_to_string(log).expect("there is a log");
     let number = |line: usize, key: &str| {
         let line = log.lines().nth(line).expect("there is a line a step");
@@ -194,20 +194,6 @@ fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
         tokens_per_second: tokens / seconds,
         peak_megabytes,
     }
-}
-
-/// Waits for a process, and gives the most memory that it had while it ran (on Linux; 0 elsewhere).
-fn watch_memory(child: &mut std::process::Child) -> f64 {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0f64;
-    while child.try_wait().expect("it can be waited for").is_none() {
-        let status = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-        peak = peak.max(kilobytes.unwrap_or_default() / 1024.0);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    peak
 }
 
 fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measured {

@@ -16,10 +16,15 @@ const TILE: usize = 32;
 /// is widened once for all of them.
 const QUERIES: usize = 4;
 
+/// How many blocks of eight keys are multiplied together: while they are widened, a product is made.
+const BLOCKS: usize = 2;
+
 /// The keys and values of one layer for one text, with room for the whole context.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     shape: Shape,
+    /// `1/√D`.
+    score_factor: f64,
     /// `[tile, head, tokens / 8, D, 8]`: a vector holds one element of eight tokens' keys.
     keys: Vec<i32>,
     /// `[tile, head, tokens, D]`, each row filled up to whole lanes.
@@ -72,6 +77,7 @@ impl KvCache {
         let scales = shape.scales(shape.tiles);
         Self {
             shape,
+            score_factor: 1.0 / (shape.head_dim as f64).sqrt(),
             // Memory that is only zeros costs nothing before it is written.
             keys: vec![0; scales * shape.head_dim],
             values: vec![0; scales * shape.width()],
@@ -92,13 +98,13 @@ impl KvCache {
     pub fn insert(&mut self, position: usize, key: &[f64], value: &[f64]) {
         let Shape { head_dim, tile, .. } = self.shape;
         let width = self.shape.width();
-        let root = (head_dim as f64).sqrt();
+        let (index, token) = (position / tile, position % tile);
         let columns = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
         for (head, (key, value)) in columns.enumerate() {
-            let (first, token) = (self.shape.place(position / tile, head), position % tile);
+            let first = self.shape.place(index, head);
             let place = (first + token / LANES * LANES) * head_dim + token % LANES;
             let places = self.keys[place..].iter_mut().step_by(LANES);
-            self.key_scales[first + token] = to_whole(key, places) / root;
+            self.key_scales[first + token] = to_whole(key, places) * self.score_factor;
             let places = self.values[(first + token) * width..].iter_mut();
             self.value_scales[first + token] = to_whole(value, places);
         }
@@ -106,13 +112,27 @@ impl KvCache {
 
     /// Takes over the first `tokens` tokens of another cache of the same shape.
     pub fn copy_from(&mut self, other: &Self, tokens: usize) {
+        fn copy<T: Copy>(to: &mut [T], from: &[T], first: usize, count: usize) {
+            to[first..][..count].copy_from_slice(&from[first..][..count]);
+        }
         let Shape { head_dim, tile, .. } = self.shape;
-        let scales = self.shape.scales(tokens.div_ceil(tile));
-        let (keys, values) = (scales * head_dim, scales * self.shape.width());
-        self.keys[..keys].copy_from_slice(&other.keys[..keys]);
-        self.values[..values].copy_from_slice(&other.values[..values]);
-        self.key_scales[..scales].copy_from_slice(&other.key_scales[..scales]);
-        self.value_scales[..scales].copy_from_slice(&other.value_scales[..scales]);
+        let width = self.shape.width();
+        for (index, first) in (0..tokens).step_by(tile).enumerate() {
+            let used = tile.min(tokens - first);
+            let blocks = used.next_multiple_of(LANES);
+            for head in 0..self.shape.heads {
+                let place = self.shape.place(index, head);
+                copy(
+                    &mut self.keys,
+                    &other.keys,
+                    place * head_dim,
+                    blocks * head_dim,
+                );
+                copy(&mut self.values, &other.values, place * width, used * width);
+                copy(&mut self.key_scales, &other.key_scales, place, used);
+                copy(&mut self.value_scales, &other.value_scales, place, used);
+            }
+        }
     }
 
     /// Attention of the queries `[queries, E]` of some tokens, to give `out`, of the same shape. The
@@ -152,7 +172,7 @@ fn to_whole<'a>(numbers: &[f64], places: impl Iterator<Item = &'a mut i32>) -> f
     for (place, number) in places.zip(numbers) {
         *place = nearest(number * inverse);
     }
-    largest / MOST
+    largest * (1.0 / MOST)
 }
 
 /// Attention of some queries, still to be done: of all heads, or, if it is one query, of some.
@@ -223,24 +243,27 @@ impl Attention<'_> {
         let outs = self.out.chunks_mut(QUERIES * step);
         for (index, (query, out)) in fours.zip(outs).enumerate() {
             let tokens = self.tokens + index * QUERIES;
-            let pass = |heads: usize, first_head, tokens| Pass {
+            let pass = |first_head, heads, tokens, queries: usize| Pass {
                 cache: self.cache,
                 first_head: self.first_head + first_head,
                 heads,
                 tokens,
+                seen: tokens + queries - 1,
+                padded: (tokens + queries - 1).next_multiple_of(LANES),
                 step,
             };
             if query.len() == QUERIES * step {
                 for head in 0..self.heads {
                     let from = head * head_dim;
                     let (query, out) = (&query[from..], &mut out[from..]);
-                    pass(1, head, tokens).run::<L, QUERIES, 2>(lanes, query, scores, out);
+                    let pass = pass(head, 1, tokens, QUERIES);
+                    pass.run::<L, QUERIES>(lanes, query, scores, out);
                 }
             } else {
                 let rows = query.chunks_exact(step).zip(out.chunks_exact_mut(step));
                 for (later, (query, out)) in rows.enumerate() {
-                    let all = pass(self.heads, 0, tokens + later);
-                    all.run::<L, 1, 4>(lanes, query, scores, out);
+                    let pass = pass(0, self.heads, tokens + later, 1);
+                    pass.run::<L, 1>(lanes, query, scores, out);
                 }
             }
         }
@@ -254,14 +277,15 @@ struct Pass<'a> {
     first_head: usize,
     heads: usize,
     tokens: usize,
+    /// The tokens that the last query sees, and they filled up to whole lanes.
+    seen: usize,
+    padded: usize,
     step: usize,
 }
 
 impl Pass<'_> {
-    /// `B` blocks of eight keys are multiplied together: so many that a product takes no longer than
-    /// it takes the processor to begin those of the others.
     #[inline(always)]
-    fn run<L: Lanes, const Q: usize, const B: usize>(
+    fn run<L: Lanes, const Q: usize>(
         self,
         lanes: L,
         query: &[f64],
@@ -269,31 +293,28 @@ impl Pass<'_> {
         out: &mut [f64],
     ) {
         let Shape { head_dim, tile, .. } = self.cache.shape;
-        let padded = (self.tokens + Q - 1).next_multiple_of(LANES);
-        let size = Q * self.heads * padded;
+        let size = Q * self.heads * self.padded;
         scores.resize(size.max(scores.len()), 0.0);
         let scores = &mut scores[..size];
-        for first in (0..padded).step_by(tile) {
+        let tiles = self.padded.div_ceil(tile);
+        for tile in 0..tiles {
             for head in 0..self.heads {
                 let query =
                     std::array::from_fn(|q| &query[q * self.step + head * head_dim..][..head_dim]);
-                self.scores::<L, Q, B>(lanes, first, head, query, scores);
+                self.scores::<L, Q>(lanes, tile, head, query, scores);
             }
         }
         self.softmax::<L, Q>(lanes, scores);
-        for q in 0..Q {
-            out[q * self.step..][..self.heads * head_dim].fill(0.0);
-        }
-        for first in (0..padded).step_by(tile) {
+        for tile in 0..tiles {
             for head in 0..self.heads {
                 let out = &mut out[head * head_dim..];
                 let mut column = 0;
                 while column < head_dim {
                     if Q == 1 && head_dim - column > LANES {
-                        self.weigh::<L, Q, 2>(lanes, first, head, column, scores, out);
+                        self.weigh::<L, Q, 2>(lanes, tile, head, column, scores, out);
                         column += 2 * LANES;
                     } else {
-                        self.weigh::<L, Q, 1>(lanes, first, head, column, scores, out);
+                        self.weigh::<L, Q, 1>(lanes, tile, head, column, scores, out);
                         column += LANES;
                     }
                 }
@@ -301,29 +322,38 @@ impl Pass<'_> {
         }
     }
 
-    /// The scores, in `[heads, Q, tokens]`, of a head and the tile that begins with token `first`.
+    /// The tokens of a tile that any query sees, filled up to whole `parts`: the first, and how many.
     #[inline(always)]
-    fn scores<L: Lanes, const Q: usize, const B: usize>(
+    fn tokens_of(&self, tile: usize, parts: usize) -> (usize, usize) {
+        let first = tile * self.cache.shape.tile;
+        let seen = (self.seen - first).next_multiple_of(parts);
+        (first, seen.min(self.cache.shape.tile))
+    }
+
+    /// The scores, in `[heads, Q, tokens]`, of a head and a tile.
+    #[inline(always)]
+    fn scores<L: Lanes, const Q: usize>(
         &self,
         lanes: L,
-        first: usize,
+        tile: usize,
         head: usize,
         query: [&[f64]; Q],
         scores: &mut [f64],
     ) {
-        let Shape { head_dim, tile, .. } = self.cache.shape;
-        let padded = scores.len() / (Q * self.heads);
-        let place = self.cache.shape.place(first / tile, self.first_head + head);
+        let Shape { head_dim, .. } = self.cache.shape;
+        let padded = self.padded;
+        let (first, tokens) = self.tokens_of(tile, LANES);
+        let place = self.cache.shape.place(tile, self.first_head + head);
         let (keys, _) = self.cache.keys[place * head_dim..].as_chunks::<LANES>();
         let (scales, _) = self.cache.key_scales[place..].as_chunks::<LANES>();
         let (scores, _) = scores[head * Q * padded + first..].as_chunks_mut::<LANES>();
-        let blocks = tile.min(padded - first) / LANES;
-        for block in (0..blocks).step_by(B) {
+        let blocks = tokens / LANES;
+        for block in (0..blocks).step_by(BLOCKS) {
             // In place of blocks that are not there, the last is multiplied again, which takes no
             // longer.
-            let blocks: [usize; B] = std::array::from_fn(|b| (block + b).min(blocks - 1));
+            let blocks: [usize; BLOCKS] = std::array::from_fn(|b| (block + b).min(blocks - 1));
             let keys = blocks.map(|block| &keys[block * head_dim..][..head_dim]);
-            let mut sums = [[lanes.splat(0.0); B]; Q];
+            let mut sums = [[lanes.splat(0.0); BLOCKS]; Q];
             for d in 0..head_dim {
                 let keys = keys.map(
                     #[inline(always)]
@@ -331,7 +361,7 @@ impl Pass<'_> {
                 );
                 for q in 0..Q {
                     let query = lanes.splat(query[q][d]);
-                    for b in 0..B {
+                    for b in 0..BLOCKS {
                         sums[q][b] = lanes.mul_add(query, keys[b], sums[q][b]);
                     }
                 }
@@ -349,49 +379,48 @@ impl Pass<'_> {
     /// Turns scores into weights of the values, whose scales these take along.
     #[inline(always)]
     fn softmax<L: Lanes, const Q: usize>(&self, lanes: L, scores: &mut [f64]) {
-        let Shape { tile, .. } = self.cache.shape;
-        let padded = scores.len() / (Q * self.heads);
-        for (index, scores) in scores.chunks_exact_mut(padded).enumerate() {
+        for (index, scores) in scores.chunks_exact_mut(self.padded).enumerate() {
             scores[self.tokens + index % Q..].fill(f64::NEG_INFINITY);
-            let max = largest(lanes, scores);
-            for score in scores {
-                *score -= max;
+            let max = lanes.splat(-largest(lanes, scores));
+            for scores in scores.as_chunks_mut::<LANES>().0 {
+                *scores = lanes.store(lanes.add(lanes.load(scores), max));
             }
         }
         exponentials(scores);
-        for (index, scores) in scores.chunks_exact_mut(padded).enumerate() {
-            let factor = 1.0 / sum(lanes, scores);
-            for (t, scores) in scores.chunks_mut(tile).enumerate() {
-                let place = self.cache.shape.place(t, self.first_head + index / Q);
-                for (score, scale) in scores.iter_mut().zip(&self.cache.value_scales[place..]) {
-                    *score *= factor * scale;
+        for (index, scores) in scores.chunks_exact_mut(self.padded).enumerate() {
+            let factor = lanes.splat(1.0 / sum(lanes, scores));
+            for (tile, scores) in scores.chunks_mut(self.cache.shape.tile).enumerate() {
+                let place = self.cache.shape.place(tile, self.first_head + index / Q);
+                let scales = self.cache.value_scales[place..].as_chunks::<LANES>().0;
+                for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
+                    let scales = lanes.mul(lanes.load(scales), factor);
+                    *scores = lanes.store(lanes.mul(lanes.load(scores), scales));
                 }
             }
         }
     }
 
-    /// `out[q, d] += Σ p[q, t]·values[t, d]` for a head, `C` times eight columns from `column` on, and
-    /// the tile that begins with token `first`. It runs over four sums, token `t` in sum `t mod 4`, as
+    /// Adds `Σ p[q, t]·values[t, d]` to `out[q, d]` for a head, a tile, and `C` times eight columns from
+    /// `column` on. It runs over four sums, token `t` in sum `t mod 4`, as
     /// one alone could not be added to as fast as a processor multiplies.
     #[inline(always)]
     fn weigh<L: Lanes, const Q: usize, const C: usize>(
         &self,
         lanes: L,
-        first: usize,
+        tile: usize,
         head: usize,
         column: usize,
         p: &[f64],
         out: &mut [f64],
     ) {
         const SUMS: usize = 4;
-        let Shape { head_dim, tile, .. } = self.cache.shape;
+        let Shape { head_dim, .. } = self.cache.shape;
         let width = self.cache.shape.width();
-        let padded = p.len() / (Q * self.heads);
-        let place = self.cache.shape.place(first / tile, self.first_head + head);
+        let (first, tokens) = self.tokens_of(tile, SUMS);
+        let place = self.cache.shape.place(tile, self.first_head + head);
         let (values, _) = self.cache.values[place * width..].as_chunks::<LANES>();
-        let tokens = tile.min(padded - first);
         let p: [&[[f64; SUMS]]; Q] = std::array::from_fn(|q| {
-            let from = (head * Q + q) * padded + first;
+            let from = (head * Q + q) * self.padded + first;
             p[from..from + tokens].as_chunks().0
         });
         let chunks = width / LANES;
@@ -414,7 +443,7 @@ impl Pass<'_> {
                 let [first, second, third, fourth] = sums;
                 let sum = lanes.add(lanes.add(first, third), lanes.add(second, fourth));
                 for (out, sum) in out.iter_mut().zip(lanes.store(sum)) {
-                    *out += sum;
+                    *out = if tile == 0 { sum } else { *out + sum };
                 }
             }
         }

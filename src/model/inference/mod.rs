@@ -235,28 +235,33 @@ impl Forward<'_, '_> {
             (&layer.attn_wv, &mut value[..]),
         ];
         multiply(lanes, shared, columns, normed, products, wide);
-        let mut column = 0;
+        // All keys and values are stored before any is read: a processor waits for what it has just
+        // stored.
+        let mut token_rows = rows.chunks_exact_mut(n_embd).enumerate();
         for run in self.runs.iter_mut() {
             let cache = &mut run.stream.layers[index];
-            let (first, count) = (run.stream.length, run.tokens.len());
-            let run_rows = rows.chunks_exact_mut(n_embd).take(count);
-            for (offset, row) in run_rows.enumerate() {
-                columns.read(column + offset, key, row);
-                columns.read(column + offset, value, value_row);
-                cache.insert(first + offset, row, value_row);
-                columns.read(column + offset, query, row);
+            let positions = run.stream.length..run.stream.length + run.tokens.len();
+            for (position, (column, row)) in positions.zip(&mut token_rows) {
+                columns.read(column, key, row);
+                columns.read(column, value, value_row);
+                cache.insert(position, row, value_row);
+                columns.read(column, query, row);
             }
-            let size = count * n_embd;
-            let (queries, out) = (&rows[..size], &mut attended_rows[..size]);
-            let attention = cache.attention(first + 1, queries, out);
+        }
+        let mut from = 0;
+        for run in self.runs.iter() {
+            let size = run.tokens.len() * n_embd;
+            let (queries, out) = (&rows[from..][..size], &mut attended_rows[from..][..size]);
+            let cache = &run.stream.layers[index];
+            let attention = cache.attention(run.stream.length + 1, queries, out);
             match shared {
                 true => share(attention),
                 false => attention.run_in(lanes, scores),
             }
-            for row in attended_rows.chunks_exact(n_embd).take(count) {
-                columns.write(column, row, attended);
-                column += 1;
-            }
+            from += size;
+        }
+        for (column, row) in attended_rows[..from].chunks_exact(n_embd).enumerate() {
+            columns.write(column, row, attended);
         }
         let products = [(&layer.attn_wo, &mut normed[..])];
         multiply(lanes, shared, columns, attended, products, wide);
@@ -383,7 +388,7 @@ pub struct Room {
     /// For one column.
     row: Vec<f64>,
     value_row: Vec<f64>,
-    /// Queries of a run, and what they attend to: `[tokens, E]`.
+    /// Queries, and what they attend to: `[tokens, E]`.
     rows: Vec<f64>,
     attended_rows: Vec<f64>,
     /// For attention.

@@ -256,7 +256,8 @@ impl<T: Weight + Default + Send + Sync> Share for Single<'_, T> {
     }
 }
 
-/// One column: `out[r] = Σ W[r, i]·x[i]`.
+/// One column: `out[r] = Σ W[r, i]·x[i]`. Row by row: where weights come from memory, it is the next
+/// ones in their order that a processor fetches ahead.
 #[inline(always)]
 fn multiply_single<L: Lanes, T: Weight + Default>(
     lanes: L,
@@ -264,48 +265,20 @@ fn multiply_single<L: Lanes, T: Weight + Default>(
     x: &[f64],
     out: &mut [f64],
 ) {
-    const ROWS: usize = 4;
-    let mut chunks = out.chunks_exact_mut(ROWS);
-    let mut tiles = values.chunks_exact(ROWS * x.len());
-    for (out, tile) in (&mut chunks).zip(&mut tiles) {
-        out.copy_from_slice(&dots::<L, T, ROWS>(lanes, tile, x));
-    }
-    let rows = tiles.remainder().chunks_exact(x.len());
-    for (out, row) in chunks.into_remainder().iter_mut().zip(rows) {
-        *out = dots::<L, T, 1>(lanes, row, x)[0];
-    }
-}
-
-/// The dot products of some rows with a column.
-#[inline(always)]
-fn dots<L: Lanes, T: Weight + Default, const ROWS: usize>(
-    lanes: L,
-    rows: &[T],
-    x: &[f64],
-) -> [f64; ROWS] {
-    let rows: [&[T]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
-    let mut sums = [lanes.splat(0.0); ROWS];
     let (x_eights, x_rest) = x.as_chunks::<LANES>();
-    let eights: [&[[T; LANES]]; ROWS] =
-        std::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_eights.len()]);
-    for (k, x) in x_eights.iter().enumerate() {
-        let x = lanes.load(x);
-        for r in 0..ROWS {
-            sums[r] = lanes.mul_add(T::load(lanes, &eights[r][k]), x, sums[r]);
+    let x_rest = padded(x_rest);
+    for (out, row) in out.iter_mut().zip(values.chunks_exact(x.len())) {
+        let (eights, rest) = row.as_chunks::<LANES>();
+        let mut sums = lanes.splat(0.0);
+        for (weights, x) in eights.iter().zip(x_eights) {
+            sums = lanes.mul_add(T::load(lanes, weights), lanes.load(x), sums);
         }
-    }
-    if !x_rest.is_empty() {
-        let x = lanes.load(&padded(x_rest));
-        for r in 0..ROWS {
-            let rest = padded(rows[r].as_chunks::<LANES>().1);
-            sums[r] = lanes.mul_add(T::load(lanes, &rest), x, sums[r]);
+        if !rest.is_empty() {
+            let weights = T::load(lanes, &padded(rest));
+            sums = lanes.mul_add(weights, lanes.load(&x_rest), sums);
         }
+        *out = total_of(lanes.store(sums));
     }
-    let mut totals = [0.0; ROWS];
-    for r in 0..ROWS {
-        totals[r] = total_of(lanes.store(sums[r]));
-    }
-    totals
 }
 
 /// All groups: `out[g][r][c] = Σ W[r, i]·x[g][i][c]`.

@@ -2,10 +2,13 @@
 //!
 //! Prints tokens a second, medians over the rounds: whole runs of `microgpt generate` and
 //! `microgpt score`, the start of the process included, and, where one stream of text is too short
-//! for that, streams inside this process, as PyTorch's program measures them.
+//! for that, streams inside this process, as PyTorch's program measures them. Then come what clients
+//! of `microgpt serve` get, how long the smallest run takes, and the memory of a large one.
 //! `cargo bench --bench generation -- --threads 1 --rounds 5`.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod serving;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -96,6 +99,8 @@ fn main() {
         }
         println!();
     }
+    bench.print_served(rounds);
+    bench.print_whole_runs();
 }
 
 /// The models, as directories and in memory.
@@ -170,6 +175,44 @@ impl Bench {
         generate.args(["-n", &count.to_string(), "--max-tokens", &context]);
         let (seconds, _) = run(&mut generate);
         (count * MIDDLE.block_size) as f64 / seconds
+    }
+
+    /// What 64 clients of a server get, beside what `generate` makes of 64 texts at the time.
+    fn print_served(&self, rounds: usize) {
+        const CLIENTS: usize = 64;
+        let (mut shares, mut speeds, mut means, mut ratios) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..rounds {
+            // Its `--threads` says how many clients it answers at once: here as many as there are.
+            let mut server = Command::new(PROGRAM);
+            let model = self.dir.path().join("middle");
+            server.arg("serve").arg("-m").arg(model);
+            let served = serving::serve(server, CLIENTS, MIDDLE.block_size);
+            shares.push(100.0 * served.tokens_per_second / self.streams(CLIENTS));
+            speeds.push(served.tokens_per_second);
+            let mean = served.mean_first_token();
+            means.push(1000.0 * mean);
+            ratios.push(served.last_first_token() / mean);
+        }
+        let [share, speed, mean, ratio] = [shares, speeds, means, ratios].map(common::median);
+        println!(
+            "\n128/8/4/256, {CLIENTS} clients of a server: {speed:.0} tokens a second, {share:.0}% of \
+             generate's;\nthe first token after {mean:.0} ms on average, after {ratio:.1} times that at \
+             most"
+        );
+    }
+
+    /// Processes from their start to their end.
+    fn print_whole_runs(&self) {
+        let one = || 1000.0 * run(self.command("generate", "small").args(["-n", "1"])).0;
+        let milliseconds = common::median((0..51).map(|_| one()).collect());
+        println!("16/4/1/16, generate -n 1: {milliseconds:.1} ms");
+        for count in ["1", "64"] {
+            let mut generate = self.command("generate", "middle");
+            generate.args(["-n", count, "--max-tokens", "256"]);
+            let child = generate.stdout(Stdio::null()).spawn();
+            let megabytes = common::watch_memory(&mut child.expect("it starts"));
+            println!("128/8/4/256, generate -n {count}: {megabytes:.0} MB");
+        }
     }
 
     fn score(&self) -> f64 {
