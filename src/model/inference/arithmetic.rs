@@ -18,9 +18,10 @@ pub fn total<L: Lanes>(lanes: L, sums: [L::V; LANES]) -> L::V {
 /// The total of a sum that runs over the numbers of one value.
 #[inline(always)]
 pub fn total_of(sums: [f64; LANES]) -> f64 {
-    let even = (sums[0] + sums[4]) + (sums[2] + sums[6]);
-    let odd = (sums[1] + sums[5]) + (sums[3] + sums[7]);
-    even + odd
+    let [a, b, c, d, e, f, g, h] = sums;
+    let four = [a + e, b + f, c + g, d + h];
+    let two = [four[0] + four[2], four[1] + four[3]];
+    two[0] + two[1]
 }
 
 /// Eight numbers, the last ones 0 where there are fewer.

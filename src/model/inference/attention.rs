@@ -19,6 +19,9 @@ const QUERIES: usize = 4;
 /// How many blocks of eight keys are multiplied together: while they are widened, a product is made.
 const BLOCKS: usize = 2;
 
+/// How many sums the values that a query attends to are added up in.
+const SUMS: usize = 4;
+
 /// The keys and values of one layer for one text, with room for the whole context.
 #[derive(Clone, Debug)]
 pub struct KvCache {
@@ -301,7 +304,11 @@ impl Pass<'_> {
             for head in 0..self.heads {
                 let query =
                     std::array::from_fn(|q| &query[q * self.step + head * head_dim..][..head_dim]);
-                self.scores::<L, Q>(lanes, tile, head, query, scores);
+                if Q * BLOCKS <= L::SUMS {
+                    self.scores::<L, Q, BLOCKS>(lanes, tile, head, query, scores);
+                } else {
+                    self.scores::<L, Q, 1>(lanes, tile, head, query, scores);
+                }
             }
         }
         self.softmax::<L, Q>(lanes, scores);
@@ -310,7 +317,7 @@ impl Pass<'_> {
                 let out = &mut out[head * head_dim..];
                 let mut column = 0;
                 while column < head_dim {
-                    if Q == 1 && head_dim - column > LANES {
+                    if Q == 1 && 2 * SUMS <= L::SUMS && head_dim - column > LANES {
                         self.weigh::<L, Q, 2>(lanes, tile, head, column, scores, out);
                         column += 2 * LANES;
                     } else {
@@ -332,7 +339,7 @@ impl Pass<'_> {
 
     /// The scores, in `[heads, Q, tokens]`, of a head and a tile.
     #[inline(always)]
-    fn scores<L: Lanes, const Q: usize>(
+    fn scores<L: Lanes, const Q: usize, const BLOCKS: usize>(
         &self,
         lanes: L,
         tile: usize,
@@ -355,14 +362,14 @@ impl Pass<'_> {
             let keys = blocks.map(|block| &keys[block * head_dim..][..head_dim]);
             let mut sums = [[lanes.splat(0.0); BLOCKS]; Q];
             for d in 0..head_dim {
-                let keys = keys.map(
-                    #[inline(always)]
-                    |keys| lanes.widen_whole(&keys[d]),
-                );
+                let mut wide = [lanes.splat(0.0); BLOCKS];
+                for b in 0..BLOCKS {
+                    wide[b] = lanes.widen_whole(&keys[b][d]);
+                }
                 for q in 0..Q {
                     let query = lanes.splat(query[q][d]);
                     for b in 0..BLOCKS {
-                        sums[q][b] = lanes.mul_add(query, keys[b], sums[q][b]);
+                        sums[q][b] = lanes.mul_add(query, wide[b], sums[q][b]);
                     }
                 }
             }
@@ -413,7 +420,6 @@ impl Pass<'_> {
         p: &[f64],
         out: &mut [f64],
     ) {
-        const SUMS: usize = 4;
         let Shape { head_dim, .. } = self.cache.shape;
         let width = self.cache.shape.width();
         let (first, tokens) = self.tokens_of(tile, SUMS);
@@ -423,20 +429,23 @@ impl Pass<'_> {
             let from = (head * Q + q) * self.padded + first;
             p[from..from + tokens].as_chunks().0
         });
-        let chunks = width / LANES;
-        let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
-        let rows = values[..tokens * chunks].chunks_exact(SUMS * chunks);
-        for (four, rows) in rows.enumerate() {
-            for t in 0..SUMS {
-                for c in 0..C {
-                    let value = lanes.widen_whole(&rows[t * chunks + column / LANES + c]);
-                    for q in 0..Q {
-                        let p = lanes.splat(p[q][four][t]);
-                        sums[q][c][t] = lanes.mul_add(p, value, sums[q][c][t]);
-                    }
+        let rows = &values[..tokens * (width / LANES)];
+        let column_of = column / LANES;
+        let sums = if Q * C * SUMS <= L::SUMS {
+            some_sums::<L, Q, C, SUMS>(lanes, p, rows, column_of, 0)
+        } else {
+            let a = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 0);
+            let b = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 1);
+            let c = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 2);
+            let d = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 3);
+            let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
+            for q in 0..Q {
+                for k in 0..C {
+                    sums[q][k] = [a[q][k][0], b[q][k][0], c[q][k][0], d[q][k][0]];
                 }
             }
-        }
+            sums
+        };
         for (q, sums) in sums.into_iter().enumerate() {
             let out = &mut out[q * self.step..][column..head_dim];
             for (out, sums) in out.chunks_mut(LANES).zip(sums) {
@@ -448,6 +457,35 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// `N` of the four sums of weighted values that each query and chunk of eight columns has: number
+/// `first`, and those at equal steps from there.
+#[inline(always)]
+fn some_sums<L: Lanes, const Q: usize, const C: usize, const N: usize>(
+    lanes: L,
+    p: [&[[f64; SUMS]]; Q],
+    rows: &[[i32; LANES]],
+    column: usize,
+    first: usize,
+) -> [[[L::V; N]; C]; Q] {
+    let step = SUMS / N;
+    let fours = p[0].len();
+    let chunks = rows.len() / (fours * SUMS);
+    let mut sums = [[[lanes.splat(0.0); N]; C]; Q];
+    for (four, rows) in rows.chunks_exact(SUMS * chunks).enumerate() {
+        for n in 0..N {
+            let t = first + n * step;
+            for c in 0..C {
+                let value = lanes.widen_whole(&rows[t * chunks + column + c]);
+                for q in 0..Q {
+                    let p = lanes.splat(p[q][four][t]);
+                    sums[q][c][n] = lanes.mul_add(p, value, sums[q][c][n]);
+                }
+            }
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

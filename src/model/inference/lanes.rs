@@ -11,6 +11,9 @@ pub const LANES: usize = 8;
 pub trait Lanes: Copy {
     type V: Copy;
 
+    /// How many values can be summed up in registers, with what is added to them in registers too.
+    const SUMS: usize;
+
     fn load(self, numbers: &[f64; LANES]) -> Self::V;
     fn widen(self, numbers: &[f32; LANES]) -> Self::V;
     fn widen_half(self, numbers: &[f16; LANES]) -> Self::V;
@@ -74,6 +77,7 @@ pub struct AnyProcessor;
 
 impl Lanes for AnyProcessor {
     type V = [f64; LANES];
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn load(self, numbers: &[f64; LANES]) -> Self::V {
@@ -120,6 +124,7 @@ impl Lanes for AnyProcessor {
 #[cfg(target_arch = "x86_64")]
 impl Lanes for V4 {
     type V = std::arch::x86_64::__m512d;
+    const SUMS: usize = 24;
 
     #[inline(always)]
     fn load(self, numbers: &[f64; LANES]) -> Self::V {
@@ -169,6 +174,7 @@ impl Lanes for V4 {
 #[cfg(target_arch = "x86_64")]
 impl Lanes for V3 {
     type V = [std::arch::x86_64::__m256d; 2];
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn load(self, numbers: &[f64; LANES]) -> Self::V {
@@ -176,11 +182,10 @@ impl Lanes for V3 {
     }
     #[inline(always)]
     fn widen(self, numbers: &[f32; LANES]) -> Self::V {
-        let halves: [_; 2] = pulp::cast(*numbers);
-        halves.map(
-            #[inline(always)]
-            |half| self.avx._mm256_cvtps_pd(half),
-        )
+        // Not by `map`, into which this processor's instructions would not be inlined.
+        let [lower, upper]: [_; 2] = pulp::cast(*numbers);
+        let avx = self.avx;
+        [avx._mm256_cvtps_pd(lower), avx._mm256_cvtps_pd(upper)]
     }
     #[inline(always)]
     fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
@@ -196,11 +201,9 @@ impl Lanes for V3 {
     }
     #[inline(always)]
     fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
-        let halves: [_; 2] = pulp::cast(*numbers);
-        halves.map(
-            #[inline(always)]
-            |half| self.avx._mm256_cvtepi32_pd(half),
-        )
+        let [lower, upper]: [_; 2] = pulp::cast(*numbers);
+        let avx = self.avx;
+        [avx._mm256_cvtepi32_pd(lower), avx._mm256_cvtepi32_pd(upper)]
     }
     #[inline(always)]
     fn store(self, v: Self::V) -> [f64; LANES] {

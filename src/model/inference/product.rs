@@ -342,15 +342,50 @@ fn group_dots<L: Lanes, const ROWS: usize>(
     x: &[[f64; GROUP]],
 ) -> [[f64; GROUP]; ROWS] {
     let rows: [&[f64]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
-    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
+    let mut totals = [[0.0; GROUP]; ROWS];
+    if L::SUMS >= ROWS * LANES {
+        let sums = some_sums::<L, ROWS, LANES>(lanes, rows, x, 0);
+        for r in 0..ROWS {
+            totals[r] = lanes.store(total(lanes, sums[r]));
+        }
+    } else {
+        let a = some_sums::<L, ROWS, 2>(lanes, rows, x, 0);
+        let b = some_sums::<L, ROWS, 2>(lanes, rows, x, 1);
+        let c = some_sums::<L, ROWS, 2>(lanes, rows, x, 2);
+        let d = some_sums::<L, ROWS, 2>(lanes, rows, x, 3);
+        for r in 0..ROWS {
+            let (lower, upper) = (
+                [a[r][0], b[r][0], c[r][0], d[r][0]],
+                [a[r][1], b[r][1], c[r][1], d[r][1]],
+            );
+            let sums = [
+                lower[0], lower[1], lower[2], lower[3], upper[0], upper[1], upper[2], upper[3],
+            ];
+            totals[r] = lanes.store(total(lanes, sums));
+        }
+    }
+    totals
+}
+
+/// `N` of the eight sums that each row has: number `first`, and those at equal steps from there.
+#[inline(always)]
+fn some_sums<L: Lanes, const ROWS: usize, const N: usize>(
+    lanes: L,
+    rows: [&[f64]; ROWS],
+    x: &[[f64; GROUP]],
+    first: usize,
+) -> [[L::V; N]; ROWS] {
+    let step = LANES / N;
     let (x_eights, x_rest) = x.as_chunks::<LANES>();
     let eights: [&[[f64; LANES]]; ROWS] =
         std::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_eights.len()]);
+    let mut sums = [[lanes.splat(0.0); N]; ROWS];
     for (k, x) in x_eights.iter().enumerate() {
-        for l in 0..LANES {
+        for n in 0..N {
+            let l = first + n * step;
             let x = lanes.load(&x[l]);
             for r in 0..ROWS {
-                sums[r][l] = lanes.mul_add(lanes.splat(eights[r][k][l]), x, sums[r][l]);
+                sums[r][n] = lanes.mul_add(lanes.splat(eights[r][k][l]), x, sums[r][n]);
             }
         }
     }
@@ -358,17 +393,14 @@ fn group_dots<L: Lanes, const ROWS: usize>(
         for r in 0..ROWS {
             let rest = rows[r].as_chunks::<LANES>().1;
             // By constant numbers, so that the sums can stay in registers.
-            for l in 0..LANES {
+            for n in 0..N {
+                let l = first + n * step;
                 if l < rest.len() {
                     let x = lanes.load(&x_rest[l]);
-                    sums[r][l] = lanes.mul_add(lanes.splat(rest[l]), x, sums[r][l]);
+                    sums[r][n] = lanes.mul_add(lanes.splat(rest[l]), x, sums[r][n]);
                 }
             }
         }
     }
-    let mut totals = [[0.0; GROUP]; ROWS];
-    for r in 0..ROWS {
-        totals[r] = lanes.store(total(lanes, sums[r]));
-    }
-    totals
+    sums
 }
