@@ -1,5 +1,6 @@
 //! The tokens of a training text, and the batches taken from them.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -114,18 +115,12 @@ impl Dataset {
     /// again after the last. It comes in at most `parts` parts of about the same number of tokens.
     pub fn batch(&self, first: u64, count: usize, parts: usize) -> Vec<Batch> {
         let piece = |number| self.piece(first.wrapping_add(number));
-        let documents: Vec<&[u32]> = (0..count as u64).map(piece).collect();
-        let total: usize = documents.iter().map(|document| document.len() - 1).sum();
-        let mut batches = Vec::with_capacity(parts);
-        let (mut begin, mut tokens) = (0, 0);
-        for (i, document) in documents.iter().enumerate() {
-            tokens += document.len() - 1;
-            if tokens * parts >= total * (batches.len() + 1) || i + 1 == count {
-                batches.push(Batch::new(&documents[begin..=i]));
-                begin = i + 1;
-            }
-        }
-        batches
+        let documents = (0..count as u64).map(piece).collect();
+        let parts = deal(documents, parts).into_iter();
+        parts
+            .filter(|part| !part.is_empty())
+            .map(|part| Batch::new(&part))
+            .collect()
     }
 
     /// The document, or window, with this number in the order of training.
@@ -145,6 +140,22 @@ impl Dataset {
             }
         }
     }
+}
+
+/// Deals documents to so many parts, the longest first, each to the part that has the fewest tokens:
+/// a step is done when its largest part is.
+fn deal(mut documents: Vec<&[u32]>, parts: usize) -> Vec<Vec<&[u32]>> {
+    if parts > 1 {
+        documents.sort_by_key(|document| Reverse(document.len()));
+    }
+    let mut dealt = vec![(0, Vec::new()); parts];
+    for document in documents {
+        let fewest = dealt.iter_mut().min_by_key(|(tokens, _)| *tokens);
+        let (tokens, part) = fewest.expect("there is a part");
+        *tokens += document.len() - 1;
+        part.push(document);
+    }
+    dealt.into_iter().map(|(_, part)| part).collect()
 }
 
 /// Where in the tokens a document is.
@@ -265,6 +276,9 @@ mod tests {
                 sizes.iter().all(|n| *n <= whole / parts + 8),
                 "{parts}: {sizes:?}"
             );
+            if parts <= 4 {
+                assert!(sizes.iter().all(|n| n.abs_diff(whole / parts) <= 1));
+            }
         }
     }
 
