@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::matmul::{Matrix, add_matmul, product};
-use super::vector::vectorized;
+use super::vector::{step, vectorized};
 use super::{plain, rms_norm, values, with_values};
 
 /// `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` for `x` `[N, E]`, `fc1` `[H, E]` and `fc2` `[E, H]`, giving `[N, E]`.
@@ -59,7 +59,7 @@ impl CustomOp3 for MlpBlock {
             || {
                 for value in &mut hidden {
                     // Not f32::max, which turns NaN into 0: a NaN has to reach the loss to be noticed.
-                    *value = if *value < 0.0 { 0.0 } else { *value };
+                    *value *= step(*value);
                 }
             },
         );
@@ -92,7 +92,7 @@ impl CustomOp3 for MlpBlock {
                 #[inline(always)]
                 || {
                     for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
-                        *dvalue = if value > 0.0 { *dvalue } else { 0.0 };
+                        *dvalue *= step(value);
                     }
                 },
             );

@@ -17,7 +17,7 @@ mod weights;
 use std::sync::Arc;
 
 use anyhow::Result;
-use arithmetic::{exponentials, largest, padded, sum, total, total_of};
+use arithmetic::{exponentials, larger, largest, padded, sum, total, total_of};
 use attention::KvCache;
 use lanes::{LANES, Lanes, Work};
 use product::{Columns, GROUP, multiply};
@@ -283,9 +283,7 @@ impl Forward<'_, '_> {
         rms_norm(lanes, columns, x, normed);
         let products = [(&layer.mlp_fc1, &mut hidden[..])];
         multiply(lanes, shared, columns, normed, products, wide);
-        for hidden in hidden.iter_mut() {
-            *hidden = if *hidden > 0.0 { *hidden } else { 0.0 };
-        }
+        relu(lanes, hidden);
         let products = [(&layer.mlp_fc2, &mut normed[..])];
         multiply(lanes, shared, columns, hidden, products, wide);
         add(x, normed);
@@ -464,6 +462,17 @@ fn rms_norm<L: Lanes>(lanes: L, columns: Columns, x: &[f64], out: &mut [f64]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x * scale;
         }
+    }
+}
+
+#[inline(always)]
+fn relu<L: Lanes>(lanes: L, x: &mut [f64]) {
+    let (eights, rest) = x.as_chunks_mut();
+    for x in eights {
+        *x = lanes.store(lanes.max(lanes.load(x), lanes.splat(0.0)));
+    }
+    for x in rest {
+        *x = larger(*x, 0.0);
     }
 }
 
