@@ -429,15 +429,15 @@ impl Pass<'_> {
             let from = (head * Q + q) * self.padded + first;
             p[from..from + tokens].as_chunks().0
         });
-        let rows = &values[..tokens * (width / LANES)];
-        let column_of = column / LANES;
+        let chunks = width / LANES;
+        let rows = &values[column / LANES..tokens * chunks];
         let sums = if Q * C * SUMS <= L::SUMS {
-            some_sums::<L, Q, C, SUMS>(lanes, p, rows, column_of, 0)
+            some_sums::<L, Q, C, SUMS>(lanes, p, rows, chunks, 0)
         } else {
-            let a = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 0);
-            let b = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 1);
-            let c = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 2);
-            let d = some_sums::<L, Q, C, 1>(lanes, p, rows, column_of, 3);
+            let a = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 0);
+            let b = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 1);
+            let c = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 2);
+            let d = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 3);
             let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
             for q in 0..Q {
                 for k in 0..C {
@@ -459,25 +459,26 @@ impl Pass<'_> {
     }
 }
 
-/// `N` of the four sums of weighted values that each query and chunk of eight columns has: number
-/// `first`, and those at equal steps from there.
+/// `N` of the four sums of weighted values that each query and each of `C` times eight columns has:
+/// number `first`, and those at equal steps from there. `rows` begin with the first column; the next row
+/// is `chunks` further on.
+// By numbers, so that all loops are unrolled and the sums stay in registers.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn some_sums<L: Lanes, const Q: usize, const C: usize, const N: usize>(
     lanes: L,
     p: [&[[f64; SUMS]]; Q],
     rows: &[[i32; LANES]],
-    column: usize,
+    chunks: usize,
     first: usize,
 ) -> [[[L::V; N]; C]; Q] {
     let step = SUMS / N;
-    let fours = p[0].len();
-    let chunks = rows.len() / (fours * SUMS);
     let mut sums = [[[lanes.splat(0.0); N]; C]; Q];
-    for (four, rows) in rows.chunks_exact(SUMS * chunks).enumerate() {
+    for (four, rows) in rows.chunks(SUMS * chunks).enumerate() {
         for n in 0..N {
             let t = first + n * step;
             for c in 0..C {
-                let value = lanes.widen_whole(&rows[t * chunks + column + c]);
+                let value = lanes.widen_whole(&rows[t * chunks + c]);
                 for q in 0..Q {
                     let p = lanes.splat(p[q][four][t]);
                     sums[q][c][n] = lanes.mul_add(p, value, sums[q][c][n]);

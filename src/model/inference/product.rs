@@ -354,20 +354,16 @@ fn group_dots<L: Lanes, const ROWS: usize>(
         let c = some_sums::<L, ROWS, 2>(lanes, rows, x, 2);
         let d = some_sums::<L, ROWS, 2>(lanes, rows, x, 3);
         for r in 0..ROWS {
-            let (lower, upper) = (
-                [a[r][0], b[r][0], c[r][0], d[r][0]],
-                [a[r][1], b[r][1], c[r][1], d[r][1]],
-            );
-            let sums = [
-                lower[0], lower[1], lower[2], lower[3], upper[0], upper[1], upper[2], upper[3],
-            ];
-            totals[r] = lanes.store(total(lanes, sums));
+            let ([a, e], [b, f], [c, g], [d, h]) = (a[r], b[r], c[r], d[r]);
+            totals[r] = lanes.store(total(lanes, [a, b, c, d, e, f, g, h]));
         }
     }
     totals
 }
 
 /// `N` of the eight sums that each row has: number `first`, and those at equal steps from there.
+// By numbers, so that all loops are unrolled and the sums stay in registers.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn some_sums<L: Lanes, const ROWS: usize, const N: usize>(
     lanes: L,
