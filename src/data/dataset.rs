@@ -115,8 +115,15 @@ impl Dataset {
     /// again after the last. It comes in at most `parts` parts of about the same number of tokens.
     pub fn batch(&self, first: u64, count: usize, parts: usize) -> Vec<Batch> {
         let piece = |number| self.piece(first.wrapping_add(number));
-        let documents = (0..count as u64).map(piece).collect();
-        let parts = deal(documents, parts).into_iter();
+        let documents: Vec<&[u32]> = (0..count as u64).map(piece).collect();
+        let sizes: Vec<usize> = documents
+            .iter()
+            .map(|document| document.len() - 1)
+            .collect();
+        let part = |dealt: Vec<usize>| -> Vec<&[u32]> {
+            dealt.into_iter().map(|i| documents[i]).collect()
+        };
+        let parts = deal(&sizes, parts).into_iter().map(part);
         parts
             .filter(|part| !part.is_empty())
             .map(|part| Batch::new(&part))
@@ -142,20 +149,21 @@ impl Dataset {
     }
 }
 
-/// Deals documents to so many parts, the longest first, each to the part that has the fewest tokens:
-/// a step is done when its largest part is.
-fn deal(mut documents: Vec<&[u32]>, parts: usize) -> Vec<Vec<&[u32]>> {
-    if parts > 1 {
-        documents.sort_by_key(|document| Reverse(document.len()));
+/// Deals things of these sizes to so many hands, by their numbers: the largest first, each to the hand
+/// that has least, since work is done when the fullest hand is. A single hand has them in their order.
+pub fn deal(sizes: &[usize], hands: usize) -> Vec<Vec<usize>> {
+    let mut numbers: Vec<usize> = (0..sizes.len()).collect();
+    if hands > 1 {
+        numbers.sort_by_key(|&i| Reverse(sizes[i]));
     }
-    let mut dealt = vec![(0, Vec::new()); parts];
-    for document in documents {
-        let fewest = dealt.iter_mut().min_by_key(|(tokens, _)| *tokens);
-        let (tokens, part) = fewest.expect("there is a part");
-        *tokens += document.len() - 1;
-        part.push(document);
+    let mut dealt = vec![(0, Vec::new()); hands];
+    for i in numbers {
+        let least = dealt.iter_mut().min_by_key(|(size, _)| *size);
+        let (size, hand) = least.expect("there is a hand");
+        *size += sizes[i];
+        hand.push(i);
     }
-    dealt.into_iter().map(|(_, part)| part).collect()
+    dealt.into_iter().map(|(_, hand)| hand).collect()
 }
 
 /// Where in the tokens a document is.

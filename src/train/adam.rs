@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor, Var};
 
 use super::Recipe;
 use super::workers::Workers;
+use crate::data::deal;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
 use crate::ops::{vectorized, with_all_values, with_values_mut};
 use crate::store::Tensors;
@@ -79,9 +80,10 @@ impl Adam {
             .map(parameter)
             .collect::<Result<_>>()?;
         let sizes: Vec<usize> = parameters.iter().map(|p| p.weight.elem_count()).collect();
+        let few = sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE;
         Ok(Self {
             parameters: parameters.into_iter().map(Mutex::new).collect(),
-            hands: deal(&sizes, threads),
+            hands: deal(&sizes, if few { 1 } else { threads }),
             recipe,
             step,
         })
@@ -154,23 +156,6 @@ impl Adam {
             decay: 1.0 - rate * self.recipe.weight_decay,
         }
     }
-}
-
-/// Deals parameters of these sizes, so that all threads have about as many weights.
-fn deal(sizes: &[usize], threads: usize) -> Vec<Vec<usize>> {
-    let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
-    if sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE {
-        return vec![largest_first];
-    }
-    largest_first.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
-    let mut hands = vec![(0, Vec::new()); threads];
-    for i in largest_first {
-        let fewest = hands.iter_mut().min_by_key(|hand| hand.0);
-        let (weights, hand) = fewest.expect("there is a thread");
-        *weights += sizes[i];
-        hand.push(i);
-    }
-    hands.into_iter().map(|(_, hand)| hand).collect()
 }
 
 /// The parameter, which nobody else is using: each is dealt to one thread.
