@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. A command line becomes `Words` by the table,
 //! and each command takes from these the values it needs, checked and ready to use.
 
+pub mod allocator;
 mod bar;
 mod chat;
 mod completions;

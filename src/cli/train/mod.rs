@@ -4,7 +4,6 @@ mod curve;
 mod input;
 mod log;
 mod memory;
-
 mod options;
 mod picture;
 mod plan;
@@ -12,7 +11,7 @@ mod plot;
 mod validation;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -22,7 +21,7 @@ use signal_hook::flag;
 
 use super::generate::Style;
 use super::progress::ProgressMeter;
-use super::{Failure, Words, console};
+use super::{Failure, Words, allocator, console};
 use crate::data::Kind;
 use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta};
 use crate::store::{Lock, Snapshot, check_writable};
@@ -256,7 +255,10 @@ impl Run {
             ));
         }
         self.progress.summary();
-        self.print_samples()
+        // The samples need nothing of what training has held.
+        drop(self.trainer);
+        allocator::give_back_freed();
+        print_samples(&self.output)
     }
 
     /// Draws the loss, where somebody watches.
@@ -273,30 +275,31 @@ impl Run {
             self.progress.note(&picture);
         }
     }
+}
 
-    fn print_samples(&self) -> Result<(), Failure> {
-        let (meta, weights) = ModelMeta::load(&Snapshot::open(&self.output)?)?;
-        let model = Arc::new(InferenceGpt::new(meta, weights));
-        // As many as fit a screen.
-        let (count, max_tokens) = match model.meta().tokenizer.kind() {
-            Kind::Documents => (20, Some(SAMPLE_TOKENS)),
-            Kind::Continuous => (1, None),
-            Kind::Conversations => (3, Some(SAMPLE_TOKENS)),
-        };
-        let generator = Generator::new(
-            model,
-            GenerateOptions {
-                seed: 42,
-                max_tokens,
-                ..Default::default()
-            },
-        )?;
-        let mut output = console::Output::new();
-        for index in 0..count {
-            output.write(Style::Lines.format(index, &generator.sample(index)))?;
-        }
-        output.flush()
+/// Shows what the model in a directory has learned.
+fn print_samples(dir: &Path) -> Result<(), Failure> {
+    let (meta, weights) = ModelMeta::load(&Snapshot::open(dir)?)?;
+    let model = Arc::new(InferenceGpt::new(meta, weights));
+    // As many as fit a screen.
+    let (count, max_tokens) = match model.meta().tokenizer.kind() {
+        Kind::Documents => (20, Some(SAMPLE_TOKENS)),
+        Kind::Continuous => (1, None),
+        Kind::Conversations => (3, Some(SAMPLE_TOKENS)),
+    };
+    let generator = Generator::new(
+        model,
+        GenerateOptions {
+            seed: 42,
+            max_tokens,
+            ..Default::default()
+        },
+    )?;
+    let mut output = console::Output::new();
+    for index in 0..count {
+        output.write(Style::Lines.format(index, &generator.sample(index)))?;
     }
+    output.flush()
 }
 
 /// The number of the signal that asked to stop; 0 while none did. A second one ends the program at
