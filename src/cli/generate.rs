@@ -78,7 +78,8 @@ impl Style {
     }
 }
 
-fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
+/// Prints the samples as they are made.
+pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     let mut output = console::Output::new();
     while let Some(texts) = samples.next()? {
         for text in texts {

@@ -19,11 +19,12 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::generate::Style;
+use super::generate::{Style, print_all};
 use super::progress::ProgressMeter;
+use super::samples::{Count, Samples};
 use super::{Failure, Words, allocator, console};
 use crate::data::Kind;
-use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta};
+use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta, Sample};
 use crate::store::{Lock, Snapshot, check_writable};
 use crate::train::{TrainState, Trainer};
 use curve::{LossCurve, Point};
@@ -59,6 +60,8 @@ struct Run {
     log: Option<Log>,
     plot: Option<PathBuf>,
     signal: Arc<AtomicUsize>,
+    /// How many threads make the samples, as they do the training.
+    threads: usize,
     output: PathBuf,
     /// The hold on the output, to the end of the run.
     _lock: Lock,
@@ -113,6 +116,7 @@ impl Run {
             log,
             plot: options.plot,
             signal: watch_signals()?,
+            threads: options.threads,
             output,
             _lock: lock,
             input: input.recorded(),
@@ -258,7 +262,7 @@ impl Run {
         // The samples need nothing of what training has held.
         drop(self.trainer);
         allocator::give_back_freed();
-        print_samples(&self.output)
+        print_samples(&self.output, self.threads)
     }
 
     /// Draws the loss, where somebody watches.
@@ -278,7 +282,7 @@ impl Run {
 }
 
 /// Shows what the model in a directory has learned.
-fn print_samples(dir: &Path) -> Result<(), Failure> {
+fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
     let (meta, weights) = ModelMeta::load(&Snapshot::open(dir)?)?;
     let model = Arc::new(InferenceGpt::new(meta, weights));
     // As many as fit a screen.
@@ -295,11 +299,9 @@ fn print_samples(dir: &Path) -> Result<(), Failure> {
             ..Default::default()
         },
     )?;
-    let mut output = console::Output::new();
-    for index in 0..count {
-        output.write(Style::Lines.format(index, &generator.sample(index)))?;
-    }
-    output.flush()
+    let made = |index, sample: &Sample| Style::Lines.format(index, sample);
+    let samples = Samples::start(generator, threads, Count::Known(count), made)?;
+    print_all(samples)
 }
 
 /// The number of the signal that asked to stop; 0 while none did. A second one ends the program at
