@@ -1,6 +1,6 @@
 //! What Ctrl-C and SIGTERM do to a training run.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use crate::program::{microgpt, run_in};
@@ -101,6 +101,41 @@ fn a_second_signal_does_not_wait_for_the_step() {
     kill("-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     run_in(dir.path(), "train --resume model --steps 1 --batch-size 1").ok();
+}
+
+#[test]
+fn a_signal_does_not_wait_for_the_samples_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody reads the samples, and the pipe is full: without a signal they would take forever.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut filler = writer.try_clone().unwrap();
+    std::thread::spawn(move || while filler.write_all(&[0; 4096]).is_ok() {});
+    let mut child = microgpt()
+        .current_dir(dir.path())
+        .args("train --steps 1 -o model".split(' '))
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("saved   model") {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    // The same whether it comes before the first sample or during one.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    // Where the program waits all the same, it ends without an error when the pipe is closed.
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(30));
+        drop(reader);
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    run_in(dir.path(), "info -m model").ok();
 }
 
 #[test]

@@ -8,16 +8,14 @@ mod options;
 mod picture;
 mod plan;
 mod plot;
+mod signals;
 mod validation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use anyhow::Result;
 
 use super::generate::{Style, print_all};
 use super::progress::ProgressMeter;
@@ -32,6 +30,7 @@ use log::Log;
 pub use options::Options;
 use picture::Ink;
 use plan::Plan;
+use signals::Signals;
 use validation::Validation;
 
 /// The most tokens of a sample that a run ends with, which is to be looked at, not waited for.
@@ -59,7 +58,7 @@ struct Run {
     validation: Option<Validation>,
     log: Option<Log>,
     plot: Option<PathBuf>,
-    signal: Arc<AtomicUsize>,
+    signals: Signals,
     /// How many threads make the samples, as they do the training.
     threads: usize,
     output: PathBuf,
@@ -115,7 +114,7 @@ impl Run {
             validation: held_out.map(|held_out| Validation::new(&held_out, &options, &output)),
             log,
             plot: options.plot,
-            signal: watch_signals()?,
+            signals: Signals::watch()?,
             threads: options.threads,
             output,
             _lock: lock,
@@ -131,9 +130,9 @@ impl Run {
     /// Trains to the end, or until a signal asks to stop, and saves.
     fn train(&mut self) -> Result<End> {
         let mut saved = None;
-        let mut signal = 0;
+        let mut signal = None;
         let mut logged = Ok(());
-        while !self.trainer.is_done() && signal == 0 && logged.is_ok() && !self.is_stale() {
+        while !self.trainer.is_done() && signal.is_none() && logged.is_ok() && !self.is_stale() {
             let report = self.trainer.step()?;
             self.progress.count(&report);
             self.curve.add(&report);
@@ -152,7 +151,7 @@ impl Run {
                     )),
                 }
             }
-            signal = self.signal.load(Ordering::Relaxed);
+            signal = self.signals.asked();
         }
         self.progress.finish();
         if let (Some(log), Ok(())) = (&mut self.log, &logged) {
@@ -169,8 +168,8 @@ impl Run {
         if let Some(path) = &self.plot {
             plot::write(path, &self.curve)?;
         }
-        if signal != 0 {
-            return Ok(End::Signal(signal as i32));
+        if let Some(signal) = signal {
+            return Ok(End::Signal(signal));
         }
         if let Some(validation) = &self.validation {
             validation.keep_best(&self.output)?;
@@ -259,6 +258,10 @@ impl Run {
             ));
         }
         self.progress.summary();
+        self.signals.be_impatient();
+        if let Some(signal) = self.signals.asked() {
+            return Err(Failure::Signal(signal));
+        }
         // The samples need nothing of what training has held.
         drop(self.trainer);
         allocator::give_back_freed();
@@ -302,18 +305,4 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
     let made = |index, sample: &Sample| Style::Lines.format(index, sample);
     let samples = Samples::start(generator, threads, Count::Known(count), made)?;
     print_all(samples)
-}
-
-/// The number of the signal that asked to stop; 0 while none did. A second one ends the program at
-/// once.
-fn watch_signals() -> Result<Arc<AtomicUsize>> {
-    let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM] {
-        let stopping = Arc::new(AtomicBool::new(false));
-        flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stopping))
-            .and_then(|_| flag::register(number, stopping))
-            .and_then(|_| flag::register_usize(number, Arc::clone(&signal), number as usize))
-            .context("cannot watch for signals")?;
-    }
-    Ok(signal)
 }
