@@ -1,9 +1,15 @@
 //! What Ctrl-C and SIGTERM do to a training run.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::program::{microgpt, run_in};
+
+fn send(signal: &str, child: &Child) {
+    let mut kill = Command::new("kill");
+    let sent = kill.args([signal, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
 
 /// Starts a run that would take very long, waits until it trains, sends the signal, and gives the
 /// exit code and what was said on stderr.
@@ -28,11 +34,7 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
     while !dir.join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let sent = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
+    send(signal, &child);
     stderr.read_to_string(&mut said).unwrap();
     (child.wait().unwrap().code(), said)
 }
@@ -86,19 +88,9 @@ fn a_second_signal_does_not_wait_for_the_step() {
     while !dir.path().join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let kill = |signal: &str| {
-        let pid = child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    kill("-INT");
+    send("-INT", &child);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    kill("-INT");
+    send("-INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     run_in(dir.path(), "train --resume model --steps 1 --batch-size 1").ok();
 }
@@ -124,11 +116,7 @@ fn a_signal_does_not_wait_for_the_samples_at_the_end() {
     }
     // The same whether it comes before the first sample or during one.
     std::thread::sleep(std::time::Duration::from_millis(100));
-    let sent = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
+    send("-INT", &child);
     // Where the program waits all the same, it ends without an error when the pipe is closed.
     std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_secs(30));
