@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// The program, with nothing in its environment that would change what it does.
 pub fn microgpt() -> Command {
@@ -99,6 +99,13 @@ pub fn pipe_in(dir: &Path, line: &str, input: &[u8]) -> Ran {
     let output = child.wait_with_output().expect("the program ends");
     writer.join().expect("writing does not panic");
     Ran::from(output)
+}
+
+/// Sends a signal to a program under way.
+pub fn send_signal(signal: &str, child: &Child) {
+    let mut kill = Command::new("kill");
+    let sent = kill.args([signal, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// Runs a tool with nothing on its standard input; none where it is missing, which

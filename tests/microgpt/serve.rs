@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::program::{microgpt, pipe_in, run_in, with_chat_model, with_text_model};
+use crate::program::{microgpt, pipe_in, run_in, send_signal, with_chat_model, with_text_model};
 
 /// A server of the model in a directory; killed when it is dropped.
 pub struct Server {
@@ -90,10 +90,7 @@ impl Server {
     }
 
     fn signal(&self, signal: &str) {
-        Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
-            .status()
-            .unwrap();
+        send_signal(signal, &self.child);
     }
 }
 

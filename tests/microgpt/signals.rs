@@ -1,14 +1,17 @@
 //! What Ctrl-C and SIGTERM do to a training run.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
-use crate::program::{microgpt, run_in};
+use crate::program::{microgpt, run_in, send_signal};
 
-fn send(signal: &str, child: &Child) {
-    let mut kill = Command::new("kill");
-    let sent = kill.args([signal, &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
+/// Reads what the program says, until that has been said.
+fn read_until(stderr: &mut impl BufRead, awaited: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(awaited) {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    said
 }
 
 /// Starts a run that would take very long, waits until it trains, sends the signal, and gives the
@@ -26,15 +29,12 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
         .spawn()
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("on      cpu") {
-        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
-    }
+    let mut said = read_until(&mut stderr, "on      cpu");
     // The first checkpoint shows that training is under way.
     while !dir.join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    send(signal, &child);
+    send_signal(signal, &child);
     stderr.read_to_string(&mut said).unwrap();
     (child.wait().unwrap().code(), said)
 }
@@ -88,9 +88,9 @@ fn a_second_signal_does_not_wait_for_the_step() {
     while !dir.path().join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    send("-INT", &child);
+    send_signal("-INT", &child);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    send("-INT", &child);
+    send_signal("-INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     run_in(dir.path(), "train --resume model --steps 1 --batch-size 1").ok();
 }
@@ -110,13 +110,10 @@ fn a_signal_does_not_wait_for_the_samples_at_the_end() {
         .spawn()
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("saved   model") {
-        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
-    }
+    read_until(&mut stderr, "saved   model");
     // The same whether it comes before the first sample or during one.
     std::thread::sleep(std::time::Duration::from_millis(100));
-    send("-INT", &child);
+    send_signal("-INT", &child);
     // Where the program waits all the same, it ends without an error when the pipe is closed.
     std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_secs(30));

@@ -258,6 +258,7 @@ impl Run {
             ));
         }
         self.progress.summary();
+        // In this order, so that none goes unseen in between.
         self.signals.be_impatient();
         if let Some(signal) = self.signals.asked() {
             return Err(Failure::Signal(signal));
