@@ -15,6 +15,7 @@ pub mod data;
 pub mod fuzzing;
 pub mod model;
 pub mod ops;
+mod processor;
 pub mod serve;
 pub mod store;
 pub mod train;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::vector::{softmax_in_place, vectorized};
+use super::vector::softmax_in_place;
 use super::{plain, values, with_values};
+use crate::processor::vectorized;
 
 /// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
 ///

@@ -30,6 +30,29 @@ impl<'a> Matrix<'a> {
         Self::new(data, rows, cols, cols)
     }
 
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The element in a row and a column.
+    ///
+    /// # Safety
+    ///
+    /// The matrix has to have such a row and such a column.
+    #[inline(always)]
+    pub unsafe fn get_unchecked(&self, row: usize, col: usize) -> f32 {
+        // SAFETY: every element of the matrix is in the slice, as `new` has checked.
+        unsafe {
+            *self
+                .data
+                .get_unchecked(row * self.row_stride + col * self.col_stride)
+        }
+    }
+
     /// The same numbers, read with rows and columns exchanged.
     pub fn t(self) -> Self {
         Self {
@@ -49,28 +72,17 @@ pub fn product(a: Matrix, b: Matrix) -> Vec<f32> {
     // SAFETY: there is room for `size` values, all of which gemm writes without reading them.
     // Zeroing them first would take longer than some of the smaller products.
     unsafe {
-        multiply(out.as_mut_ptr(), b.cols, false, 1.0, a, b);
+        multiply(out.as_mut_ptr(), false, a, b);
         out.set_len(size);
     }
     out
 }
 
-/// `out = scale · a·b`; the rows of `out` begin `out_stride` apart, and it is overwritten.
-pub fn matmul(out: &mut [f32], out_stride: usize, scale: f32, a: Matrix, b: Matrix) {
-    check_room(out, out_stride, a, b);
-    // SAFETY: there is room for the result, as was just checked.
-    unsafe { multiply(out.as_mut_ptr(), out_stride, false, scale, a, b) }
-}
-
-/// `out += scale · a·b`; the rows of `out` begin `out_stride` apart.
-pub fn add_matmul(out: &mut [f32], out_stride: usize, scale: f32, a: Matrix, b: Matrix) {
-    check_room(out, out_stride, a, b);
+/// `out += a·b`; `out` is dense.
+pub fn add_matmul(out: &mut [f32], a: Matrix, b: Matrix) {
+    assert!(out.len() == a.rows * b.cols);
     // SAFETY: there is room for the result, as was just checked, and it has values to add to.
-    unsafe { multiply(out.as_mut_ptr(), out_stride, true, scale, a, b) }
-}
-
-fn check_room(out: &[f32], out_stride: usize, a: Matrix, b: Matrix) {
-    assert!(out_stride >= b.cols && out.len() >= (a.rows - 1) * out_stride + b.cols);
+    unsafe { multiply(out.as_mut_ptr(), true, a, b) }
 }
 
 /// One thread only: the batch is split over threads further out, where it pays even for the
@@ -78,9 +90,8 @@ fn check_room(out: &[f32], out_stride: usize, a: Matrix, b: Matrix) {
 ///
 /// # Safety
 ///
-/// From `out` on there has to be room for `a.rows` rows of `b.cols` values, `out_stride` apart,
-/// which nothing else uses; where the product is added to them they must have values.
-unsafe fn multiply(out: *mut f32, out_stride: usize, add: bool, scale: f32, a: Matrix, b: Matrix) {
+/// From `out` on there has to be room for `a.rows` rows of `b.cols` values, which nothing else uses; where the product is added to them they must have values.
+unsafe fn multiply(out: *mut f32, add: bool, a: Matrix, b: Matrix) {
     assert_eq!(b.rows, a.cols, "inner sizes");
     // SAFETY: `Matrix::new` keeps every index that the sizes and strides reach inside its slice,
     // the caller does so for `out`, and f32 is a type that gemm knows.
@@ -91,7 +102,7 @@ unsafe fn multiply(out: *mut f32, out_stride: usize, add: bool, scale: f32, a: M
             a.cols,
             out,
             1,
-            out_stride as isize,
+            b.cols as isize,
             add,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -100,7 +111,7 @@ unsafe fn multiply(out: *mut f32, out_stride: usize, add: bool, scale: f32, a: M
             b.col_stride as isize,
             b.row_stride as isize,
             1.0,
-            scale,
+            1.0,
             false,
             false,
             false,

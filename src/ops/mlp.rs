@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::matmul::{Matrix, add_matmul, product};
-use super::vector::{step, vectorized};
+use super::vector::step;
 use super::{plain, rms_norm, values, with_values};
+use crate::processor::vectorized;
 
 /// `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` for `x` `[N, E]`, `fc1` `[H, E]` and `fc2` `[E, H]`, giving `[N, E]`.
 /// The gradient of `relu` at 0 is 0.
@@ -65,7 +66,7 @@ impl CustomOp3 for MlpBlock {
         );
         let mut y = x.to_vec();
         let values = Matrix::dense(&hidden, tokens, width);
-        add_matmul(&mut y, n_embd, 1.0, values, fc2.t());
+        add_matmul(&mut y, values, fc2.t());
         // An operation runs once.
         let _ = self.kept.set(Kept { h, hidden });
         Ok((CpuStorage::F32(y), x_l.shape().clone()))

@@ -12,10 +12,10 @@
 mod attention;
 mod cross_entropy;
 mod embedding;
-mod heads;
 mod linear;
 mod matmul;
 mod mlp;
+mod panel;
 pub mod plain;
 mod rms_norm;
 #[cfg(test)]
@@ -28,9 +28,6 @@ pub use embedding::embedding;
 pub use linear::linear;
 pub use mlp::mlp_block;
 pub use rms_norm::rms_norm;
-pub use vector::vectorized;
-#[cfg(test)]
-pub use vector::width::{WIDTH, Width};
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, Var, bail};
 

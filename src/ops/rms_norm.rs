@@ -3,8 +3,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::vector::{dot, vectorized};
+use super::vector::dot;
 use super::{RMS_NORM_EPS, plain, values, with_values};
+use crate::processor::vectorized;
 
 /// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
 ///

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::plain;
+use crate::processor::width::Width;
 
 /// Sizes around the widths of vectors, and the smallest.
 const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
@@ -200,22 +201,22 @@ fn attention_block_matches_its_twin() {
         (2, 17),
         (2, 16),
     ];
-    for lengths in documents {
-        for (n_head, head_dim) in heads {
-            let offsets = offsets(lengths);
-            let n_embd = n_head * head_dim;
-            let args = [
-                random.var(offsets[lengths.len()], n_embd),
-                random.var(3 * n_embd, n_embd),
-                random.var(n_embd, n_embd),
-            ];
+    for (lengths, (n_head, head_dim)) in documents.iter().flat_map(|d| heads.map(|h| (d, h))) {
+        let offsets = offsets(lengths);
+        let n_embd = n_head * head_dim;
+        let args = [
+            random.var(offsets[lengths.len()], n_embd),
+            random.var(3 * n_embd, n_embd),
+            random.var(n_embd, n_embd),
+        ];
+        Width::for_each(|width| {
             compare(
                 &args,
                 |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
                 |a| plain::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
-                &format!("attention {lengths:?}, {n_head} heads of {head_dim}"),
+                &format!("attention {lengths:?}, {n_head} heads of {head_dim}, {width:?}"),
             );
-        }
+        });
     }
     let args = [random.var(4, 6), random.var(18, 6), random.var(6, 6)];
     let block = |offsets: &[usize], n_head| {

@@ -1,54 +1,8 @@
-//! Loops that run on the widest vectors that the processor has, chosen at run time, and the small
-//! functions that such loops are made of.
+//! The small functions that vectorized loops are made of.
 //!
 //! Sums run over a fixed number of lanes, so that the width of the vectors does not change them.
 
-/// Runs a closure compiled for the processor at hand. What it calls has to be inlined into it to
-/// profit, so the functions below are.
-#[inline(always)]
-pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
-    #[cfg(test)]
-    match width::WIDTH.get() {
-        width::Width::Any => {}
-        width::Width::None => return body(),
-        #[cfg(target_arch = "x86_64")]
-        width::Width::Avx2 => {
-            let simd = pulp::x86::V3::try_new().expect("the test has looked");
-            return pulp::Simd::vectorize(simd, body);
-        }
-    }
-    pulp::Arch::new().dispatch(body)
-}
-
-/// Lets tests choose for which vectors their thread's loops are compiled.
-#[cfg(test)]
-pub mod width {
-    use std::cell::Cell;
-
-    #[derive(Clone, Copy, Debug)]
-    pub enum Width {
-        Any,
-        None,
-        #[cfg(target_arch = "x86_64")]
-        Avx2,
-    }
-
-    thread_local! {
-        pub static WIDTH: Cell<Width> = const { Cell::new(Width::Any) };
-    }
-
-    impl Width {
-        /// Those that this processor has.
-        pub fn all() -> Vec<Self> {
-            let mut all = vec![Width::Any, Width::None];
-            #[cfg(target_arch = "x86_64")]
-            if pulp::x86::V3::try_new().is_some() {
-                all.push(Width::Avx2);
-            }
-            all
-        }
-    }
-}
+use std::f32::consts::LOG2_E;
 
 const LANES: usize = 16;
 
@@ -69,7 +23,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The sum of all lanes, two halves at a time.
 #[inline(always)]
-pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -82,7 +36,7 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 /// The largest of all lanes.
 #[inline(always)]
-pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -135,7 +89,7 @@ pub fn step(x: f32) -> f32 {
 
 /// The largest of some scores.
 #[inline(always)]
-pub fn largest(scores: &[f32]) -> f32 {
+fn largest(scores: &[f32]) -> f32 {
     let mut max = [f32::NEG_INFINITY; LANES];
     let (lanes, rest) = scores.as_chunks::<LANES>();
     for scores in lanes {
@@ -149,19 +103,19 @@ pub fn largest(scores: &[f32]) -> f32 {
     max_lanes(max)
 }
 
-/// Turns each score into `2^(factor · (score − max))`, and gives their sum.
+/// Turns each score into `exp(score − max)`, and gives their sum.
 #[inline(always)]
-pub fn powers_in_place(scores: &mut [f32], factor: f32, max: f32) -> f32 {
+fn powers_in_place(scores: &mut [f32], max: f32) -> f32 {
     let mut sums = [0f32; LANES];
     let (lanes, rest) = scores.as_chunks_mut::<LANES>();
     for scores in lanes {
         for lane in 0..LANES {
-            scores[lane] = exp2(factor * (scores[lane] - max));
+            scores[lane] = exp2(LOG2_E * (scores[lane] - max));
             sums[lane] += scores[lane];
         }
     }
     for (sum, score) in sums.iter_mut().zip(rest) {
-        *score = exp2(factor * (*score - max));
+        *score = exp2(LOG2_E * (*score - max));
         *sum += *score;
     }
     sum_lanes(sums)
@@ -172,7 +126,7 @@ pub fn powers_in_place(scores: &mut [f32], factor: f32, max: f32) -> f32 {
 #[inline(always)]
 pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
     let max = largest(scores);
-    let sum = powers_in_place(scores, std::f32::consts::LOG2_E, max);
+    let sum = powers_in_place(scores, max);
     let inverse = 1.0 / sum;
     for score in scores.iter_mut() {
         *score *= inverse;
@@ -183,6 +137,7 @@ pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processor::vectorized;
 
     #[test]
     fn powers_of_two_are_right_to_two_units_in_the_last_place() {

@@ -11,7 +11,8 @@ use super::Recipe;
 use super::workers::Workers;
 use crate::data::deal;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
-use crate::ops::{vectorized, with_all_values, with_values_mut};
+use crate::ops::{with_all_values, with_values_mut};
+use crate::processor::vectorized;
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;

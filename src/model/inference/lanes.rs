@@ -4,6 +4,8 @@ use half::f16;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 
+use crate::processor::Processor;
+
 /// How many numbers a value has, whatever the width of the vectors.
 pub const LANES: usize = 8;
 
@@ -36,39 +38,21 @@ pub trait Work {
 
 /// Does some work as the processor at hand does it fastest.
 pub fn run<W: Work>(work: W) -> W::Output {
-    #[cfg(test)]
-    match crate::ops::WIDTH.get() {
-        crate::ops::Width::Any => {}
-        crate::ops::Width::None => return work.run(AnyProcessor),
+    match Processor::at_hand() {
         #[cfg(target_arch = "x86_64")]
-        crate::ops::Width::Avx2 => {
-            let lanes = V3::try_new().expect("the test has looked");
-            return pulp::Simd::vectorize(
-                lanes,
-                #[inline(always)]
-                || work.run(lanes),
-            );
-        }
+        Processor::Avx512(lanes) => pulp::Simd::vectorize(
+            lanes,
+            #[inline(always)]
+            || work.run(lanes),
+        ),
+        #[cfg(target_arch = "x86_64")]
+        Processor::Avx2(lanes) => pulp::Simd::vectorize(
+            lanes,
+            #[inline(always)]
+            || work.run(lanes),
+        ),
+        Processor::Any => work.run(AnyProcessor),
     }
-    #[cfg(target_arch = "x86_64")]
-    match pulp::Arch::new() {
-        pulp::Arch::V4(lanes) => {
-            return pulp::Simd::vectorize(
-                lanes,
-                #[inline(always)]
-                || work.run(lanes),
-            );
-        }
-        pulp::Arch::V3(lanes) => {
-            return pulp::Simd::vectorize(
-                lanes,
-                #[inline(always)]
-                || work.run(lanes),
-            );
-        }
-        _ => {}
-    }
-    work.run(AnyProcessor)
 }
 
 /// A processor of which nothing is known.

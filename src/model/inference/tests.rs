@@ -3,7 +3,7 @@
 use super::*;
 use crate::data::{Kind, Tokenizer};
 use crate::model::{ModelConfig, initial_weights};
-use crate::ops::{WIDTH, Width};
+use crate::processor::width::Width;
 
 /// Sizes around and between the widths of vectors.
 const CONFIGS: [ModelConfig; 5] = [
@@ -118,13 +118,11 @@ fn every_width_of_vectors_gives_the_same_bits() {
         let model = model(config, Precision::F32);
         for text in texts(config, 3) {
             for piece in [1, 3, 8, 13] {
-                let of_width = |width| {
-                    WIDTH.set(width);
-                    bits_alone(&model, &text, piece)
-                };
-                let all: Vec<_> = Width::all().into_iter().map(of_width).collect();
-                WIDTH.set(Width::Any);
-                assert!(all.iter().all(|bits| *bits == all[0]), "{config:?}");
+                let expected = bits_alone(&model, &text, piece);
+                Width::for_each(|width| {
+                    let found = bits_alone(&model, &text, piece);
+                    assert!(found == expected, "{width:?}: {config:?}");
+                });
             }
         }
     }

@@ -1,12 +1,16 @@
 //! The first half of a layer: what a token takes from those before it.
 
+mod blocks;
+mod heads;
+mod tiles;
+
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::heads::{Attended, Heads};
 use super::matmul::{Matrix, add_matmul, product};
 use super::{plain, rms_norm, values, with_values};
+use heads::{Attended, Heads};
 
 /// `x + attention(q, k, v)·Woᵀ`, where `q`, `k` and `v` are the thirds of `rms_norm(x)·Wqkvᵀ`, for `x`
 /// `[N, E]`, `qkv_weight` `[3E, E]` and `out_weight` `[E, E]`, giving `[N, E]`.
@@ -88,7 +92,7 @@ impl CustomOp3 for AttentionBlock {
         let attended = self.heads(n_embd).forward(&qkv);
         let mut y = x.to_vec();
         let values = Matrix::dense(&attended.out, tokens, n_embd);
-        add_matmul(&mut y, n_embd, 1.0, values, out_weight.t());
+        add_matmul(&mut y, values, out_weight.t());
         // An operation runs once.
         let _ = self.kept.set(Kept { h, qkv, attended });
         Ok((CpuStorage::F32(y), x_l.shape().clone()))
