@@ -434,14 +434,14 @@ impl Pass<'_> {
         let sums = if Q * C * SUMS <= L::SUMS {
             some_sums::<L, Q, C, SUMS>(lanes, p, rows, chunks, 0)
         } else {
-            let a = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 0);
-            let b = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 1);
-            let c = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 2);
-            let d = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, 3);
+            // As a loop, for the reason that products with groups are one.
             let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
-            for q in 0..Q {
-                for k in 0..C {
-                    sums[q][k] = [a[q][k][0], b[q][k][0], c[q][k][0], d[q][k][0]];
+            for first in 0..SUMS {
+                let one = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, first);
+                for q in 0..Q {
+                    for c in 0..C {
+                        sums[q][c][first] = one[q][c][0];
+                    }
                 }
             }
             sums
@@ -476,7 +476,7 @@ fn some_sums<L: Lanes, const Q: usize, const C: usize, const N: usize>(
     let mut sums = [[[lanes.splat(0.0); N]; C]; Q];
     for (four, rows) in rows.chunks(SUMS * chunks).enumerate() {
         for n in 0..N {
-            let t = first + n * step;
+            let t = (first + n * step) % SUMS;
             for c in 0..C {
                 let value = lanes.widen_whole(&rows[t * chunks + c]);
                 for q in 0..Q {

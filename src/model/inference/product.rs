@@ -342,21 +342,22 @@ fn group_dots<L: Lanes, const ROWS: usize>(
     x: &[[f64; GROUP]],
 ) -> [[f64; GROUP]; ROWS] {
     let rows: [&[f64]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
-    let mut totals = [[0.0; GROUP]; ROWS];
+    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
     if L::SUMS >= ROWS * LANES {
-        let sums = some_sums::<L, ROWS, LANES>(lanes, rows, x, 0);
-        for r in 0..ROWS {
-            totals[r] = lanes.store(total(lanes, sums[r]));
-        }
+        sums = some_sums(lanes, rows, x, 0);
     } else {
-        let a = some_sums::<L, ROWS, 2>(lanes, rows, x, 0);
-        let b = some_sums::<L, ROWS, 2>(lanes, rows, x, 1);
-        let c = some_sums::<L, ROWS, 2>(lanes, rows, x, 2);
-        let d = some_sums::<L, ROWS, 2>(lanes, rows, x, 3);
-        for r in 0..ROWS {
-            let ([a, e], [b, f], [c, g], [d, h]) = (a[r], b[r], c[r], d[r]);
-            totals[r] = lanes.store(total(lanes, [a, b, c, d, e, f, g, h]));
+        // As a loop: written out, LLVM keeps one pair of sums in registers while it adds up the next
+        // one in memory.
+        for first in 0..LANES / 2 {
+            let pairs = some_sums::<L, ROWS, 2>(lanes, rows, x, first);
+            for r in 0..ROWS {
+                [sums[r][first], sums[r][first + LANES / 2]] = pairs[r];
+            }
         }
+    }
+    let mut totals = [[0.0; GROUP]; ROWS];
+    for r in 0..ROWS {
+        totals[r] = lanes.store(total(lanes, sums[r]));
     }
     totals
 }
@@ -378,7 +379,8 @@ fn some_sums<L: Lanes, const ROWS: usize, const N: usize>(
     let mut sums = [[lanes.splat(0.0); N]; ROWS];
     for (k, x) in x_eights.iter().enumerate() {
         for n in 0..N {
-            let l = first + n * step;
+            // Of eight, as a constant would be.
+            let l = (first + n * step) % LANES;
             let x = lanes.load(&x[l]);
             for r in 0..ROWS {
                 sums[r][n] = lanes.mul_add(lanes.splat(eights[r][k][l]), x, sums[r][n]);
