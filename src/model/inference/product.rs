@@ -4,6 +4,8 @@
 //! eight columns; those that fill no group lie alone, `[elements]` each, and then a vector holds
 //! eight elements of a column. Both ways add the same products in the same order.
 
+use std::array::from_mut;
+
 use super::arithmetic::{padded, total, total_of};
 use super::lanes::{LANES, Lanes, Weight, Work};
 use super::share::{Share, share};
@@ -323,28 +325,32 @@ fn widened_rows(cols: usize) -> usize {
 /// Some rows with one group.
 #[inline(always)]
 fn multiply_panel<L: Lanes>(lanes: L, wide: &[f64], x: &[[f64; GROUP]], out: &mut [[f64; GROUP]]) {
-    let mut chunks = out.chunks_exact_mut(ROWS);
-    let mut tiles = wide.chunks_exact(ROWS * x.len());
-    for (out, tile) in (&mut chunks).zip(&mut tiles) {
-        out.copy_from_slice(&group_dots::<L, ROWS>(lanes, tile, x));
+    // Room for sums, made once.
+    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
+    let (tiles, rest) = out.as_chunks_mut::<ROWS>();
+    let (of_tiles, of_rest) = wide.split_at(tiles.len() * ROWS * x.len());
+    for (out, rows) in tiles.iter_mut().zip(of_tiles.chunks_exact(ROWS * x.len())) {
+        group_dots(lanes, rows, x, &mut sums, out);
     }
-    let rows = tiles.remainder().chunks_exact(x.len());
-    for (out, row) in chunks.into_remainder().iter_mut().zip(rows) {
-        *out = group_dots::<L, 1>(lanes, row, x)[0];
+    let [sums, ..] = &mut sums;
+    for (out, row) in rest.iter_mut().zip(of_rest.chunks_exact(x.len())) {
+        group_dots(lanes, row, x, from_mut(sums), from_mut(out));
     }
 }
 
-/// The dot products of some rows with each column of a group.
+/// The dot products of some rows with each column of a group. `sums` is room for the eight sums that each
+/// row has.
 #[inline(always)]
 fn group_dots<L: Lanes, const ROWS: usize>(
     lanes: L,
     rows: &[f64],
     x: &[[f64; GROUP]],
-) -> [[f64; GROUP]; ROWS] {
+    sums: &mut [[L::V; LANES]; ROWS],
+    out: &mut [[f64; GROUP]; ROWS],
+) {
     let rows: [&[f64]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
-    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
     if L::SUMS >= ROWS * LANES {
-        sums = some_sums(lanes, rows, x, 0);
+        *sums = some_sums(lanes, rows, x, 0);
     } else {
         // As a loop: written out, LLVM keeps one pair of sums in registers while it adds up the next
         // one in memory.
@@ -355,11 +361,9 @@ fn group_dots<L: Lanes, const ROWS: usize>(
             }
         }
     }
-    let mut totals = [[0.0; GROUP]; ROWS];
     for r in 0..ROWS {
-        totals[r] = lanes.store(total(lanes, sums[r]));
+        out[r] = lanes.store(total(lanes, sums[r]));
     }
-    totals
 }
 
 /// `N` of the eight sums that each row has: number `first`, and those at equal steps from there.
