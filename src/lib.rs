@@ -7,7 +7,7 @@
 //! - [`train`]: the loop, Adam, the learning rate; what a run goes on from.
 //! - [`model`]: the GPT that trains and the GPT that speaks, sampling, generating.
 //! - [`store`]: the model directory. [`data`]: text to tokens. [`ops`]: the operations of the
-//!   model, each with its gradient.
+//!   model, each with its gradient. `processor`: what they are compiled for.
 
 pub mod cli;
 pub mod data;
