@@ -9,10 +9,20 @@ use super::lanes::{LANES, Lanes};
 
 /// The totals of sums that run over eight values each, number by number.
 #[inline(always)]
-pub fn total<L: Lanes>(lanes: L, sums: [L::V; LANES]) -> L::V {
-    let even = lanes.add(lanes.add(sums[0], sums[4]), lanes.add(sums[2], sums[6]));
-    let odd = lanes.add(lanes.add(sums[1], sums[5]), lanes.add(sums[3], sums[7]));
-    lanes.add(even, odd)
+pub fn total<L: Lanes>(lanes: L, [a, b, c, d, e, f, g, h]: [L::V; LANES]) -> L::V {
+    let four = [
+        lanes.add(a, e),
+        lanes.add(b, f),
+        lanes.add(c, g),
+        lanes.add(d, h),
+    ];
+    total_of_four(lanes, four)
+}
+
+/// The rest of that, where the second half of the eight is added to the first.
+#[inline(always)]
+pub fn total_of_four<L: Lanes>(lanes: L, [a, b, c, d]: [L::V; LANES / 2]) -> L::V {
+    lanes.add(lanes.add(a, c), lanes.add(b, d))
 }
 
 /// The total of a sum that runs over the numbers of one value.

@@ -6,7 +6,7 @@
 
 use std::array::from_mut;
 
-use super::arithmetic::{padded, total, total_of};
+use super::arithmetic::{padded, total, total_of, total_of_four};
 use super::lanes::{LANES, Lanes, Weight, Work};
 use super::share::{Share, share};
 use super::weights::{Matrix, Values};
@@ -295,6 +295,7 @@ fn multiply_groups<L: Lanes, T: Weight>(
 ) {
     let rows = values.len() / cols;
     let widened = widened_rows(cols);
+    let mut room = [[lanes.splat(0.0); LANES / 2]; ROWS];
     for (panel, values) in values.chunks(widened * cols).enumerate() {
         let wide = &mut wide[..values.len()];
         let (values, rest) = values.as_chunks();
@@ -312,7 +313,7 @@ fn multiply_groups<L: Lanes, T: Weight>(
             let (x, _) = x.as_chunks::<GROUP>();
             let (out, _) = out.as_chunks_mut::<GROUP>();
             let out = &mut out[panel * widened..][..wide.len() / cols];
-            multiply_panel(lanes, wide, x, out);
+            multiply_panel(lanes, wide, x, &mut room, out);
         }
     }
 }
@@ -324,45 +325,53 @@ fn widened_rows(cols: usize) -> usize {
 
 /// Some rows with one group.
 #[inline(always)]
-fn multiply_panel<L: Lanes>(lanes: L, wide: &[f64], x: &[[f64; GROUP]], out: &mut [[f64; GROUP]]) {
-    // Room for sums, made once.
-    let mut sums = [[lanes.splat(0.0); LANES]; ROWS];
+fn multiply_panel<L: Lanes>(
+    lanes: L,
+    wide: &[f64],
+    x: &[[f64; GROUP]],
+    room: &mut [[L::V; LANES / 2]; ROWS],
+    out: &mut [[f64; GROUP]],
+) {
     let (tiles, rest) = out.as_chunks_mut::<ROWS>();
     let (of_tiles, of_rest) = wide.split_at(tiles.len() * ROWS * x.len());
     for (out, rows) in tiles.iter_mut().zip(of_tiles.chunks_exact(ROWS * x.len())) {
-        group_dots(lanes, rows, x, &mut sums, out);
+        group_dots(lanes, rows, x, room, out);
     }
-    let [sums, ..] = &mut sums;
+    let [room, ..] = room;
     for (out, row) in rest.iter_mut().zip(of_rest.chunks_exact(x.len())) {
-        group_dots(lanes, row, x, from_mut(sums), from_mut(out));
+        group_dots(lanes, row, x, from_mut(room), from_mut(out));
     }
 }
 
-/// The dot products of some rows with each column of a group. `sums` is room for the eight sums that each
-/// row has.
+/// The dot products of some rows with each column of a group. `room` is for sums that do not stay in
+/// registers.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn group_dots<L: Lanes, const ROWS: usize>(
     lanes: L,
     rows: &[f64],
     x: &[[f64; GROUP]],
-    sums: &mut [[L::V; LANES]; ROWS],
+    room: &mut [[L::V; LANES / 2]; ROWS],
     out: &mut [[f64; GROUP]; ROWS],
 ) {
     let rows: [&[f64]; ROWS] = std::array::from_fn(|r| &rows[r * x.len()..][..x.len()]);
     if L::SUMS >= ROWS * LANES {
-        *sums = some_sums(lanes, rows, x, 0);
+        let sums = some_sums::<L, ROWS, LANES>(lanes, rows, x, 0);
+        for r in 0..ROWS {
+            out[r] = lanes.store(total(lanes, sums[r]));
+        }
     } else {
-        // As a loop: written out, LLVM keeps one pair of sums in registers while it adds up the next
-        // one in memory.
+        // Those sums together that are added first. As a loop: written out, LLVM keeps what becomes of
+        // one pair in registers while it adds up the next one in memory.
         for first in 0..LANES / 2 {
             let pairs = some_sums::<L, ROWS, 2>(lanes, rows, x, first);
             for r in 0..ROWS {
-                [sums[r][first], sums[r][first + LANES / 2]] = pairs[r];
+                room[r][first] = lanes.add(pairs[r][0], pairs[r][1]);
             }
         }
-    }
-    for r in 0..ROWS {
-        out[r] = lanes.store(total(lanes, sums[r]));
+        for r in 0..ROWS {
+            out[r] = lanes.store(total_of_four(lanes, room[r]));
+        }
     }
 }
 
