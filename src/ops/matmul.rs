@@ -80,7 +80,7 @@ pub fn product(a: Matrix, b: Matrix) -> Vec<f32> {
 
 /// `out += a·b`; `out` is dense.
 pub fn add_matmul(out: &mut [f32], a: Matrix, b: Matrix) {
-    assert!(out.len() == a.rows * b.cols);
+    assert_eq!(out.len(), a.rows * b.cols, "the size of the product");
     // SAFETY: there is room for the result, as was just checked, and it has values to add to.
     unsafe { multiply(out.as_mut_ptr(), true, a, b) }
 }
@@ -90,7 +90,8 @@ pub fn add_matmul(out: &mut [f32], a: Matrix, b: Matrix) {
 ///
 /// # Safety
 ///
-/// From `out` on there has to be room for `a.rows` rows of `b.cols` values, which nothing else uses; where the product is added to them they must have values.
+/// From `out` on there has to be room for `a.rows` rows of `b.cols` values, which nothing else uses;
+/// where the product is added to them they must have values.
 unsafe fn multiply(out: *mut f32, add: bool, a: Matrix, b: Matrix) {
     assert_eq!(b.rows, a.cols, "inner sizes");
     // SAFETY: `Matrix::new` keeps every index that the sizes and strides reach inside its slice,

@@ -75,7 +75,8 @@ impl Panels {
     pub fn write(&self, rows: usize, factor: impl Fn(usize) -> f32, to: &mut [f32], stride: usize) {
         for (c, panel) in self.iter(rows).enumerate() {
             for (i, row) in panel.iter().enumerate() {
-                let scaled = row.0.map(|value| value * factor(i));
+                let factor = factor(i);
+                let scaled = row.0.map(|value| factor * value);
                 let to = &mut to[i * stride..][..self.cols][c * COLUMNS..];
                 match to.first_chunk_mut() {
                     Some(sixteen) => *sixteen = scaled,

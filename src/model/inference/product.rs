@@ -343,7 +343,7 @@ fn multiply_panel<L: Lanes>(
     }
 }
 
-/// The dot products of some rows with each column of a group. `room` is for sums that do not stay in
+/// The dot products of some rows with each column of a group. `room` is for sums that do not fit into
 /// registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]

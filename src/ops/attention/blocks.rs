@@ -18,10 +18,11 @@ pub struct Room {
     p: Vec<Row>,
     /// The gradient of the scores, `[T, 16]`.
     ds: Vec<Row>,
-    /// The queries of a block, `[16, D]`, and their gradient or what they attend to.
+    /// The queries of a block, `[16, D]`.
     queries: Panels,
+    /// What they attend to, or their gradient, `[16, D]`.
     out: Panels,
-    /// The gradient of what the queries attend to, `[16, D]`.
+    /// The gradient of what they attend to, `[16, D]`.
     dout: Panels,
     /// One of these with rows and columns exchanged, `[D, 16]`.
     columns: Vec<Row>,
