@@ -192,13 +192,20 @@ impl Product<'_> {
 
 /// What a kind of processor does with a row.
 trait Lanes: Copy {
-    type V: Copy;
+    /// As many bytes as a row.
+    type V: bytemuck::Pod;
 
     /// How many rows can be summed up in registers.
     const SUMS: usize;
 
-    fn load(self, row: &Row) -> Self::V;
-    fn store(self, v: Self::V) -> Row;
+    #[inline(always)]
+    fn load(self, row: &Row) -> Self::V {
+        pulp::cast(*row)
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V) -> Row {
+        pulp::cast(v)
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once where the processor can.
     fn mul_add(self, a: f32, b: Self::V, c: Self::V) -> Self::V;
@@ -215,14 +222,6 @@ impl Lanes for AnyProcessor {
     type V = [f32; COLUMNS];
     const SUMS: usize = if FUSES { 6 } else { 3 };
 
-    #[inline(always)]
-    fn load(self, row: &Row) -> Self::V {
-        row.0
-    }
-    #[inline(always)]
-    fn store(self, v: Self::V) -> Row {
-        Row(v)
-    }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] + b[i])
@@ -245,14 +244,6 @@ impl Lanes for V4 {
     const SUMS: usize = 12;
 
     #[inline(always)]
-    fn load(self, row: &Row) -> Self::V {
-        pulp::cast(*row)
-    }
-    #[inline(always)]
-    fn store(self, v: Self::V) -> Row {
-        pulp::cast(v)
-    }
-    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         self.avx512f._mm512_add_ps(a, b)
     }
@@ -268,14 +259,6 @@ impl Lanes for V3 {
     type V = [std::arch::x86_64::__m256; 2];
     const SUMS: usize = 6;
 
-    #[inline(always)]
-    fn load(self, row: &Row) -> Self::V {
-        pulp::cast(*row)
-    }
-    #[inline(always)]
-    fn store(self, v: Self::V) -> Row {
-        pulp::cast(v)
-    }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         let add = self.avx;

@@ -410,6 +410,7 @@ impl Pass<'_> {
     /// Adds `Σ p[q, t]·values[t, d]` to `out[q, d]` for a head, a tile, and `C` times eight columns from
     /// `column` on. It runs over four sums, token `t` in sum `t mod 4`, as one alone could not be added
     /// to as fast as a processor multiplies.
+    // By numbers, as below.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn weigh<L: Lanes, const Q: usize, const C: usize>(

@@ -43,14 +43,17 @@ impl Heads<'_> {
             out: vec![0f32; qkv.len() / 3],
             log_sums: vec![0f32; qkv.len() / 3 / self.head_dim()],
         };
-        let mut room = self.room();
+        let mut room = None;
         self.for_each(|head| match (head.head_dim, head.tokens) {
             (4, ..=8) => head.tile_forward::<4, 8>(qkv, &mut attended.out),
             (4, ..=16) => head.tile_forward::<4, 16>(qkv, &mut attended.out),
             (8, ..=8) => head.tile_forward::<8, 8>(qkv, &mut attended.out),
             (8, ..=16) => head.tile_forward::<8, 16>(qkv, &mut attended.out),
             (16, ..=8) => head.tile_forward::<16, 8>(qkv, &mut attended.out),
-            _ => head.blocks_forward(qkv, &mut room, &mut attended),
+            _ => {
+                let room = room.get_or_insert_with(|| self.room());
+                head.blocks_forward(qkv, room, &mut attended);
+            }
         });
         attended
     }
@@ -58,14 +61,17 @@ impl Heads<'_> {
     /// The gradient of `qkv`, `[N, 3E]`, from what `forward` gave and the gradient of its values.
     pub fn backward(&self, qkv: &[f32], attended: &Attended, dout: &[f32]) -> Vec<f32> {
         let mut dqkv = vec![0f32; qkv.len()];
-        let mut room = self.room();
+        let mut room = None;
         self.for_each(|head| match (head.head_dim, head.tokens) {
             (4, ..=8) => head.tile_backward::<4, 8>(qkv, dout, &mut dqkv),
             (4, ..=16) => head.tile_backward::<4, 16>(qkv, dout, &mut dqkv),
             (8, ..=8) => head.tile_backward::<8, 8>(qkv, dout, &mut dqkv),
             (8, ..=16) => head.tile_backward::<8, 16>(qkv, dout, &mut dqkv),
             (16, ..=8) => head.tile_backward::<16, 8>(qkv, dout, &mut dqkv),
-            _ => head.blocks_backward(qkv, attended, dout, &mut room, &mut dqkv),
+            _ => {
+                let room = room.get_or_insert_with(|| self.room());
+                head.blocks_backward(qkv, attended, dout, room, &mut dqkv);
+            }
         });
         dqkv
     }
