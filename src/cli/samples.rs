@@ -163,7 +163,7 @@ fn make_samples<T>(
     plan: &Plan,
     sender: &Sender<(u64, Vec<T>)>,
 ) {
-    let mut batch = Batch::new(generator.model());
+    let mut batch = Batch::new(generator.model(), generator.prefix());
     let mut blocks: BTreeMap<u64, Block<T>> = BTreeMap::new();
     let mut indices = 0..0;
     let mut wanted = true;
@@ -180,7 +180,7 @@ fn make_samples<T>(
             }
             let index = indices.start;
             indices.start += 1;
-            batch.add(index, generator.text(index), generator.prefix());
+            batch.add(index, generator.text(index));
         }
         if batch.is_empty() {
             return;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{InferenceGpt, Room, Run, Sampler, Stream};
+use super::beginnings::{Beginnings, Node};
+use super::{InferenceGpt, Prefix, Room, Run, Sampler, Stream};
 use crate::data::ChatTokens;
 
 /// How many tokens a sample of a continuous text has unless somebody says otherwise.
@@ -118,6 +119,11 @@ impl Continuation {
         &self.tokens
     }
 
+    /// The last token.
+    fn last(&self) -> u32 {
+        self.tokens[self.tokens.len() - 1]
+    }
+
     /// The tokens that the model has not seen yet.
     fn unseen(&mut self, stream: &mut Stream) -> &[u32] {
         if self.tokens.len() > self.context {
@@ -170,28 +176,6 @@ impl Continuation {
     }
 }
 
-/// A prompt that many texts have in common, as the model has seen it.
-#[derive(Debug)]
-pub struct Prefix {
-    stream: Stream,
-    logits: Vec<f64>,
-}
-
-impl Prefix {
-    /// Lets the model see a prompt, which has to fit its context.
-    pub fn new(model: &InferenceGpt, prompt: &[u32]) -> Self {
-        let (mut stream, mut room) = (model.stream(), Room::default());
-        let run = Run {
-            stream: &mut stream,
-            tokens: prompt,
-            logits_from: prompt.len() - 1,
-        };
-        model.forward(&mut room, &mut [run]);
-        let logits = room.logits(0).to_vec();
-        Self { stream, logits }
-    }
-}
-
 /// Texts that are made together, each going its own way. What a text becomes does not depend on
 /// which others there are.
 pub struct Batch<'a, T> {
@@ -203,6 +187,8 @@ pub struct Batch<'a, T> {
     steps_left: usize,
     /// Streams of texts that have ended, to be used again.
     spare: Vec<Stream>,
+    /// What is remembered of texts that begin with the same prefix.
+    beginnings: Option<Beginnings>,
 }
 
 /// A text of a batch.
@@ -210,13 +196,22 @@ struct Member<T> {
     owner: T,
     text: Continuation,
     stream: Stream,
-    /// What the stream begins with, until the first token is sampled.
-    prefix: Option<Arc<Prefix>>,
+    place: Place,
     finish: Option<Finish>,
 }
 
+/// How a text stands to the beginnings that are remembered.
+enum Place {
+    /// It has not been looked up yet.
+    New,
+    /// Its last token leads away from there.
+    Leaving(Node),
+    Away,
+}
+
 impl<'a, T> Batch<'a, T> {
-    pub fn new(model: &'a InferenceGpt) -> Self {
+    /// For texts whose prompt is the prefix, where there is one.
+    pub fn new(model: &'a InferenceGpt, prefix: Option<Arc<Prefix>>) -> Self {
         Self {
             model,
             room: Room::default(),
@@ -224,6 +219,7 @@ impl<'a, T> Batch<'a, T> {
             first: 0,
             steps_left: TURN,
             spare: Vec::new(),
+            beginnings: prefix.map(|prefix| Beginnings::new(model, prefix)),
         }
     }
 
@@ -236,18 +232,15 @@ impl<'a, T> Batch<'a, T> {
         self.texts.is_empty()
     }
 
-    /// Adds a text, whose prompt the model may have seen already.
-    pub fn add(&mut self, owner: T, text: Continuation, prefix: Option<Arc<Prefix>>) {
+    /// Adds a text.
+    pub fn add(&mut self, owner: T, text: Continuation) {
         let mut stream = self.spare.pop().unwrap_or_else(|| self.model.stream());
         stream.truncate(0);
-        if let Some(prefix) = &prefix {
-            stream.copy_from(&prefix.stream);
-        }
         self.texts.push(Member {
             owner,
             text,
             stream,
-            prefix,
+            place: Place::New,
             finish: None,
         });
     }
@@ -259,10 +252,9 @@ impl<'a, T> Batch<'a, T> {
         mut visit: impl FnMut(&mut T, u32) -> bool,
         mut done: impl FnMut(T, Continuation, Finish),
     ) {
-        for member in &mut self.texts {
-            if let Some(prefix) = member.prefix.take() {
-                let visit = |token| visit(&mut member.owner, token);
-                member.finish = member.text.go_on(&prefix.logits, visit);
+        if let Some(beginnings) = &self.beginnings {
+            for member in &mut self.texts {
+                member.look_up(beginnings, &mut visit);
             }
         }
         self.take_out_finished(&mut done);
@@ -293,13 +285,13 @@ impl<'a, T> Batch<'a, T> {
         }
         self.model.forward(&mut self.room, &mut runs);
         for (logits, index) in complete.into_iter().enumerate() {
-            let Member {
-                owner,
-                text,
-                finish,
-                ..
-            } = &mut self.texts[index];
-            *finish = text.go_on(self.room.logits(logits), |token| visit(owner, token));
+            let member = &mut self.texts[index];
+            let logits = self.room.logits(logits);
+            if let Some(beginnings) = &mut self.beginnings {
+                member.remember(beginnings, logits);
+            }
+            let visit = |token| visit(&mut member.owner, token);
+            member.finish = member.text.go_on(logits, visit);
         }
         self.take_out_finished(&mut done);
     }
@@ -328,6 +320,41 @@ impl<'a, T> Batch<'a, T> {
             let member = self.texts.swap_remove(index);
             self.spare.push(member.stream);
             done(member.owner, member.text, finish);
+        }
+    }
+}
+
+impl<T> Member<T> {
+    /// Lets a new text go on as far as is remembered.
+    fn look_up(
+        &mut self,
+        beginnings: &Beginnings,
+        visit: &mut impl FnMut(&mut T, u32) -> bool,
+    ) {
+        let Place::New = self.place else { return };
+        let mut node = beginnings.root();
+        loop {
+            let visit = |token| visit(&mut self.owner, token);
+            self.finish = self.text.go_on(beginnings.logits(node), visit);
+            if self.finish.is_some() {
+                return;
+            }
+            match beginnings.after(node, self.text.last()) {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        beginnings.copy_to(node, &mut self.stream);
+        self.place = Place::Leaving(node);
+    }
+
+    /// Remembers the first logits of a text that leaves what is remembered.
+    fn remember(&mut self, beginnings: &mut Beginnings, logits: &[f64]) {
+        if let Place::Leaving(node) = std::mem::replace(&mut self.place, Place::Away)
+            // Otherwise the beginning was forgotten, as the context is full.
+            && self.stream.length() == node.length() + 1
+        {
+            beginnings.add(node, self.text.last(), logits, &self.stream);
         }
     }
 }

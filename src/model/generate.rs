@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 
-use super::continuation::{Continuation, Grammar, Prefix};
-use super::{InferenceGpt, Room, Sampler, SamplingOptions};
+use super::continuation::{Continuation, Grammar};
+use super::{InferenceGpt, Prefix, Room, Sampler, SamplingOptions};
 use crate::data::{Kind, Message, Role, Tokenizer};
 
 /// What a sample depends on, beside the model and its own index.

@@ -2,6 +2,7 @@
 //! [`InferenceGpt`] is plain data that computes in f64 and is shared between threads. Around them,
 //! what a model is (its size and vocabulary) and what is done with it (sampling, generating).
 
+mod beginnings;
 mod chat;
 mod config;
 mod continuation;
@@ -12,9 +13,10 @@ mod sampling;
 mod score;
 mod tensor_gpt;
 
+pub use beginnings::Prefix;
 pub use chat::{Chat, Reply, ReplyInMaking, chat_tokens};
 pub use config::ModelConfig;
-pub use continuation::{Batch, CONTINUOUS_TOKENS, Continuation, Finish, Prefix};
+pub use continuation::{Batch, CONTINUOUS_TOKENS, Continuation, Finish};
 pub use generate::{GenerateOptions, Generator, Sample, list_chars, read_conversation};
 pub use inference::{InferenceGpt, MOST_TOGETHER, Room, Run, Stream, Team};
 pub use meta::ModelMeta;

@@ -152,7 +152,7 @@ impl Shared {
 
     /// A thread's life.
     fn work(&self, number: usize) {
-        let mut batch = Batch::new(&self.model);
+        let mut batch = Batch::new(&self.model, None);
         loop {
             let alone = self.take(number, &mut batch);
             let steps = || match alone {
@@ -162,7 +162,7 @@ impl Shared {
             // The panic itself is reported on stderr. Who waits for this thread's texts learns that
             // they are lost.
             if catch_unwind(AssertUnwindSafe(steps)).is_err() {
-                batch = Batch::new(&self.model);
+                batch = Batch::new(&self.model, None);
             }
         }
     }
@@ -181,7 +181,7 @@ impl Shared {
             {
                 state.making[number] += 1;
                 let owner = (order.filter, order.streamed, order.events);
-                batch.add(owner, order.text, None);
+                batch.add(owner, order.text);
             }
             if !batch.is_empty() {
                 return state.making.len() > 1 && state.making.iter().sum::<usize>() == 1;

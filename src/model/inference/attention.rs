@@ -48,13 +48,13 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(config: ModelConfig) -> Self {
-        let tile = config.block_size.next_multiple_of(LANES).min(TILE);
+    fn new(config: ModelConfig, tokens: usize) -> Self {
+        let tile = tokens.next_multiple_of(LANES).min(TILE);
         Self {
             heads: config.n_head,
             head_dim: config.head_dim(),
             tile,
-            tiles: config.block_size.div_ceil(tile),
+            tiles: tokens.div_ceil(tile),
         }
     }
 
@@ -72,11 +72,22 @@ impl Shape {
     fn place(self, tile: usize, head: usize) -> usize {
         (tile * self.heads + head) * self.tile
     }
+
+    /// Where a head's token is, counted in tokens.
+    fn token(self, position: usize, head: usize) -> usize {
+        self.place(position / self.tile, head) + position % self.tile
+    }
+
+    /// Where a token's key begins, of which each number is [`LANES`] after the one before.
+    fn key(self, token: usize) -> usize {
+        token / LANES * LANES * self.head_dim + token % LANES
+    }
 }
 
 impl KvCache {
-    pub fn new(config: ModelConfig) -> Self {
-        let shape = Shape::new(config);
+    /// With room for so many tokens.
+    pub fn new(config: ModelConfig, tokens: usize) -> Self {
+        let shape = Shape::new(config, tokens);
         let scales = shape.scales(shape.tiles);
         Self {
             shape,
@@ -89,27 +100,43 @@ impl KvCache {
         }
     }
 
-    /// How much memory a cache takes.
-    pub fn bytes(config: ModelConfig) -> usize {
-        let shape = Shape::new(config);
-        let of_token = (shape.head_dim + shape.width()) * size_of::<i32>() + 2 * size_of::<f64>();
-        shape.scales(shape.tiles) * of_token
+    /// How much memory a token takes.
+    pub fn token_bytes(config: ModelConfig) -> usize {
+        let shape = Shape::new(config, LANES);
+        let of_head = (shape.head_dim + shape.width()) * size_of::<i32>() + 2 * size_of::<f64>();
+        shape.heads * of_head
     }
 
     /// Remembers a token's key and value, `[E]` each.
     #[inline(always)]
     pub fn insert(&mut self, position: usize, key: &[f64], value: &[f64]) {
-        let Shape { head_dim, tile, .. } = self.shape;
-        let width = self.shape.width();
-        let (index, token) = (position / tile, position % tile);
+        let (head_dim, width) = (self.shape.head_dim, self.shape.width());
         let columns = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
         for (head, (key, value)) in columns.enumerate() {
-            let first = self.shape.place(index, head);
-            let place = (first + token / LANES * LANES) * head_dim + token % LANES;
-            let places = self.keys[place..].iter_mut().step_by(LANES);
-            self.key_scales[first + token] = to_whole(key, places) * self.score_factor;
-            let places = self.values[(first + token) * width..].iter_mut();
-            self.value_scales[first + token] = to_whole(value, places);
+            let token = self.shape.token(position, head);
+            let places = self.keys[self.shape.key(token)..].iter_mut();
+            let places = places.step_by(LANES);
+            self.key_scales[token] = to_whole(key, places) * self.score_factor;
+            let places = self.values[token * width..].iter_mut();
+            self.value_scales[token] = to_whole(value, places);
+        }
+    }
+
+    /// Takes over a token of another cache of the same heads, with number `from` there, as the one at
+    /// `position`.
+    pub fn copy_token(&mut self, position: usize, other: &Self, from: usize) {
+        let (head_dim, width) = (self.shape.head_dim, self.shape.width());
+        for head in 0..self.shape.heads {
+            let token = self.shape.token(position, head);
+            let from = other.shape.token(from, head);
+            let keys = self.keys[self.shape.key(token)..].iter_mut();
+            let other_keys = other.keys[other.shape.key(from)..].iter();
+            let keys = keys.step_by(LANES).zip(other_keys.step_by(LANES));
+            keys.take(head_dim).for_each(|(key, other)| *key = *other);
+            self.values[token * width..][..width]
+                .copy_from_slice(&other.values[from * width..][..width]);
+            self.key_scales[token] = other.key_scales[from];
+            self.value_scales[token] = other.value_scales[from];
         }
     }
 

@@ -114,18 +114,30 @@ impl InferenceGpt {
 
     /// A text of which the model has seen nothing yet.
     pub fn stream(&self) -> Stream {
+        self.stream_of(self.meta.config.block_size)
+    }
+
+    /// The same, with room for so many tokens.
+    pub fn stream_of(&self, tokens: usize) -> Stream {
         let layers = 0..self.meta.config.n_layer;
         Stream {
             length: 0,
-            layers: layers.map(|_| KvCache::new(self.meta.config)).collect(),
+            layers: layers
+                .map(|_| KvCache::new(self.meta.config, tokens))
+                .collect(),
         }
+    }
+
+    /// How much memory it takes to remember a token.
+    pub fn token_bytes(&self) -> usize {
+        self.layers.len() * KvCache::token_bytes(self.meta.config)
     }
 
     /// How many texts are best made together: as many as share what is read of the weights, but no
     /// more than those of which all that is remembered stays near the processor.
     pub fn together(&self) -> usize {
         const BYTES: usize = 8 << 20;
-        let stream = self.layers.len() * KvCache::bytes(self.meta.config);
+        let stream = self.meta.config.block_size * self.token_bytes();
         (BYTES / stream).clamp(GROUP, MOST_TOGETHER)
     }
 
@@ -351,6 +363,19 @@ impl Stream {
         for (cache, other) in self.layers.iter_mut().zip(&other.layers) {
             cache.copy_from(other, self.length);
         }
+    }
+
+    /// Takes over a token of another text, with number `from` there, as the one at `position`; how
+    /// many the model has seen stays as it was.
+    pub fn copy_token(&mut self, position: usize, other: &Self, from: usize) {
+        for (cache, other) in self.layers.iter_mut().zip(&other.layers) {
+            cache.copy_token(position, other, from);
+        }
+    }
+
+    /// Says that the first `length` tokens are there.
+    pub fn set_length(&mut self, length: usize) {
+        self.length = length;
     }
 }
 
