@@ -17,12 +17,17 @@ const MEMORY: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Prefix {
     stream: Stream,
-    logits: Vec<f64>,
+    next: Vec<f64>,
 }
 
 impl Prefix {
-    /// Lets the model see some tokens, at least one and no more than its context.
-    pub fn new(model: &InferenceGpt, tokens: &[u32]) -> Self {
+    /// Lets the model see some tokens, at least one and no more than its context. `next` turns logits
+    /// into what is to be remembered of the token that comes next, so many numbers.
+    pub fn new(
+        model: &InferenceGpt,
+        tokens: &[u32],
+        next: impl FnOnce(&[f64]) -> Vec<f64>,
+    ) -> Self {
         let (mut stream, mut room) = (model.stream(), Room::default());
         let run = Run {
             stream: &mut stream,
@@ -30,18 +35,19 @@ impl Prefix {
             logits_from: tokens.len() - 1,
         };
         model.forward(&mut room, &mut [run]);
-        let logits = room.logits(0).to_vec();
-        Self { stream, logits }
+        let next = next(room.logits(0));
+        Self { stream, next }
     }
 }
 
 /// Which tokens the model has seen, and what it made of them.
 pub struct Beginnings {
     prefix: Arc<Prefix>,
+    vocab_size: usize,
     /// How many nodes there can be.
     most: usize,
-    /// The logits at each node, `[nodes, V]`.
-    logits: Vec<f64>,
+    /// What is remembered of the token that comes next, a row for each node.
+    next: Vec<f64>,
     /// The node that each token leads to, `[nodes, V]`; the root, to which none does, where that is not
     /// remembered.
     children: Vec<u32>,
@@ -75,30 +81,29 @@ impl Beginnings {
     }
 
     fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
-        let vocab_size = prefix.logits.len();
-        let row = vocab_size * (size_of::<f64>() + size_of::<u32>()) + size_of::<u32>();
-        let most = (memory / (row + model.token_bytes())).max(2);
-        let mut new = Self {
+        let (vocab_size, width) = (model.meta().tokenizer.vocab_size(), prefix.next.len());
+        let numbers = width * size_of::<f64>() + (vocab_size + 1) * size_of::<u32>();
+        let most = (memory / (numbers + model.token_bytes())).max(2);
+        let mut beginnings = Self {
             prefix,
+            vocab_size,
             most,
-            logits: Vec::with_capacity(most * vocab_size),
+            next: Vec::with_capacity(most * width),
             children: Vec::with_capacity(most * vocab_size),
             parents: Vec::with_capacity(most),
             tokens: model.stream_of(most),
             renewals: 0,
         };
-        new.begin();
-        new
+        beginnings.add_node(0, &Arc::clone(&beginnings.prefix).next);
+        beginnings
     }
 
-    /// Forgets all but the root.
-    fn begin(&mut self) {
-        self.logits.clear();
-        self.children.clear();
-        self.parents.clear();
-        self.logits.extend_from_slice(&self.prefix.logits);
-        self.children.resize(self.prefix.logits.len(), 0);
-        self.parents.push(0);
+    /// Adds a node to which no token leads yet.
+    fn add_node(&mut self, parent: u32, next: &[f64]) {
+        self.next.extend_from_slice(next);
+        self.children
+            .resize(self.children.len() + self.vocab_size, 0);
+        self.parents.push(parent);
     }
 
     /// Where all texts begin.
@@ -110,10 +115,10 @@ impl Beginnings {
         }
     }
 
-    /// The logits `[V]` after the tokens that lead to a node.
-    pub fn logits(&self, node: Node) -> &[f64] {
-        let vocab_size = self.prefix.logits.len();
-        &self.logits[node.number as usize * vocab_size..][..vocab_size]
+    /// What is remembered of the token that comes next.
+    pub fn next(&self, node: Node) -> &[f64] {
+        let width = self.prefix.next.len();
+        &self.next[node.number as usize * width..][..width]
     }
 
     /// Where a token leads to, if that is remembered.
@@ -127,7 +132,7 @@ impl Beginnings {
     }
 
     fn place(&self, node: Node, token: u32) -> usize {
-        node.number as usize * self.prefix.logits.len() + token as usize
+        node.number as usize * self.vocab_size + token as usize
     }
 
     /// Makes a stream one that has seen the tokens that lead to a node.
@@ -141,20 +146,26 @@ impl Beginnings {
         stream.set_length(node.length);
     }
 
-    /// Remembers the logits after a node and a token, which is the last that `stream` has seen.
-    pub fn add(&mut self, node: Node, token: u32, logits: &[f64], stream: &Stream) {
+    /// Remembers what comes after a node and a token, which `stream` has seen.
+    pub fn add(&mut self, node: Node, token: u32, next: &[f64], stream: &Stream) {
         if node.renewals != self.renewals || self.after(node, token).is_some() {
             return;
         }
         if self.parents.len() == self.most {
-            self.renewals += 1;
-            return self.begin();
+            return self.begin_anew();
         }
         let (place, number) = (self.place(node, token), self.parents.len());
         self.children[place] = number as u32;
-        self.children.resize(self.children.len() + logits.len(), 0);
-        self.parents.push(node.number);
-        self.logits.extend_from_slice(logits);
+        self.add_node(node.number, next);
         self.tokens.copy_token(number, stream, node.length);
+    }
+
+    /// Forgets all but the root.
+    fn begin_anew(&mut self) {
+        self.renewals += 1;
+        self.next.truncate(self.prefix.next.len());
+        self.children.truncate(self.vocab_size);
+        self.children.fill(0);
+        self.parents.truncate(1);
     }
 }

@@ -135,14 +135,20 @@ impl Continuation {
         &self.tokens[stream.length()..]
     }
 
-    /// Samples the next token, which `visit` sees and may end the text at by returning false. Says
-    /// why the text ended, if it did.
-    fn go_on(&mut self, logits: &[f64], visit: impl FnOnce(u32) -> bool) -> Option<Finish> {
+    /// Takes the logits `[V]` of the next token. Gives the sampler's weights, `[V + 1]`.
+    pub fn weigh(&mut self, logits: &[f64]) -> &[f64] {
+        let grammar = &self.grammar;
+        self.sampler.weigh(logits, |token| grammar.allows(token));
+        self.sampler.weights()
+    }
+
+    /// Samples the next token by the sampler's weights; `visit` sees it and may end the text by returning
+    /// false. Says why the text ended, if it did.
+    fn go_on(&mut self, visit: impl FnOnce(u32) -> bool) -> Option<Finish> {
         if self.sampled.len() == self.limit {
             return Some(Finish::Length);
         }
-        let grammar = &self.grammar;
-        let token = self.sampler.sample(logits, |token| grammar.allows(token));
+        let token = self.sampler.draw();
         self.tokens.push(token);
         self.sampled.push(token);
         if !visit(token) || !self.grammar.goes_on_after(token) {
@@ -169,7 +175,8 @@ impl Continuation {
                 logits_from,
             };
             model.forward(room, &mut [run]);
-            if let Some(finish) = self.go_on(room.logits(0), &mut visit) {
+            self.weigh(room.logits(0));
+            if let Some(finish) = self.go_on(&mut visit) {
                 return finish;
             }
         }
@@ -210,7 +217,7 @@ enum Place {
 }
 
 impl<'a, T> Batch<'a, T> {
-    /// For texts whose prompt is the prefix, where there is one.
+    /// For texts that have their prompt, where it is the prefix, and their sampling options in common.
     pub fn new(model: &'a InferenceGpt, prefix: Option<Arc<Prefix>>) -> Self {
         Self {
             model,
@@ -286,12 +293,12 @@ impl<'a, T> Batch<'a, T> {
         self.model.forward(&mut self.room, &mut runs);
         for (logits, index) in complete.into_iter().enumerate() {
             let member = &mut self.texts[index];
-            let logits = self.room.logits(logits);
+            member.text.weigh(self.room.logits(logits));
             if let Some(beginnings) = &mut self.beginnings {
-                member.remember(beginnings, logits);
+                member.remember(beginnings);
             }
             let visit = |token| visit(&mut member.owner, token);
-            member.finish = member.text.go_on(logits, visit);
+            member.finish = member.text.go_on(visit);
         }
         self.take_out_finished(&mut done);
     }
@@ -326,16 +333,12 @@ impl<'a, T> Batch<'a, T> {
 
 impl<T> Member<T> {
     /// Lets a new text go on as far as is remembered.
-    fn look_up(
-        &mut self,
-        beginnings: &Beginnings,
-        visit: &mut impl FnMut(&mut T, u32) -> bool,
-    ) {
+    fn look_up(&mut self, beginnings: &Beginnings, visit: &mut impl FnMut(&mut T, u32) -> bool) {
         let Place::New = self.place else { return };
         let mut node = beginnings.root();
         loop {
-            let visit = |token| visit(&mut self.owner, token);
-            self.finish = self.text.go_on(beginnings.logits(node), visit);
+            self.text.sampler.set_weights(beginnings.next(node));
+            self.finish = self.text.go_on(|token| visit(&mut self.owner, token));
             if self.finish.is_some() {
                 return;
             }
@@ -348,13 +351,14 @@ impl<T> Member<T> {
         self.place = Place::Leaving(node);
     }
 
-    /// Remembers the first logits of a text that leaves what is remembered.
-    fn remember(&mut self, beginnings: &mut Beginnings, logits: &[f64]) {
+    /// Remembers the weights after the token with which a text leaves what is remembered.
+    fn remember(&mut self, beginnings: &mut Beginnings) {
         if let Place::Leaving(node) = std::mem::replace(&mut self.place, Place::Away)
             // Otherwise the beginning was forgotten, as the context is full.
             && self.stream.length() == node.length() + 1
         {
-            beginnings.add(node, self.text.last(), logits, &self.stream);
+            let (token, weights) = (self.text.last(), self.text.sampler.weights());
+            beginnings.add(node, token, weights, &self.stream);
         }
     }
 }

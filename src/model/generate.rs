@@ -113,7 +113,10 @@ impl Generator {
     /// of a continuous text does not fit the context.
     pub fn prefix(&self) -> Option<Arc<Prefix>> {
         let fits = self.prompt.len() <= self.model.meta().config.block_size;
-        let prefix = || Arc::new(Prefix::new(&self.model, &self.prompt));
+        let prefix = || {
+            let weights = |logits: &[f64]| self.text(0).weigh(logits).to_vec();
+            Arc::new(Prefix::new(&self.model, &self.prompt, weights))
+        };
         fits.then(|| Arc::clone(self.prefix.get_or_init(prefix)))
     }
 

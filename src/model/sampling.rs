@@ -60,7 +60,8 @@ impl SamplingOptions {
 pub struct Sampler {
     options: SamplingOptions,
     rng: fastrand::Rng,
-    /// A number a token: its logit, and then what is proportional to its probability.
+    /// A number a token, its logit and then what is proportional to its probability; and the sum of
+    /// the latter: `[V + 1]`.
     weights: Vec<f64>,
     /// The tokens, likeliest first, where the order matters.
     order: Vec<u32>,
@@ -83,8 +84,20 @@ impl Sampler {
         }
     }
 
-    /// The next token, among those that `allowed` lets through. Panics where it lets none through.
-    pub fn sample(&mut self, logits: &[f64], allowed: impl Fn(u32) -> bool) -> u32 {
+    /// What is proportional to each token's probability, and the sum of these weights: `[V + 1]`.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Takes over the weights of another sampler with the same options.
+    pub fn set_weights(&mut self, weights: &[f64]) {
+        self.weights.clear();
+        self.weights.extend_from_slice(weights);
+    }
+
+    /// Turns logits into weights, which are 0 for tokens that may not come. Panics where `allowed` lets
+    /// none through.
+    pub fn weigh(&mut self, logits: &[f64], allowed: impl Fn(u32) -> bool) {
         let SamplingOptions {
             temperature,
             top_k,
@@ -98,7 +111,11 @@ impl Sampler {
         };
         self.weights.extend(logits.iter().enumerate().map(masked));
         if temperature == 0.0 {
-            return likeliest(&self.weights);
+            let likeliest = likeliest(&self.weights);
+            self.weights.fill(0.0);
+            self.weights[likeliest as usize] = 1.0;
+            self.weights.push(1.0);
+            return;
         }
         if top_k.is_some() || top_p.is_some() {
             self.sort();
@@ -127,7 +144,7 @@ impl Sampler {
         if top_p.is_some() || min_p.is_some() {
             total = self.weights.iter().sum();
         }
-        self.draw(total)
+        self.weights.push(total);
     }
 
     /// Orders the tokens, the likeliest first; of equal ones that with the lower id.
@@ -146,17 +163,18 @@ impl Sampler {
         }
     }
 
-    /// One of the tokens, by their weights, whose sum is `total`.
-    fn draw(&mut self, total: f64) -> u32 {
+    /// One of the tokens, by their weights.
+    pub fn draw(&mut self) -> u32 {
+        let (total, weights) = self.weights.split_last().expect("there are weights");
         let mut point = self.rng.f64() * total;
-        for (token, weight) in self.weights.iter().enumerate() {
+        for (token, weight) in weights.iter().enumerate() {
             point -= weight;
             if point < 0.0 {
                 return token as u32;
             }
         }
         // Rounding can leave a speck behind the last one; it belongs to the likeliest.
-        likeliest(&self.weights)
+        likeliest(weights)
     }
 }
 
@@ -177,12 +195,17 @@ mod tests {
 
     const LOGITS: [f64; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
 
+    fn sample(sampler: &mut Sampler, allowed: impl Fn(u32) -> bool) -> u32 {
+        sampler.weigh(&LOGITS, allowed);
+        sampler.draw()
+    }
+
     /// How often each token comes in many draws.
     fn frequencies(options: SamplingOptions) -> [f64; 5] {
         let mut counts = [0.0; 5];
         let draws = 20_000;
         for index in 0..draws {
-            let token = Sampler::new(options, 7, index).sample(&LOGITS, |_| true);
+            let token = sample(&mut Sampler::new(options, 7, index), |_| true);
             counts[token as usize] += 1.0 / draws as f64;
         }
         counts
@@ -270,9 +293,9 @@ mod tests {
             1,
             0,
         );
-        assert_eq!(sampler.sample(&LOGITS, |_| true), 1);
-        assert_eq!(sampler.sample(&LOGITS, |token| token != 1), 3);
-        assert_eq!(sampler.sample(&LOGITS, |token| token == 4), 4);
+        assert_eq!(sample(&mut sampler, |_| true), 1);
+        assert_eq!(sample(&mut sampler, |token| token != 1), 3);
+        assert_eq!(sample(&mut sampler, |token| token == 4), 4);
     }
 
     #[test]
@@ -282,7 +305,7 @@ mod tests {
             ..Default::default()
         };
         for index in 0..100 {
-            assert!([1, 3].contains(&Sampler::new(options, 1, index).sample(&LOGITS, |_| true)));
+            assert!([1, 3].contains(&sample(&mut Sampler::new(options, 1, index), |_| true)));
         }
     }
 

@@ -1,9 +1,12 @@
 //! How likely a model takes texts to be.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 
-use super::inference::bits;
-use super::{InferenceGpt, Room, Run, Stream};
+use super::beginnings::{Beginnings, Node};
+use super::inference::{all_bits, bits};
+use super::{InferenceGpt, MOST_TOGETHER, Prefix, Room, Run, Stream};
 use crate::data::{Kind, Tokenizer, parse_conversation};
 
 /// How many tokens go through the model together: enough for all it shares between them.
@@ -30,6 +33,8 @@ pub struct Scorer<'a> {
     model: &'a InferenceGpt,
     room: Room,
     streams: Vec<Stream>,
+    /// The bits of each token that may come next.
+    beginnings: Beginnings,
 }
 
 /// A part of a text that fits the context.
@@ -38,14 +43,19 @@ struct Window<'t> {
     tokens: &'t [u32],
     /// What comes after each token of interest.
     targets: &'t [u32],
+    /// Where the text left the beginnings that are remembered.
+    left: Option<Node>,
 }
 
 impl<'a> Scorer<'a> {
     pub fn new(model: &'a InferenceGpt) -> Self {
+        let beginning = model.meta().tokenizer.beginning();
+        let prefix = Arc::new(Prefix::new(model, &[beginning], all_bits));
         Self {
             model,
             room: Room::default(),
             streams: Vec::new(),
+            beginnings: Beginnings::new(model, prefix),
         }
     }
 
@@ -75,12 +85,24 @@ impl<'a> Scorer<'a> {
         };
         let mut scores: Vec<Score> = texts.iter().map(score).collect();
         let context = self.model.meta().config.block_size;
+        let beginning = self.model.meta().tokenizer.beginning();
         let (mut batch, mut size) = (Vec::new(), 0);
         for (text, tokens) in texts.iter().enumerate() {
-            for window in windows(text, tokens, context) {
+            for (number, mut window) in windows(text, tokens, context).enumerate() {
+                if self.streams.len() == batch.len() {
+                    self.streams.push(self.model.stream());
+                }
+                let stream = &mut self.streams[batch.len()];
+                stream.truncate(0);
+                if number == 0 && tokens[0] == beginning {
+                    scores[text].bits += window.look_up(&self.beginnings, stream);
+                }
+                if window.tokens.is_empty() {
+                    continue;
+                }
                 size += window.tokens.len();
                 batch.push(window);
-                if size >= TOGETHER {
+                if size >= TOGETHER || batch.len() == MOST_TOGETHER {
                     self.score_windows(&batch, &mut scores);
                     batch.clear();
                     size = 0;
@@ -91,28 +113,56 @@ impl<'a> Scorer<'a> {
         scores
     }
 
-    /// Adds the bits of some windows to the scores of their texts.
-    fn score_windows<'w>(&'w mut self, windows: &'w [Window], scores: &mut [Score]) {
-        while self.streams.len() < windows.len() {
-            self.streams.push(self.model.stream());
-        }
+    /// Adds the bits of some windows, each with its stream, to the scores of their texts.
+    fn score_windows(&mut self, windows: &[Window], scores: &mut [Score]) {
         let runs = windows.iter().zip(&mut self.streams);
-        let run = |(window, stream): (&'w Window, &'w mut Stream)| {
-            stream.truncate(0);
-            Run {
-                stream,
-                tokens: window.tokens,
-                logits_from: window.tokens.len() - window.targets.len(),
+        let runs = runs.map(|(window, stream)| Run {
+            stream,
+            tokens: window.tokens,
+            logits_from: window.tokens.len() - window.targets.len(),
+        });
+        self.model
+            .forward(&mut self.room, &mut runs.collect::<Vec<_>>());
+        let mut logits = self.room.all_logits();
+        for (window, stream) in windows.iter().zip(&self.streams) {
+            let logits = logits.by_ref().take(window.targets.len());
+            for (number, (logits, &token)) in logits.zip(window.targets).enumerate() {
+                if number == 0
+                    && let Some(node) = window.left
+                {
+                    let bits = all_bits(logits);
+                    scores[window.text].bits += bits[token as usize];
+                    self.beginnings.add(node, window.tokens[0], &bits, stream);
+                } else {
+                    scores[window.text].bits += bits(logits, token);
+                }
             }
-        };
-        let mut runs: Vec<Run> = runs.map(run).collect();
-        self.model.forward(&mut self.room, &mut runs);
-        let targets = windows
-            .iter()
-            .flat_map(|window| window.targets.iter().map(|&token| (window.text, token)));
-        for (logits, (text, token)) in self.room.all_logits().zip(targets) {
-            scores[text].bits += bits(logits, token);
         }
+    }
+}
+
+impl Window<'_> {
+    /// Takes off the tokens that begin a text in a way that is remembered, which `stream` has seen
+    /// then. Gives the bits of what comes after each.
+    fn look_up(&mut self, beginnings: &Beginnings, stream: &mut Stream) -> f64 {
+        let mut bits = 0.0;
+        let mut node = beginnings.root();
+        loop {
+            bits += beginnings.next(node)[self.targets[0] as usize];
+            (self.tokens, self.targets) = (&self.tokens[1..], &self.targets[1..]);
+            let next = self
+                .tokens
+                .first()
+                .map(|&token| beginnings.after(node, token));
+            match next {
+                None => return bits,
+                Some(Some(next)) => node = next,
+                Some(None) => break,
+            }
+        }
+        beginnings.copy_to(node, stream);
+        self.left = Some(node);
+        bits
     }
 }
 
@@ -156,6 +206,7 @@ fn windows(text: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = 
             text,
             tokens: &tokens[start..end],
             targets,
+            left: None,
         })
     })
 }

@@ -508,25 +508,42 @@ fn add(x: &mut [f64], added: &[f64]) {
     }
 }
 
-/// `-log2 p` of a token, by the logits.
+/// `-log2 p` of a token, by the logits, which it takes.
 pub(super) fn bits(logits: &mut [f64], token: u32) -> f64 {
-    struct Bits<'a>(&'a mut [f64], usize);
-    impl Work for Bits<'_> {
-        type Output = f64;
+    let logit = logits[token as usize];
+    bits_of(logit, lanes::run(LogSum(logits)))
+}
 
-        #[inline(always)]
-        fn run<L: Lanes>(self, lanes: L) -> f64 {
-            let Self(logits, token) = self;
-            let max = largest(lanes, logits);
-            let below = logits[token] - max;
-            for logit in logits.iter_mut() {
-                *logit -= max;
-            }
-            exponentials(logits);
-            (libm::log(sum(lanes, logits)) - below) / std::f64::consts::LN_2
+/// The same of every token.
+pub(super) fn all_bits(logits: &[f64]) -> Vec<f64> {
+    let log_sum = lanes::run(LogSum(&mut logits.to_vec()));
+    logits
+        .iter()
+        .map(|&logit| bits_of(logit, log_sum))
+        .collect()
+}
+
+fn bits_of(logit: f64, (max, log_sum): (f64, f64)) -> f64 {
+    (log_sum - (logit - max)) / std::f64::consts::LN_2
+}
+
+/// The largest of some logits, and the logarithm of the sum of the exponentials of how much they are
+/// below it.
+struct LogSum<'a>(&'a mut [f64]);
+
+impl Work for LogSum<'_> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (f64, f64) {
+        let Self(logits) = self;
+        let max = largest(lanes, logits);
+        for logit in logits.iter_mut() {
+            *logit -= max;
         }
+        exponentials(logits);
+        (max, libm::log(sum(lanes, logits)))
     }
-    lanes::run(Bits(logits, token as usize))
 }
 
 /// Turns logits into what is proportional to the tokens' probabilities at a temperature, in place.
