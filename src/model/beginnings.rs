@@ -3,8 +3,8 @@
 //! Names begin like other names, and lines of a log like the lines before them. A tree remembers what
 //! comes next: at its root after the tokens that all texts begin with, at each other node after one
 //! token more. A text adds at most one node, for the token with which it leaves what is remembered, so
-//! that the tree grows where texts come by most often. When it is full it begins anew, and so holds what
-//! is useful now.
+//! that the tree grows where texts come by most often. When it is full, nodes that no text came by are
+//! forgotten, so that it holds what is of use now.
 
 use std::sync::Arc;
 
@@ -43,22 +43,24 @@ impl Prefix {
 /// Which tokens the model has seen, and what it made of them.
 pub struct Beginnings {
     prefix: Arc<Prefix>,
-    vocab_size: usize,
     /// How many nodes there can be.
     most: usize,
-    /// What is remembered of the token that comes next, a row for each node.
-    next: Vec<f64>,
+    /// What is remembered of the token that comes next.
+    next: Rows<f64>,
     /// The node that each token leads to, `[nodes, V]`; the root, to which none does, where that is not
     /// remembered.
-    children: Vec<u32>,
+    children: Rows<u32>,
+    /// What the model remembers of each node's token.
+    numbers: Rows<i32>,
+    scales: Rows<f64>,
     parents: Vec<u32>,
-    /// What the model remembers of each node's token, which is the one at the node's number.
-    tokens: Stream,
-    /// How often the tree has begun anew.
+    /// Whether a text came by since nodes were forgotten.
+    visited: Vec<bool>,
+    /// How often nodes were forgotten.
     renewals: u64,
 }
 
-/// A place in a tree, as long as that does not begin anew.
+/// A place in a tree, until nodes of it are forgotten.
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
     number: u32,
@@ -80,30 +82,37 @@ impl Beginnings {
         Self::with_memory(model, prefix, MEMORY)
     }
 
-    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
-        let (vocab_size, width) = (model.meta().tokenizer.vocab_size(), prefix.next.len());
-        let numbers = width * size_of::<f64>() + (vocab_size + 1) * size_of::<u32>();
-        let most = (memory / (numbers + model.token_bytes())).max(2);
-        let mut beginnings = Self {
-            prefix,
-            vocab_size,
-            most,
-            next: Vec::with_capacity(most * width),
-            children: Vec::with_capacity(most * vocab_size),
-            parents: Vec::with_capacity(most),
-            tokens: model.stream_of(most),
+    pub(super) fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
+        let (numbers, scales) = prefix.stream.token_size();
+        let mut tree = Self {
+            most: 0,
+            next: Rows::new(prefix.next.len()),
+            children: Rows::new(model.meta().tokenizer.vocab_size()),
+            numbers: Rows::new(numbers),
+            scales: Rows::new(scales),
+            parents: Vec::new(),
+            visited: Vec::new(),
             renewals: 0,
+            prefix,
         };
-        beginnings.add_node(0, &Arc::clone(&beginnings.prefix).next);
-        beginnings
+        let row = tree.next.bytes()
+            + tree.children.bytes()
+            + tree.numbers.bytes()
+            + tree.scales.bytes()
+            + size_of::<(u32, bool)>();
+        tree.most = (memory / row).max(2);
+        tree.push(0, &Arc::clone(&tree.prefix).next);
+        tree
     }
 
-    /// Adds a node to which no token leads yet.
-    fn add_node(&mut self, parent: u32, next: &[f64]) {
-        self.next.extend_from_slice(next);
-        self.children
-            .resize(self.children.len() + self.vocab_size, 0);
+    /// Adds a node to which no token leads yet, and of whose token nothing is remembered.
+    fn push(&mut self, parent: u32, next: &[f64]) {
+        self.next.push().copy_from_slice(next);
+        self.children.push();
+        self.numbers.push();
+        self.scales.push();
         self.parents.push(parent);
+        self.visited.push(false);
     }
 
     /// Where all texts begin.
@@ -117,13 +126,13 @@ impl Beginnings {
 
     /// What is remembered of the token that comes next.
     pub fn next(&self, node: Node) -> &[f64] {
-        let width = self.prefix.next.len();
-        &self.next[node.number as usize * width..][..width]
+        self.next.get(node.number as usize)
     }
 
     /// Where a token leads to, if that is remembered.
-    pub fn after(&self, node: Node, token: u32) -> Option<Node> {
-        let number = self.children[self.place(node, token)];
+    pub fn after(&mut self, node: Node, token: u32) -> Option<Node> {
+        let number = self.children.get(node.number as usize)[token as usize];
+        self.visited[number as usize] = true;
         (number != 0).then_some(Node {
             number,
             length: node.length + 1,
@@ -131,16 +140,12 @@ impl Beginnings {
         })
     }
 
-    fn place(&self, node: Node, token: u32) -> usize {
-        node.number as usize * self.vocab_size + token as usize
-    }
-
     /// Makes a stream one that has seen the tokens that lead to a node.
     pub fn copy_to(&self, node: Node, stream: &mut Stream) {
         stream.copy_from(&self.prefix.stream);
         let mut number = node.number as usize;
         for position in (self.prefix.stream.length()..node.length).rev() {
-            stream.copy_token(position, &self.tokens, number);
+            stream.write_token(position, self.numbers.get(number), self.scales.get(number));
             number = self.parents[number] as usize;
         }
         stream.set_length(node.length);
@@ -152,20 +157,185 @@ impl Beginnings {
             return;
         }
         if self.parents.len() == self.most {
-            return self.begin_anew();
+            return self.forget();
         }
-        let (place, number) = (self.place(node, token), self.parents.len());
-        self.children[place] = number as u32;
-        self.add_node(node.number, next);
-        self.tokens.copy_token(number, stream, node.length);
+        let number = self.parents.len();
+        self.push(node.number, next);
+        self.children.get_mut(node.number as usize)[token as usize] = number as u32;
+        let (numbers, scales) = (self.numbers.get_mut(number), self.scales.get_mut(number));
+        stream.read_token(node.length, numbers, scales);
     }
 
-    /// Forgets all but the root.
-    fn begin_anew(&mut self) {
+    /// Forgets what no text came by since the last time, and so much of the rest, of which the oldest
+    /// is the most common, that half of the tree is free.
+    fn forget(&mut self) {
         self.renewals += 1;
-        self.next.truncate(self.prefix.next.len());
-        self.children.truncate(self.vocab_size);
-        self.children.fill(0);
-        self.parents.truncate(1);
+        let mut renumbered = vec![0; self.parents.len()];
+        let mut kept = 1;
+        for number in 1..self.parents.len() {
+            if self.visited[number] && kept < self.most / 2 {
+                renumbered[number] = kept as u32;
+                self.next.copy_within(number, kept);
+                self.children.copy_within(number, kept);
+                self.numbers.copy_within(number, kept);
+                self.scales.copy_within(number, kept);
+                // A parent is older than its children, and visited when they are.
+                self.parents[kept] = renumbered[self.parents[number] as usize];
+                kept += 1;
+            }
+        }
+        self.next.truncate(kept);
+        self.children.truncate(kept);
+        self.numbers.truncate(kept);
+        self.scales.truncate(kept);
+        self.parents.truncate(kept);
+        self.visited.truncate(kept);
+        self.visited.fill(false);
+        for child in &mut self.children.data {
+            *child = renumbered[*child as usize];
+        }
+    }
+}
+
+/// Rows of the same width.
+struct Rows<T> {
+    width: usize,
+    data: Vec<T>,
+}
+
+impl<T: Copy + Default> Rows<T> {
+    fn new(width: usize) -> Self {
+        Self {
+            width,
+            data: Vec::new(),
+        }
+    }
+
+    /// How much memory a row takes.
+    fn bytes(&self) -> usize {
+        self.width * size_of::<T>()
+    }
+
+    fn get(&self, row: usize) -> &[T] {
+        &self.data[row * self.width..][..self.width]
+    }
+
+    fn get_mut(&mut self, row: usize) -> &mut [T] {
+        &mut self.data[row * self.width..][..self.width]
+    }
+
+    /// Adds a row of zeros.
+    fn push(&mut self) -> &mut [T] {
+        let start = self.data.len();
+        self.data.resize(start + self.width, T::default());
+        &mut self.data[start..]
+    }
+
+    fn copy_within(&mut self, from: usize, to: usize) {
+        let from = from * self.width;
+        self.data
+            .copy_within(from..from + self.width, to * self.width);
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        self.data.truncate(rows * self.width);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Batch, GenerateOptions, Generator, ModelConfig, ModelMeta, SamplingOptions, Scorer,
+        initial_weights,
+    };
+    use super::*;
+    use crate::data::{Kind, Tokenizer};
+
+    const CONTEXT: usize = 9;
+
+    /// How much the model remembers of a token does not fill whole vectors.
+    fn model(kind: Kind) -> Arc<InferenceGpt> {
+        let config = ModelConfig {
+            n_embd: 15,
+            n_head: 3,
+            n_layer: 2,
+            block_size: CONTEXT,
+        };
+        let tokenizer = Tokenizer::from_texts(["abc\n"].into_iter(), kind);
+        let meta = ModelMeta { config, tokenizer };
+        let mut weights = initial_weights(config, meta.tokenizer.vocab_size(), 5);
+        for weight in weights.values_mut().flat_map(|tensor| &mut tensor.values) {
+            // Large enough that it matters what comes before.
+            *weight *= 8.0;
+        }
+        Arc::new(InferenceGpt::from_tensors(meta, &weights))
+    }
+
+    /// Makes many texts, a few at a time, and compares each with what it is alone. Gives how often nodes
+    /// were forgotten, and how many there are.
+    fn compare(generator: &Generator, memory: usize) -> (u64, usize) {
+        let prefix = generator.prefix().unwrap();
+        let mut batch = Batch::new(generator.model(), Some(Arc::clone(&prefix)));
+        let beginnings = Beginnings::with_memory(generator.model(), prefix, memory);
+        *batch.beginnings() = Some(beginnings);
+        for index in 0..400 {
+            batch.add(index, generator.text(index));
+            while batch.len() > 4 {
+                batch.step(
+                    |_, _| true,
+                    |index, text, _| {
+                        let sample = generator.sample_of(text.sampled());
+                        assert_eq!(sample, generator.sample(index), "sample {index}");
+                    },
+                );
+            }
+        }
+        let beginnings = batch.beginnings().take().unwrap();
+        (beginnings.renewals, beginnings.parents.len())
+    }
+
+    #[test]
+    fn a_text_is_what_it_would_be_alone() {
+        for kind in [Kind::Documents, Kind::Continuous] {
+            let mut forgotten = 0;
+            for (prompt, temperature) in [("", 1.0), ("ab", 0.7), ("", 0.0), ("abcabc", 1.0)] {
+                let options = GenerateOptions {
+                    sampling: SamplingOptions {
+                        temperature,
+                        ..Default::default()
+                    },
+                    // Further than the context of a continuous text.
+                    max_tokens: Some(2 * CONTEXT),
+                    prompt: prompt.into(),
+                    ..Default::default()
+                };
+                let generator = Generator::new(model(kind), options).unwrap();
+                let (renewals, nodes) = compare(&generator, 1 << 20);
+                assert!(renewals == 0 && nodes > 1, "{nodes} nodes");
+                // Room for two nodes, and for a few.
+                forgotten += compare(&generator, 0).0 + compare(&generator, 2_500).0;
+            }
+            assert!(forgotten > 100, "{kind:?}: {forgotten}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_score_that_it_would_have_alone() {
+        let model = model(Kind::Documents);
+        let mut rng = fastrand::Rng::with_seed(4);
+        // The ends of lines, lines that others begin with, and lines longer than the context.
+        let mut line = || -> Vec<u32> {
+            let length = rng.usize(0..20);
+            let tokens = std::iter::repeat_with(|| rng.u32(0..2)).take(length);
+            let bos = model.meta().tokenizer.beginning();
+            [bos].into_iter().chain(tokens).chain([bos]).collect()
+        };
+        let lines: Vec<_> = std::iter::repeat_with(&mut line).take(500).collect();
+        let lines: Vec<&[u32]> = lines.iter().map(Vec::as_slice).collect();
+        let together = Scorer::new(&model).score_tokens(&lines);
+        for (line, together) in lines.iter().zip(together) {
+            let alone = Scorer::new(&model).score_tokens(&[line])[0];
+            assert_eq!(alone.bits.to_bits(), together.bits.to_bits(), "{line:?}");
+        }
     }
 }

@@ -230,6 +230,11 @@ impl<'a, T> Batch<'a, T> {
         }
     }
 
+    #[cfg(test)]
+    pub fn beginnings(&mut self) -> &mut Option<Beginnings> {
+        &mut self.beginnings
+    }
+
     /// How many texts are being made.
     pub fn len(&self) -> usize {
         self.texts.len()
@@ -259,7 +264,7 @@ impl<'a, T> Batch<'a, T> {
         mut visit: impl FnMut(&mut T, u32) -> bool,
         mut done: impl FnMut(T, Continuation, Finish),
     ) {
-        if let Some(beginnings) = &self.beginnings {
+        if let Some(beginnings) = &mut self.beginnings {
             for member in &mut self.texts {
                 member.look_up(beginnings, &mut visit);
             }
@@ -333,7 +338,11 @@ impl<'a, T> Batch<'a, T> {
 
 impl<T> Member<T> {
     /// Lets a new text go on as far as is remembered.
-    fn look_up(&mut self, beginnings: &Beginnings, visit: &mut impl FnMut(&mut T, u32) -> bool) {
+    fn look_up(
+        &mut self,
+        beginnings: &mut Beginnings,
+        visit: &mut impl FnMut(&mut T, u32) -> bool,
+    ) {
         let Place::New = self.place else { return };
         let mut node = beginnings.root();
         loop {

@@ -95,7 +95,7 @@ impl<'a> Scorer<'a> {
                 let stream = &mut self.streams[batch.len()];
                 stream.truncate(0);
                 if number == 0 && tokens[0] == beginning {
-                    scores[text].bits += window.look_up(&self.beginnings, stream);
+                    scores[text].bits += window.look_up(&mut self.beginnings, stream);
                 }
                 if window.tokens.is_empty() {
                     continue;
@@ -144,7 +144,7 @@ impl<'a> Scorer<'a> {
 impl Window<'_> {
     /// Takes off the tokens that begin a text in a way that is remembered, which `stream` has seen
     /// then. Gives the bits of what comes after each.
-    fn look_up(&mut self, beginnings: &Beginnings, stream: &mut Stream) -> f64 {
+    fn look_up(&mut self, beginnings: &mut Beginnings, stream: &mut Stream) -> f64 {
         let mut bits = 0.0;
         let mut node = beginnings.root();
         loop {

@@ -48,13 +48,13 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(config: ModelConfig, tokens: usize) -> Self {
-        let tile = tokens.next_multiple_of(LANES).min(TILE);
+    fn new(config: ModelConfig) -> Self {
+        let tile = config.block_size.next_multiple_of(LANES).min(TILE);
         Self {
             heads: config.n_head,
             head_dim: config.head_dim(),
             tile,
-            tiles: tokens.div_ceil(tile),
+            tiles: config.block_size.div_ceil(tile),
         }
     }
 
@@ -85,9 +85,8 @@ impl Shape {
 }
 
 impl KvCache {
-    /// With room for so many tokens.
-    pub fn new(config: ModelConfig, tokens: usize) -> Self {
-        let shape = Shape::new(config, tokens);
+    pub fn new(config: ModelConfig) -> Self {
+        let shape = Shape::new(config);
         let scales = shape.scales(shape.tiles);
         Self {
             shape,
@@ -100,11 +99,11 @@ impl KvCache {
         }
     }
 
-    /// How much memory a token takes.
-    pub fn token_bytes(config: ModelConfig) -> usize {
-        let shape = Shape::new(config, LANES);
-        let of_head = (shape.head_dim + shape.width()) * size_of::<i32>() + 2 * size_of::<f64>();
-        shape.heads * of_head
+    /// How much memory a cache takes.
+    pub fn bytes(config: ModelConfig) -> usize {
+        let shape = Shape::new(config);
+        let of_token = (shape.head_dim + shape.width()) * size_of::<i32>() + 2 * size_of::<f64>();
+        shape.scales(shape.tiles) * of_token
     }
 
     /// Remembers a token's key and value, `[E]` each.
@@ -122,21 +121,40 @@ impl KvCache {
         }
     }
 
-    /// Takes over a token of another cache of the same heads, with number `from` there, as the one at
-    /// `position`.
-    pub fn copy_token(&mut self, position: usize, other: &Self, from: usize) {
+    /// How many whole numbers, and scales, a token takes.
+    pub fn token_size(&self) -> (usize, usize) {
+        let Shape {
+            heads, head_dim, ..
+        } = self.shape;
+        (2 * heads * head_dim, 2 * heads)
+    }
+
+    /// Copies a token's keys and values, `[heads, 2, D]`, and their scales, `[heads, 2]`.
+    pub fn read_token(&self, position: usize, numbers: &mut [i32], scales: &mut [f64]) {
         let (head_dim, width) = (self.shape.head_dim, self.shape.width());
-        for head in 0..self.shape.heads {
+        let heads = numbers.chunks_exact_mut(2 * head_dim);
+        for (head, (numbers, scales)) in heads.zip(scales.as_chunks_mut().0).enumerate() {
             let token = self.shape.token(position, head);
-            let from = other.shape.token(from, head);
+            let (key, value) = numbers.split_at_mut(head_dim);
+            let keys = self.keys[self.shape.key(token)..].iter().step_by(LANES);
+            key.iter_mut().zip(keys).for_each(|(to, from)| *to = *from);
+            value.copy_from_slice(&self.values[token * width..][..head_dim]);
+            *scales = [self.key_scales[token], self.value_scales[token]];
+        }
+    }
+
+    /// Remembers what was read of a token.
+    pub fn write_token(&mut self, position: usize, numbers: &[i32], scales: &[f64]) {
+        let (head_dim, width) = (self.shape.head_dim, self.shape.width());
+        let heads = numbers.chunks_exact(2 * head_dim);
+        for (head, (numbers, scales)) in heads.zip(scales.as_chunks().0).enumerate() {
+            let token = self.shape.token(position, head);
+            let (key, value) = numbers.split_at(head_dim);
             let keys = self.keys[self.shape.key(token)..].iter_mut();
-            let other_keys = other.keys[other.shape.key(from)..].iter();
-            let keys = keys.step_by(LANES).zip(other_keys.step_by(LANES));
-            keys.take(head_dim).for_each(|(key, other)| *key = *other);
-            self.values[token * width..][..width]
-                .copy_from_slice(&other.values[from * width..][..width]);
-            self.key_scales[token] = other.key_scales[from];
-            self.value_scales[token] = other.value_scales[from];
+            let keys = keys.step_by(LANES).zip(key);
+            keys.for_each(|(to, from)| *to = *from);
+            self.values[token * width..][..head_dim].copy_from_slice(value);
+            [self.key_scales[token], self.value_scales[token]] = *scales;
         }
     }
 

@@ -114,30 +114,18 @@ impl InferenceGpt {
 
     /// A text of which the model has seen nothing yet.
     pub fn stream(&self) -> Stream {
-        self.stream_of(self.meta.config.block_size)
-    }
-
-    /// The same, with room for so many tokens.
-    pub fn stream_of(&self, tokens: usize) -> Stream {
         let layers = 0..self.meta.config.n_layer;
         Stream {
             length: 0,
-            layers: layers
-                .map(|_| KvCache::new(self.meta.config, tokens))
-                .collect(),
+            layers: layers.map(|_| KvCache::new(self.meta.config)).collect(),
         }
-    }
-
-    /// How much memory it takes to remember a token.
-    pub fn token_bytes(&self) -> usize {
-        self.layers.len() * KvCache::token_bytes(self.meta.config)
     }
 
     /// How many texts are best made together: as many as share what is read of the weights, but no
     /// more than those of which all that is remembered stays near the processor.
     pub fn together(&self) -> usize {
         const BYTES: usize = 8 << 20;
-        let stream = self.meta.config.block_size * self.token_bytes();
+        let stream = self.layers.len() * KvCache::bytes(self.meta.config);
         (BYTES / stream).clamp(GROUP, MOST_TOGETHER)
     }
 
@@ -365,11 +353,29 @@ impl Stream {
         }
     }
 
-    /// Takes over a token of another text, with number `from` there, as the one at `position`; how
-    /// many the model has seen stays as it was.
-    pub fn copy_token(&mut self, position: usize, other: &Self, from: usize) {
-        for (cache, other) in self.layers.iter_mut().zip(&other.layers) {
-            cache.copy_token(position, other, from);
+    /// How many whole numbers, and scales, are remembered of a token.
+    pub fn token_size(&self) -> (usize, usize) {
+        let caches = self.layers.iter().map(KvCache::token_size);
+        caches.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+    }
+
+    /// Copies what is remembered of the token at `position`.
+    pub fn read_token(&self, position: usize, numbers: &mut [i32], scales: &mut [f64]) {
+        let layers = self.layers.len();
+        let numbers = numbers.chunks_exact_mut(numbers.len() / layers);
+        let scales = scales.chunks_exact_mut(scales.len() / layers);
+        for (cache, (numbers, scales)) in self.layers.iter().zip(numbers.zip(scales)) {
+            cache.read_token(position, numbers, scales);
+        }
+    }
+
+    /// Remembers as the token at `position` what was read of one.
+    pub fn write_token(&mut self, position: usize, numbers: &[i32], scales: &[f64]) {
+        let layers = self.layers.len();
+        let numbers = numbers.chunks_exact(numbers.len() / layers);
+        let scales = scales.chunks_exact(scales.len() / layers);
+        for (cache, (numbers, scales)) in self.layers.iter_mut().zip(numbers.zip(scales)) {
+            cache.write_token(position, numbers, scales);
         }
     }
 
