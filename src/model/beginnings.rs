@@ -43,16 +43,15 @@ impl Prefix {
 /// Which tokens the model has seen, and what it made of them.
 pub struct Beginnings {
     prefix: Arc<Prefix>,
+    vocab_size: usize,
+    /// How many whole numbers, and scales, the model remembers of a token.
+    token_size: (usize, usize),
     /// How many nodes there can be.
     most: usize,
-    /// What is remembered of the token that comes next.
-    next: Rows<f64>,
-    /// The node that each token leads to, `[nodes, V]`; the root, to which none does, where that is not
-    /// remembered.
-    children: Rows<u32>,
-    /// What the model remembers of each node's token.
-    numbers: Rows<i32>,
-    scales: Rows<f64>,
+    /// A row for each node: what is remembered of the token that comes next; the scales and the numbers
+    /// of the token that leads to it; and the node that each token leads to, `[V]`, which is the root, to
+    /// which none does, where that is not remembered. The last two are of 32 bits.
+    rows: Rows,
     parents: Vec<u32>,
     /// Whether a text came by since nodes were forgotten.
     visited: Vec<bool>,
@@ -83,36 +82,49 @@ impl Beginnings {
     }
 
     pub(super) fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
+        let vocab_size = model.meta().tokenizer.vocab_size();
         let (numbers, scales) = prefix.stream.token_size();
+        let width = prefix.next.len() + scales + (numbers + vocab_size).div_ceil(2);
         let mut tree = Self {
-            most: 0,
-            next: Rows::new(prefix.next.len()),
-            children: Rows::new(model.meta().tokenizer.vocab_size()),
-            numbers: Rows::new(numbers),
-            scales: Rows::new(scales),
+            vocab_size,
+            token_size: (numbers, scales),
+            most: (memory / (width * size_of::<f64>())).max(2),
+            rows: Rows::new(width),
             parents: Vec::new(),
             visited: Vec::new(),
             renewals: 0,
             prefix,
         };
-        let row = tree.next.bytes()
-            + tree.children.bytes()
-            + tree.numbers.bytes()
-            + tree.scales.bytes()
-            + size_of::<(u32, bool)>();
-        tree.most = (memory / row).max(2);
         tree.push(0, &Arc::clone(&tree.prefix).next);
         tree
     }
 
     /// Adds a node to which no token leads yet, and of whose token nothing is remembered.
     fn push(&mut self, parent: u32, next: &[f64]) {
-        self.next.push().copy_from_slice(next);
-        self.children.push();
-        self.numbers.push();
-        self.scales.push();
+        self.rows.push()[..next.len()].copy_from_slice(next);
         self.parents.push(parent);
         self.visited.push(false);
+    }
+
+    /// What is remembered of a node's token.
+    fn token(&self, number: usize) -> (&[i32], &[f64]) {
+        let (numbers, scales) = self.token_size;
+        let (scales, rest) = self.rows.get(number)[self.prefix.next.len()..].split_at(scales);
+        (&bytemuck::cast_slice(rest)[..numbers], scales)
+    }
+
+    fn token_mut(&mut self, number: usize) -> (&mut [i32], &mut [f64]) {
+        let (numbers, scales) = self.token_size;
+        let row = &mut self.rows.get_mut(number)[self.prefix.next.len()..];
+        let (scales, rest) = row.split_at_mut(scales);
+        (&mut bytemuck::cast_slice_mut(rest)[..numbers], scales)
+    }
+
+    /// Where each token leads to from a node.
+    fn children(&mut self, number: usize) -> &mut [u32] {
+        let (numbers, scales) = self.token_size;
+        let rest = &mut self.rows.get_mut(number)[self.prefix.next.len() + scales..];
+        &mut bytemuck::cast_slice_mut(rest)[numbers..][..self.vocab_size]
     }
 
     /// Where all texts begin.
@@ -126,12 +138,12 @@ impl Beginnings {
 
     /// What is remembered of the token that comes next.
     pub fn next(&self, node: Node) -> &[f64] {
-        self.next.get(node.number as usize)
+        &self.rows.get(node.number as usize)[..self.prefix.next.len()]
     }
 
     /// Where a token leads to, if that is remembered.
     pub fn after(&mut self, node: Node, token: u32) -> Option<Node> {
-        let number = self.children.get(node.number as usize)[token as usize];
+        let number = self.children(node.number as usize)[token as usize];
         self.visited[number as usize] = true;
         (number != 0).then_some(Node {
             number,
@@ -145,7 +157,8 @@ impl Beginnings {
         stream.copy_from(&self.prefix.stream);
         let mut number = node.number as usize;
         for position in (self.prefix.stream.length()..node.length).rev() {
-            stream.write_token(position, self.numbers.get(number), self.scales.get(number));
+            let (numbers, scales) = self.token(number);
+            stream.write_token(position, numbers, scales);
             number = self.parents[number] as usize;
         }
         stream.set_length(node.length);
@@ -161,8 +174,8 @@ impl Beginnings {
         }
         let number = self.parents.len();
         self.push(node.number, next);
-        self.children.get_mut(node.number as usize)[token as usize] = number as u32;
-        let (numbers, scales) = (self.numbers.get_mut(number), self.scales.get_mut(number));
+        self.children(node.number as usize)[token as usize] = number as u32;
+        let (numbers, scales) = self.token_mut(number);
         stream.read_token(node.length, numbers, scales);
     }
 
@@ -175,70 +188,72 @@ impl Beginnings {
         for number in 1..self.parents.len() {
             if self.visited[number] && kept < self.most / 2 {
                 renumbered[number] = kept as u32;
-                self.next.copy_within(number, kept);
-                self.children.copy_within(number, kept);
-                self.numbers.copy_within(number, kept);
-                self.scales.copy_within(number, kept);
+                self.rows.copy_within(number, kept);
                 // A parent is older than its children, and visited when they are.
                 self.parents[kept] = renumbered[self.parents[number] as usize];
                 kept += 1;
             }
         }
-        self.next.truncate(kept);
-        self.children.truncate(kept);
-        self.numbers.truncate(kept);
-        self.scales.truncate(kept);
+        self.rows.truncate(kept);
         self.parents.truncate(kept);
         self.visited.truncate(kept);
         self.visited.fill(false);
-        for child in &mut self.children.data {
-            *child = renumbered[*child as usize];
+        for number in 0..kept {
+            for child in self.children(number) {
+                *child = renumbered[*child as usize];
+            }
         }
     }
 }
 
-/// Rows of the same width.
-struct Rows<T> {
+/// How many rows lie together.
+const CHUNK: usize = 64;
+
+/// Rows of the same width, in chunks, so that they take no more memory than there are.
+struct Rows {
     width: usize,
-    data: Vec<T>,
+    chunks: Vec<Vec<f64>>,
 }
 
-impl<T: Copy + Default> Rows<T> {
+impl Rows {
     fn new(width: usize) -> Self {
         Self {
             width,
-            data: Vec::new(),
+            chunks: Vec::new(),
         }
     }
 
-    /// How much memory a row takes.
-    fn bytes(&self) -> usize {
-        self.width * size_of::<T>()
+    fn get(&self, row: usize) -> &[f64] {
+        &self.chunks[row / CHUNK][row % CHUNK * self.width..][..self.width]
     }
 
-    fn get(&self, row: usize) -> &[T] {
-        &self.data[row * self.width..][..self.width]
-    }
-
-    fn get_mut(&mut self, row: usize) -> &mut [T] {
-        &mut self.data[row * self.width..][..self.width]
+    fn get_mut(&mut self, row: usize) -> &mut [f64] {
+        &mut self.chunks[row / CHUNK][row % CHUNK * self.width..][..self.width]
     }
 
     /// Adds a row of zeros.
-    fn push(&mut self) -> &mut [T] {
-        let start = self.data.len();
-        self.data.resize(start + self.width, T::default());
-        &mut self.data[start..]
+    fn push(&mut self) -> &mut [f64] {
+        let (width, size) = (self.width, CHUNK * self.width);
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == size) {
+            self.chunks.push(Vec::with_capacity(size));
+        }
+        let last = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[last];
+        chunk.resize(chunk.len() + width, 0.0);
+        let start = chunk.len() - width;
+        &mut chunk[start..]
     }
 
     fn copy_within(&mut self, from: usize, to: usize) {
-        let from = from * self.width;
-        self.data
-            .copy_within(from..from + self.width, to * self.width);
+        let row = self.get(from).to_vec();
+        self.get_mut(to).copy_from_slice(&row);
     }
 
     fn truncate(&mut self, rows: usize) {
-        self.data.truncate(rows * self.width);
+        self.chunks.truncate(rows.div_ceil(CHUNK));
+        if let Some(last) = self.chunks.last_mut() {
+            last.truncate((rows - (rows - 1) / CHUNK * CHUNK) * self.width);
+        }
     }
 }
 
