@@ -253,7 +253,7 @@ pub const GENERATE: &[Group] = &[
             .details("For a chat model, the beginning of the first message."),
             MAX_TOKENS.details("For a model of a continuous text, 500."),
             Opt::switch("unique", "Print each sample once, until there are enough")
-                .details("Takes about 80 MB of memory for a million different samples."),
+                .details("Takes about 110 MB of memory for a million different samples."),
         ],
     ),
     ("How to choose", &[TEMPERATURE, TOP_K, TOP_P, MIN_P, SEED]),
