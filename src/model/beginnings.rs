@@ -81,7 +81,7 @@ impl Beginnings {
         Self::with_memory(model, prefix, MEMORY)
     }
 
-    pub(super) fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
+    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
         let vocab_size = model.meta().tokenizer.vocab_size();
         let (numbers, scales) = prefix.stream.token_size();
         let width = prefix.next.len() + scales + (numbers + vocab_size).div_ceil(2);

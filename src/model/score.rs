@@ -150,14 +150,12 @@ impl Window<'_> {
         loop {
             bits += beginnings.next(node)[self.targets[0] as usize];
             (self.tokens, self.targets) = (&self.tokens[1..], &self.targets[1..]);
-            let next = self
-                .tokens
-                .first()
-                .map(|&token| beginnings.after(node, token));
-            match next {
-                None => return bits,
-                Some(Some(next)) => node = next,
-                Some(None) => break,
+            let [token, ..] = self.tokens else {
+                return bits;
+            };
+            match beginnings.after(node, *token) {
+                Some(next) => node = next,
+                None => break,
             }
         }
         beginnings.copy_to(node, stream);
