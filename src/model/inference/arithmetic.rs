@@ -7,24 +7,6 @@
 
 use super::lanes::{LANES, Lanes};
 
-/// The totals of sums that run over eight values each, number by number.
-#[inline(always)]
-pub fn total<L: Lanes>(lanes: L, [a, b, c, d, e, f, g, h]: [L::V; LANES]) -> L::V {
-    let four = [
-        lanes.add(a, e),
-        lanes.add(b, f),
-        lanes.add(c, g),
-        lanes.add(d, h),
-    ];
-    total_of_four(lanes, four)
-}
-
-/// The rest of that, where the second half of the eight is added to the first.
-#[inline(always)]
-pub fn total_of_four<L: Lanes>(lanes: L, [a, b, c, d]: [L::V; LANES / 2]) -> L::V {
-    lanes.add(lanes.add(a, c), lanes.add(b, d))
-}
-
 /// The total of a sum that runs over the numbers of one value.
 #[inline(always)]
 pub fn total_of(sums: [f64; LANES]) -> f64 {

@@ -1,9 +1,13 @@
 //! Eight f64 as one value, on the vectors that a processor has.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m256d;
+
 use half::f16;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 
+use super::arithmetic::total_of;
 use crate::processor::Processor;
 
 /// How many numbers a value has, whatever the width of the vectors.
@@ -28,6 +32,26 @@ pub trait Lanes: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `sums[c][r] += weights[r]·x[c]`, in an order in which it fits into the registers.
+    fn add_products<const R: usize, const C: usize>(
+        self,
+        weights: [&[f32; LANES]; R],
+        x: [&[f64; LANES]; C],
+        sums: &mut [[Self::V; R]; C],
+    );
+    /// The total of each value's numbers, added up as by [`total_of`].
+    fn totals(self, values: [Self::V; 4]) -> [f64; 4];
+}
+
+/// The totals of four numbers each, added up as by the second half of [`total_of`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn totals_of_fours(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256d; 4]) -> [f64; 4] {
+    let lower = avx._mm256_permute2f128_pd::<0x20>(a, c);
+    let ac = avx._mm256_add_pd(lower, avx._mm256_permute2f128_pd::<0x31>(a, c));
+    let lower = avx._mm256_permute2f128_pd::<0x20>(b, d);
+    let bd = avx._mm256_add_pd(lower, avx._mm256_permute2f128_pd::<0x31>(b, d));
+    pulp::cast(avx._mm256_hadd_pd(ac, bd))
 }
 
 /// Work that is compiled for each kind of processor. All that it calls has to be inlined into it.
@@ -103,6 +127,25 @@ impl Lanes for AnyProcessor {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
+    #[inline(always)]
+    fn add_products<const R: usize, const C: usize>(
+        self,
+        weights: [&[f32; LANES]; R],
+        x: [&[f64; LANES]; C],
+        sums: &mut [[Self::V; R]; C],
+    ) {
+        let weights = weights.map(|weights| self.widen(weights));
+        for (x, sums) in x.into_iter().zip(sums) {
+            let x = self.load(x);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = self.mul_add(weights, x, *sum);
+            }
+        }
+    }
+    #[inline(always)]
+    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
+        values.map(total_of)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -153,11 +196,39 @@ impl Lanes for V4 {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         self.avx512f._mm512_fmadd_pd(a, b, c)
     }
+    #[inline(always)]
+    fn add_products<const R: usize, const C: usize>(
+        self,
+        weights: [&[f32; LANES]; R],
+        x: [&[f64; LANES]; C],
+        sums: &mut [[Self::V; R]; C],
+    ) {
+        let mut wide = [self.splat(0.0); R];
+        for (wide, weights) in wide.iter_mut().zip(weights) {
+            *wide = self.widen(weights);
+        }
+        for (x, sums) in x.into_iter().zip(sums) {
+            let x = self.load(x);
+            for (sum, wide) in sums.iter_mut().zip(wide) {
+                *sum = self.mul_add(wide, x, *sum);
+            }
+        }
+    }
+    #[inline(always)]
+    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
+        let (avx, avx512f) = (self.avx, self.avx512f);
+        let mut fours = [avx._mm256_setzero_pd(); 4];
+        for (four, value) in fours.iter_mut().zip(values) {
+            let lower = avx512f._mm512_castpd512_pd256(value);
+            *four = avx._mm256_add_pd(lower, avx512f._mm512_extractf64x4_pd::<1>(value));
+        }
+        totals_of_fours(avx, fours)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for V3 {
-    type V = [std::arch::x86_64::__m256d; 2];
+    type V = [__m256d; 2];
     const SUMS: usize = 6;
 
     #[inline(always)]
@@ -220,14 +291,48 @@ impl Lanes for V3 {
             fma._mm256_fmadd_pd(a[1], b[1], c[1]),
         ]
     }
+    #[inline(always)]
+    fn add_products<const R: usize, const C: usize>(
+        self,
+        weights: [&[f32; LANES]; R],
+        x: [&[f64; LANES]; C],
+        sums: &mut [[Self::V; R]; C],
+    ) {
+        for half in 0..2 {
+            let mut wide = [self.avx._mm256_setzero_pd(); R];
+            for (wide, weights) in wide.iter_mut().zip(weights) {
+                *wide = self
+                    .avx
+                    ._mm256_cvtps_pd(pulp::cast(weights.as_chunks::<4>().0[half]));
+            }
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                let x = pulp::cast(x.as_chunks::<4>().0[half]);
+                for (sum, wide) in sums.iter_mut().zip(wide) {
+                    sum[half] = self.fma._mm256_fmadd_pd(wide, x, sum[half]);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
+        let avx = self.avx;
+        let mut fours = [avx._mm256_setzero_pd(); 4];
+        for (four, [lower, upper]) in fours.iter_mut().zip(values) {
+            *four = avx._mm256_add_pd(lower, upper);
+        }
+        totals_of_fours(avx, fours)
+    }
 }
 
 /// A weight as it is stored.
-pub trait Weight: bytemuck::Pod + Send + Sync {
+pub trait Weight: bytemuck::Pod + Default + Send + Sync {
     /// Eight of them as f64.
     fn load<L: Lanes>(lanes: L, weights: &[Self; LANES]) -> L::V;
 
     fn to_f32(self) -> f32;
+
+    /// Some weights as f32, if they are stored as such.
+    fn as_f32(weights: &[Self]) -> Option<&[f32]>;
 }
 
 impl Weight for f32 {
@@ -239,6 +344,11 @@ impl Weight for f32 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    fn as_f32(weights: &[f32]) -> Option<&[f32]> {
+        Some(weights)
     }
 }
 
@@ -257,6 +367,11 @@ impl Weight for f16 {
         let bits = u32::from(self.to_bits());
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * 2f32.powi(112);
         f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+
+    #[inline(always)]
+    fn as_f32(_weights: &[f16]) -> Option<&[f32]> {
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Any number of texts go through it together, each with any number of its next tokens: a prompt
 //! at once, one token of each of many samples, or both. All these tokens are the columns of one
-//! matrix, so that each weight is read once for all of them. What comes out for a token is the
+//! matrix, one after the other in memory, so that each weight is read once for all of them. What comes out for a token is the
 //! same, bit for bit, whatever goes along with it and on every machine; see [`arithmetic`].
 
 mod arithmetic;
@@ -17,10 +17,10 @@ mod weights;
 use std::sync::Arc;
 
 use anyhow::Result;
-use arithmetic::{exponentials, larger, largest, padded, sum, total, total_of};
+use arithmetic::{exponentials, larger, largest, padded, sum, total_of};
 use attention::KvCache;
-use lanes::{LANES, Lanes, Work};
-use product::{Columns, GROUP, multiply};
+use lanes::{Lanes, Work};
+use product::multiply;
 pub use share::Team;
 use share::{PIECE, has_help, share};
 use weights::Matrix;
@@ -28,6 +28,9 @@ use weights::Matrix;
 use super::ModelMeta;
 use crate::ops::RMS_NORM_EPS;
 use crate::store::{Precision, TensorFile, Tensors, encode_tensors};
+
+/// Fewer texts than these do not share enough.
+const LEAST_TOGETHER: usize = 8;
 
 /// More texts than these share nothing more.
 pub const MOST_TOGETHER: usize = 64;
@@ -126,7 +129,7 @@ impl InferenceGpt {
     pub fn together(&self) -> usize {
         const BYTES: usize = 8 << 20;
         let stream = self.layers.len() * KvCache::bytes(self.meta.config);
-        (BYTES / stream).clamp(GROUP, MOST_TOGETHER)
+        (BYTES / stream).clamp(LEAST_TOGETHER, MOST_TOGETHER)
     }
 
     /// Up to so many threads to make a single text with: one, where the model is so small that
@@ -148,7 +151,7 @@ impl InferenceGpt {
             room.logits.clear();
             return;
         }
-        room.resize(self, Columns::new(tokens));
+        room.resize(self, tokens);
         lanes::run(Forward {
             shared: has_help(),
             model: self,
@@ -191,21 +194,19 @@ impl Forward<'_, '_> {
         let Self {
             model, room, runs, ..
         } = self;
-        let columns = room.columns;
         room.normed.fill(0.0);
-        let mut column = 0;
+        let n_embd = model.meta.config.n_embd;
+        let mut columns = room.normed.chunks_exact_mut(n_embd);
         for run in runs.iter() {
             let end = run.stream.length + run.tokens.len();
             assert!(end <= model.meta.config.block_size, "the context is full");
-            for (position, &token) in (run.stream.length..end).zip(run.tokens) {
-                room.row.fill(0.0);
-                model.wte.add_row(token as usize, &mut room.row);
-                model.wpe.add_row(position, &mut room.row);
-                columns.write(column, &room.row, &mut room.normed);
-                column += 1;
+            let tokens = (run.stream.length..end).zip(run.tokens);
+            for ((position, &token), column) in tokens.zip(&mut columns) {
+                model.wte.add_row(token as usize, column);
+                model.wpe.add_row(position, column);
             }
         }
-        rms_norm(lanes, columns, &room.normed, &mut room.x);
+        rms_norm(lanes, n_embd, &room.normed, &mut room.x);
     }
 
     /// `x += wo · attention(rms_norm(x))`.
@@ -213,58 +214,46 @@ impl Forward<'_, '_> {
     fn attention_block<L: Lanes>(&mut self, lanes: L, index: usize, layer: &Layer) {
         let n_embd = self.model.meta.config.n_embd;
         let Room {
-            columns,
             x,
             normed,
             query,
             key,
             value,
             attended,
-            wide,
-            rows,
-            value_row,
-            attended_rows,
             scores,
             ..
         } = &mut *self.room;
-        let (columns, shared) = (*columns, self.shared);
-        rms_norm(lanes, columns, x, normed);
+        rms_norm(lanes, n_embd, x, normed);
         let products = [
             (&layer.attn_wq, &mut query[..]),
             (&layer.attn_wk, &mut key[..]),
             (&layer.attn_wv, &mut value[..]),
         ];
-        multiply(lanes, shared, columns, normed, products, wide);
+        multiply(lanes, self.shared, normed, products);
         // All keys and values are stored before any is read: a processor waits for what it has just
         // stored.
-        let mut token_rows = rows.chunks_exact_mut(n_embd).enumerate();
+        let mut pairs = key.chunks_exact(n_embd).zip(value.chunks_exact(n_embd));
         for run in self.runs.iter_mut() {
             let cache = &mut run.stream.layers[index];
             let positions = run.stream.length..run.stream.length + run.tokens.len();
-            for (position, (column, row)) in positions.zip(&mut token_rows) {
-                columns.read(column, key, row);
-                columns.read(column, value, value_row);
-                cache.insert(position, row, value_row);
-                columns.read(column, query, row);
+            for (position, (key, value)) in positions.zip(&mut pairs) {
+                cache.insert(position, key, value);
             }
         }
         let mut from = 0;
         for run in self.runs.iter() {
             let size = run.tokens.len() * n_embd;
-            let (queries, out) = (&rows[from..][..size], &mut attended_rows[from..][..size]);
+            let (queries, out) = (&query[from..][..size], &mut attended[from..][..size]);
             let cache = &run.stream.layers[index];
             let attention = cache.attention(run.stream.length + 1, queries, out);
-            match shared {
+            match self.shared {
                 true => share(attention),
                 false => attention.run_in(lanes, scores),
             }
             from += size;
         }
-        for (column, row) in attended_rows[..from].chunks_exact(n_embd).enumerate() {
-            columns.write(column, row, attended);
-        }
         let products = [(&layer.attn_wo, &mut normed[..])];
-        multiply(lanes, shared, columns, attended, products, wide);
+        multiply(lanes, self.shared, attended, products);
         add(x, normed);
     }
 
@@ -272,20 +261,14 @@ impl Forward<'_, '_> {
     #[inline(always)]
     fn mlp_block<L: Lanes>(&mut self, lanes: L, layer: &Layer) {
         let Room {
-            columns,
-            x,
-            normed,
-            hidden,
-            wide,
-            ..
+            x, normed, hidden, ..
         } = &mut *self.room;
-        let (columns, shared) = (*columns, self.shared);
-        rms_norm(lanes, columns, x, normed);
+        rms_norm(lanes, self.model.meta.config.n_embd, x, normed);
         let products = [(&layer.mlp_fc1, &mut hidden[..])];
-        multiply(lanes, shared, columns, normed, products, wide);
+        multiply(lanes, self.shared, normed, products);
         relu(lanes, hidden);
         let products = [(&layer.mlp_fc2, &mut normed[..])];
-        multiply(lanes, shared, columns, hidden, products, wide);
+        multiply(lanes, self.shared, hidden, products);
         add(x, normed);
     }
 
@@ -293,37 +276,18 @@ impl Forward<'_, '_> {
     #[inline(always)]
     fn logits<L: Lanes>(&mut self, lanes: L) {
         let Room {
-            columns,
-            x,
-            normed,
-            logits,
-            column_logits,
-            wanted,
-            wide,
-            row,
-            ..
+            x, normed, logits, ..
         } = &mut *self.room;
-        wanted.clear();
-        let mut column = 0;
-        for run in self.runs.iter() {
-            wanted.extend(column + run.logits_from..column + run.tokens.len());
-            column += run.tokens.len();
-        }
         let head = &self.model.lm_head;
-        let compact = Columns::new(wanted.len());
         normed.clear();
-        normed.resize(compact.width() * head.cols, 0.0);
-        for (to, &from) in wanted.iter().enumerate() {
-            columns.read(from, x, row);
-            compact.write(to, row, normed);
+        let mut from = 0;
+        for run in self.runs.iter() {
+            let end = from + run.tokens.len();
+            normed.extend_from_slice(&x[(from + run.logits_from) * head.cols..end * head.cols]);
+            from = end;
         }
-        column_logits.resize(compact.width() * head.rows, 0.0);
-        let products = [(head, &mut column_logits[..])];
-        multiply(lanes, self.shared, compact, normed, products, wide);
-        logits.resize(wanted.len() * head.rows, 0.0);
-        for (index, logits) in logits.chunks_exact_mut(head.rows).enumerate() {
-            compact.read(index, column_logits, logits);
-        }
+        logits.resize(normed.len() / head.cols * head.rows, 0.0);
+        multiply(lanes, self.shared, normed, [(head, &mut logits[..])]);
     }
 }
 
@@ -396,30 +360,18 @@ pub struct Run<'a> {
 /// Room to compute in, and the logits.
 #[derive(Debug, Default)]
 pub struct Room {
-    columns: Columns,
-    /// The residual stream, and below it what a block makes of it: `E` numbers a column.
+    /// The residual stream, and below it what a block makes of it: `[columns, E]` each.
     x: Vec<f64>,
     normed: Vec<f64>,
     query: Vec<f64>,
     key: Vec<f64>,
     value: Vec<f64>,
     attended: Vec<f64>,
-    /// `4E` a column.
+    /// `[columns, 4E]`.
     hidden: Vec<f64>,
-    /// Which columns logits are wanted for.
-    wanted: Vec<usize>,
-    column_logits: Vec<f64>,
     /// `[wanted, V]`.
     logits: Vec<f64>,
     vocab_size: usize,
-    /// For [`multiply`].
-    wide: Vec<f64>,
-    /// For one column.
-    row: Vec<f64>,
-    value_row: Vec<f64>,
-    /// Queries, and what they attend to: `[tokens, E]`.
-    rows: Vec<f64>,
-    attended_rows: Vec<f64>,
     /// For attention.
     scores: Vec<f64>,
 }
@@ -435,9 +387,8 @@ impl Room {
         self.logits.chunks_exact_mut(self.vocab_size)
     }
 
-    fn resize(&mut self, model: &InferenceGpt, columns: Columns) {
+    fn resize(&mut self, model: &InferenceGpt, columns: usize) {
         let n_embd = model.meta.config.n_embd;
-        self.columns = columns;
         for buffer in [
             &mut self.x,
             &mut self.normed,
@@ -445,51 +396,26 @@ impl Room {
             &mut self.key,
             &mut self.value,
             &mut self.attended,
-            &mut self.rows,
-            &mut self.attended_rows,
         ] {
-            buffer.resize(columns.width() * n_embd, 0.0);
+            buffer.resize(columns * n_embd, 0.0);
         }
-        self.hidden.resize(columns.width() * 4 * n_embd, 0.0);
-        for row in [&mut self.row, &mut self.value_row] {
-            row.resize(n_embd, 0.0);
-        }
+        self.hidden.resize(columns * 4 * n_embd, 0.0);
     }
 }
 
-/// Every column of `x` over its root mean square.
+/// Every column of `x`, `[columns, elements]`, over its root mean square.
 #[inline(always)]
-fn rms_norm<L: Lanes>(lanes: L, columns: Columns, x: &[f64], out: &mut [f64]) {
-    let elements = x.len() / columns.width();
-    let (x_groups, x_singles) = x.split_at(columns.groups * GROUP * elements);
-    let (out_groups, out_singles) = out.split_at_mut(x_groups.len());
-    let scale = |sum: f64| 1.0 / (sum / elements as f64 + RMS_NORM_EPS).sqrt();
-    let groups = x_groups.chunks_exact(GROUP * elements);
-    for (x, out) in groups.zip(out_groups.chunks_exact_mut(GROUP * elements)) {
-        let (x, out) = (x.as_chunks::<GROUP>().0, out.as_chunks_mut::<GROUP>().0);
-        let mut sums = [lanes.splat(0.0); LANES];
-        for x in x.chunks(LANES) {
-            for l in 0..LANES {
-                if l < x.len() {
-                    let x = lanes.load(&x[l]);
-                    sums[l] = lanes.mul_add(x, x, sums[l]);
-                }
-            }
-        }
-        let scales = lanes.load(&lanes.store(total(lanes, sums)).map(scale));
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = lanes.store(lanes.mul(lanes.load(x), scales));
-        }
-    }
-    let singles = x_singles.chunks_exact(elements);
-    for (x, out) in singles.zip(out_singles.chunks_exact_mut(elements)) {
+fn rms_norm<L: Lanes>(lanes: L, elements: usize, x: &[f64], out: &mut [f64]) {
+    let columns = x.chunks_exact(elements);
+    for (x, out) in columns.zip(out.chunks_exact_mut(elements)) {
         let (eights, rest) = x.as_chunks();
         let mut sums = lanes.splat(0.0);
         for x in eights.iter().chain([&padded(rest)]) {
             let x = lanes.load(x);
             sums = lanes.mul_add(x, x, sums);
         }
-        let scale = scale(total_of(lanes.store(sums)));
+        let mean = total_of(lanes.store(sums)) / elements as f64;
+        let scale = 1.0 / (mean + RMS_NORM_EPS).sqrt();
         for (out, x) in out.iter_mut().zip(x) {
             *out = x * scale;
         }
