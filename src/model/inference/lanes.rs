@@ -32,13 +32,13 @@ pub trait Lanes: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `sums[c][r] += weights[r]·x[c]`, in an order in which it fits into the registers.
+    /// `sums[c][r] + weights[r]·x[c]`, in an order in which it fits into the registers.
     fn add_products<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        sums: &mut [[Self::V; R]; C],
-    );
+        sums: [[Self::V; R]; C],
+    ) -> [[Self::V; R]; C];
     /// The total of each value's numbers, added up as by [`total_of`].
     fn totals(self, values: [Self::V; 4]) -> [f64; 4];
 }
@@ -127,20 +127,23 @@ impl Lanes for AnyProcessor {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
+    // By numbers, so that all loops are unrolled and the sums stay in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn add_products<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        sums: &mut [[Self::V; R]; C],
-    ) {
+        mut sums: [[Self::V; R]; C],
+    ) -> [[Self::V; R]; C] {
         let weights = weights.map(|weights| self.widen(weights));
-        for (x, sums) in x.into_iter().zip(sums) {
-            let x = self.load(x);
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = self.mul_add(weights, x, *sum);
+        for c in 0..C {
+            let x = self.load(x[c]);
+            for r in 0..R {
+                sums[c][r] = self.mul_add(weights[r], x, sums[c][r]);
             }
         }
+        sums
     }
     #[inline(always)]
     fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
@@ -196,23 +199,26 @@ impl Lanes for V4 {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         self.avx512f._mm512_fmadd_pd(a, b, c)
     }
+    // By numbers, so that all loops are unrolled and the sums stay in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn add_products<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        sums: &mut [[Self::V; R]; C],
-    ) {
+        mut sums: [[Self::V; R]; C],
+    ) -> [[Self::V; R]; C] {
         let mut wide = [self.splat(0.0); R];
-        for (wide, weights) in wide.iter_mut().zip(weights) {
-            *wide = self.widen(weights);
+        for r in 0..R {
+            wide[r] = self.widen(weights[r]);
         }
-        for (x, sums) in x.into_iter().zip(sums) {
-            let x = self.load(x);
-            for (sum, wide) in sums.iter_mut().zip(wide) {
-                *sum = self.mul_add(wide, x, *sum);
+        for c in 0..C {
+            let x = self.load(x[c]);
+            for r in 0..R {
+                sums[c][r] = self.mul_add(wide[r], x, sums[c][r]);
             }
         }
+        sums
     }
     #[inline(always)]
     fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
@@ -291,27 +297,29 @@ impl Lanes for V3 {
             fma._mm256_fmadd_pd(a[1], b[1], c[1]),
         ]
     }
+    // By numbers, so that all loops are unrolled and the sums stay in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn add_products<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        sums: &mut [[Self::V; R]; C],
-    ) {
+        mut sums: [[Self::V; R]; C],
+    ) -> [[Self::V; R]; C] {
+        let (avx, fma) = (self.avx, self.fma);
+        let mut wide = [avx._mm256_setzero_pd(); R];
         for half in 0..2 {
-            let mut wide = [self.avx._mm256_setzero_pd(); R];
-            for (wide, weights) in wide.iter_mut().zip(weights) {
-                *wide = self
-                    .avx
-                    ._mm256_cvtps_pd(pulp::cast(weights.as_chunks::<4>().0[half]));
+            for r in 0..R {
+                wide[r] = avx._mm256_cvtps_pd(pulp::cast(weights[r].as_chunks::<4>().0[half]));
             }
-            for (x, sums) in x.iter().zip(sums.iter_mut()) {
-                let x = pulp::cast(x.as_chunks::<4>().0[half]);
-                for (sum, wide) in sums.iter_mut().zip(wide) {
-                    sum[half] = self.fma._mm256_fmadd_pd(wide, x, sum[half]);
+            for c in 0..C {
+                let x = pulp::cast(x[c].as_chunks::<4>().0[half]);
+                for r in 0..R {
+                    sums[c][r][half] = fma._mm256_fmadd_pd(wide[r], x, sums[c][r][half]);
                 }
             }
         }
+        sums
     }
     #[inline(always)]
     fn totals(self, values: [Self::V; 4]) -> [f64; 4] {

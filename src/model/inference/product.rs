@@ -13,10 +13,7 @@ use super::weights::{Matrix, Values};
 const NEAR: usize = 8;
 
 /// How many weights meet all of these columns before the next ones do.
-const PANEL: usize = 4096;
-
-/// How many totals are made together.
-const TOTALS: usize = 4;
+const PANEL: usize = 2048;
 
 /// `out = W·x` for all columns, and each of some matrices with its `out`; by several threads if
 /// `shared`.
@@ -247,20 +244,16 @@ fn multiply_tile<L: Lanes, const R: usize, const C: usize>(
 ) {
     let eights = x[0].len();
     let values: [_; R] = std::array::from_fn(|r| &values[r * eights..][..eights]);
+    let x: [_; C] = std::array::from_fn(|c| &x[c][..eights]);
     let mut sums = [[lanes.splat(0.0); R]; C];
     for i in 0..eights {
         let values = std::array::from_fn(|r| &values[r][i]);
         let x = std::array::from_fn(|c| &x[c][i]);
-        lanes.add_products::<R, C>(values, x, &mut sums);
+        sums = lanes.add_products(values, x, sums);
     }
-    let mut totals = [[0.0; R]; C];
-    let together = totals.as_flattened_mut().chunks_mut(TOTALS);
-    for (totals, sums) in together.zip(sums.as_flattened().chunks(TOTALS)) {
-        let mut four = [lanes.splat(0.0); TOTALS];
-        four[..sums.len()].copy_from_slice(sums);
-        totals.copy_from_slice(&lanes.totals(four)[..totals.len()]);
-    }
-    for (out, totals) in out.chunks_mut(step).zip(totals) {
-        out[..R].copy_from_slice(&totals);
+    for (sums, out) in sums.into_iter().zip(out.chunks_mut(step)) {
+        let mut four = [lanes.splat(0.0); 4];
+        four[..R].copy_from_slice(&sums);
+        out[..R].copy_from_slice(&lanes.totals(four)[..R]);
     }
 }
