@@ -183,7 +183,7 @@ impl Work for Forward<'_, '_> {
         for run in self.runs.iter_mut() {
             run.stream.length += run.tokens.len();
         }
-        self.logits(lanes);
+        self.logits();
     }
 }
 
@@ -229,7 +229,7 @@ impl Forward<'_, '_> {
             (&layer.attn_wk, &mut key[..]),
             (&layer.attn_wv, &mut value[..]),
         ];
-        multiply(lanes, self.shared, normed, products);
+        multiply(self.shared, normed, products);
         // All keys and values are stored before any is read: a processor waits for what it has just
         // stored.
         let mut pairs = key.chunks_exact(n_embd).zip(value.chunks_exact(n_embd));
@@ -253,7 +253,7 @@ impl Forward<'_, '_> {
             from += size;
         }
         let products = [(&layer.attn_wo, &mut normed[..])];
-        multiply(lanes, self.shared, attended, products);
+        multiply(self.shared, attended, products);
         add(x, normed);
     }
 
@@ -265,16 +265,16 @@ impl Forward<'_, '_> {
         } = &mut *self.room;
         rms_norm(lanes, self.model.meta.config.n_embd, x, normed);
         let products = [(&layer.mlp_fc1, &mut hidden[..])];
-        multiply(lanes, self.shared, normed, products);
+        multiply(self.shared, normed, products);
         relu(lanes, hidden);
         let products = [(&layer.mlp_fc2, &mut normed[..])];
-        multiply(lanes, self.shared, hidden, products);
+        multiply(self.shared, hidden, products);
         add(x, normed);
     }
 
     /// `lm_head · x`, where logits were asked for.
     #[inline(always)]
-    fn logits<L: Lanes>(&mut self, lanes: L) {
+    fn logits(&mut self) {
         let Room {
             x, normed, logits, ..
         } = &mut *self.room;
@@ -287,7 +287,7 @@ impl Forward<'_, '_> {
             from = end;
         }
         logits.resize(normed.len() / head.cols * head.rows, 0.0);
-        multiply(lanes, self.shared, normed, [(head, &mut logits[..])]);
+        multiply(self.shared, normed, [(head, &mut logits[..])]);
     }
 }
 

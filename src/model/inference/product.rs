@@ -5,7 +5,7 @@
 //! loads than products. Every result is the sum of the same products in the same order.
 
 use super::arithmetic::{padded, total_of};
-use super::lanes::{LANES, Lanes, Weight, Work};
+use super::lanes::{self, LANES, Lanes, Weight, Work};
 use super::share::{Share, share};
 use super::weights::{Matrix, Values};
 
@@ -17,20 +17,14 @@ const PANEL: usize = 2048;
 
 /// `out = W·x` for all columns, and each of some matrices with its `out`; by several threads if
 /// `shared`.
-#[inline(always)]
-pub fn multiply<L: Lanes, const N: usize>(
-    lanes: L,
-    shared: bool,
-    x: &[f64],
-    mut products: [(&Matrix, &mut [f64]); N],
-) {
+pub fn multiply<const N: usize>(shared: bool, x: &[f64], mut products: [(&Matrix, &mut [f64]); N]) {
     if shared {
         return multiply_shared(x, &mut products);
     }
     for (matrix, out) in products {
         match matrix.values() {
-            Values::F32(values) => Product::new(values, matrix.cols, x, out).run(lanes),
-            Values::F16(values) => Product::new(values, matrix.cols, x, out).run(lanes),
+            Values::F32(values) => lanes::run(Product::new(values, matrix.cols, x, out)),
+            Values::F16(values) => lanes::run(Product::new(values, matrix.cols, x, out)),
         }
     }
 }
