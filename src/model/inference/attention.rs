@@ -481,7 +481,8 @@ impl Pass<'_> {
         let sums = if Q * C * SUMS <= L::SUMS {
             some_sums::<L, Q, C, SUMS>(lanes, p, rows, chunks, 0)
         } else {
-            // As a loop, for the reason that products with groups are one.
+            // As a loop: written out, LLVM keeps what becomes of one sum in registers while it adds up
+            // the next one in memory.
             let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
             for first in 0..SUMS {
                 let one = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, first);

@@ -22,7 +22,8 @@ pub trait Lanes: Copy {
 
     fn load(self, numbers: &[f64; LANES]) -> Self::V;
     fn widen(self, numbers: &[f32; LANES]) -> Self::V;
-    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V;
+    /// Finite numbers as f32, which holds them exactly.
+    fn single(self, numbers: &[f16; LANES]) -> [f32; LANES];
     fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V;
     fn store(self, v: Self::V) -> [f64; LANES];
     fn splat(self, number: f64) -> Self::V;
@@ -96,8 +97,8 @@ impl Lanes for AnyProcessor {
         numbers.map(f64::from)
     }
     #[inline(always)]
-    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
-        numbers.map(|half| f64::from(Weight::to_f32(half)))
+    fn single(self, numbers: &[f16; LANES]) -> [f32; LANES] {
+        numbers.map(Weight::to_f32)
     }
     #[inline(always)]
     fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
@@ -165,11 +166,10 @@ impl Lanes for V4 {
         self.avx512f._mm512_cvtps_pd(pulp::cast(*numbers))
     }
     #[inline(always)]
-    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
+    fn single(self, numbers: &[f16; LANES]) -> [f32; LANES] {
         let sixteen = self.avx._mm256_zextsi128_si256(pulp::cast(*numbers));
         let wide = self.avx512f._mm512_cvtph_ps(sixteen);
-        self.avx512f
-            ._mm512_cvtps_pd(self.avx512f._mm512_castps512_ps256(wide))
+        pulp::cast(self.avx512f._mm512_castps512_ps256(wide))
     }
     #[inline(always)]
     fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
@@ -249,7 +249,7 @@ impl Lanes for V3 {
         [avx._mm256_cvtps_pd(lower), avx._mm256_cvtps_pd(upper)]
     }
     #[inline(always)]
-    fn widen_half(self, numbers: &[f16; LANES]) -> Self::V {
+    fn single(self, numbers: &[f16; LANES]) -> [f32; LANES] {
         // As `to_f32` below does it.
         let (avx, avx2) = (self.avx, self.avx2);
         let bits = avx2._mm256_cvtepu16_epi32(pulp::cast(*numbers));
@@ -258,7 +258,7 @@ impl Lanes for V3 {
         let rest = pulp::cast(avx2._mm256_slli_epi32::<13>(rest));
         let rest = avx._mm256_mul_ps(rest, avx._mm256_set1_ps(2f32.powi(112)));
         let sign = pulp::cast(avx2._mm256_slli_epi32::<16>(sign));
-        self.widen(&pulp::cast(avx._mm256_or_ps(rest, sign)))
+        pulp::cast(avx._mm256_or_ps(rest, sign))
     }
     #[inline(always)]
     fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
@@ -339,8 +339,12 @@ pub trait Weight: bytemuck::Pod + Default + Send + Sync {
 
     fn to_f32(self) -> f32;
 
-    /// Some weights as f32, if they are stored as such.
-    fn as_f32(weights: &[Self]) -> Option<&[f32]>;
+    /// Some weights as f32, in `room` if they are not stored as such.
+    fn singles<'a, L: Lanes>(
+        lanes: L,
+        weights: &'a [[Self; LANES]],
+        room: &'a mut Vec<[f32; LANES]>,
+    ) -> &'a [[f32; LANES]];
 }
 
 impl Weight for f32 {
@@ -355,15 +359,19 @@ impl Weight for f32 {
     }
 
     #[inline(always)]
-    fn as_f32(weights: &[f32]) -> Option<&[f32]> {
-        Some(weights)
+    fn singles<'a, L: Lanes>(
+        _lanes: L,
+        weights: &'a [[f32; LANES]],
+        _room: &'a mut Vec<[f32; LANES]>,
+    ) -> &'a [[f32; LANES]] {
+        weights
     }
 }
 
 impl Weight for f16 {
     #[inline(always)]
     fn load<L: Lanes>(lanes: L, weights: &[f16; LANES]) -> L::V {
-        lanes.widen_half(weights)
+        lanes.widen(&lanes.single(weights))
     }
 
     /// Of finite numbers alone. Unlike `half`'s own conversion, this is one that loops are
@@ -378,8 +386,16 @@ impl Weight for f16 {
     }
 
     #[inline(always)]
-    fn as_f32(_weights: &[f16]) -> Option<&[f32]> {
-        None
+    fn singles<'a, L: Lanes>(
+        lanes: L,
+        weights: &'a [[f16; LANES]],
+        room: &'a mut Vec<[f32; LANES]>,
+    ) -> &'a [[f32; LANES]] {
+        room.resize(weights.len(), [0.0; LANES]);
+        for (single, weights) in room.iter_mut().zip(weights) {
+            *single = lanes.single(weights);
+        }
+        room
     }
 }
 

@@ -155,11 +155,12 @@ fn multiply_near<L: Lanes, T: Weight, const R: usize, const C: usize>(
 ) {
     let (rows, eights) = (values.len() / cols, cols.div_ceil(LANES));
     let panel = (PANEL / cols).next_multiple_of(R).max(R);
-    let (mut x_room, mut room) = (Vec::new(), Vec::new());
-    let x = in_eights(x, Some(x), cols, &mut x_room, |x| *x);
+    let (mut x_room, mut room, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+    let x = in_eights(x, cols, &mut x_room);
     let columns = x.len() / eights;
     for (index, values) in values.chunks(panel * cols).enumerate() {
-        let values = in_eights(values, T::as_f32(values), cols, &mut room, |v| v.to_f32());
+        let values = in_eights(values, cols, &mut room);
+        let values = T::singles(lanes, values, &mut singles);
         let mut column = 0;
         while column < columns {
             let x = &x[column * eights..];
@@ -173,30 +174,20 @@ fn multiply_near<L: Lanes, T: Weight, const R: usize, const C: usize>(
     }
 }
 
-/// Rows of `cols` numbers, each in whole eights: as they lie if they can be, or else in `room`, filled up
-/// with zeros.
+/// Rows of `cols` numbers, each in whole eights: as they lie if they can be, or else in `room`, filled
+/// up with zeros.
 #[inline(always)]
-fn in_eights<'a, T, N: Copy + Default>(
-    rows: &[T],
-    as_they_lie: Option<&'a [N]>,
+fn in_eights<'a, N: Copy + Default>(
+    rows: &'a [N],
     cols: usize,
     room: &'a mut Vec<[N; LANES]>,
-    number: impl Fn(&T) -> N,
 ) -> &'a [[N; LANES]] {
-    if cols.is_multiple_of(LANES)
-        && let Some(numbers) = as_they_lie
-    {
-        return numbers.as_chunks().0;
+    if cols.is_multiple_of(LANES) {
+        return rows.as_chunks().0;
     }
     room.clear();
     for row in rows.chunks_exact(cols) {
-        for eight in row.chunks(LANES) {
-            let mut numbers = [N::default(); LANES];
-            for (to, from) in numbers.iter_mut().zip(eight) {
-                *to = number(from);
-            }
-            room.push(numbers);
-        }
+        room.extend(row.chunks(LANES).map(padded));
     }
     room
 }

@@ -3,7 +3,7 @@
 //! The next token of one text is mostly waiting for weights to come from memory, and two threads
 //! wait for twice as many at a time; a prompt is arithmetic, which two do in half the time. It is
 //! shared where it is done inside a pool of rayon's, each of whose threads takes what the others
-//! have not begun. A piece computes whole rows, groups or heads, so that the result is the same, bit
+//! have not begun. A piece computes whole rows, columns or heads, so that the result is the same, bit
 //! for bit.
 
 use anyhow::{Context, Result};
