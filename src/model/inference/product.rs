@@ -82,7 +82,6 @@ impl<T: Weight> Share for Product<'_, T> {
             cols,
             x,
             out,
-            ..
         } = self;
         if columns == 1 && rows > 1 {
             let (values, more_values) = values.split_at(rows / 2 * cols);
@@ -166,9 +165,9 @@ fn multiply_near<L: Lanes, T: Weight, const R: usize, const C: usize>(
             let x = &x[column * eights..];
             let out = &mut out[column * rows + index * panel..];
             column += match columns - column {
+                left if left >= C => multiply_panel::<L, R, C>(lanes, values, eights, x, out, rows),
                 1 => multiply_panel::<L, R, 1>(lanes, values, eights, x, out, rows),
-                2 => multiply_panel::<L, R, 2>(lanes, values, eights, x, out, rows),
-                _ => multiply_panel::<L, R, C>(lanes, values, eights, x, out, rows),
+                _ => multiply_panel::<L, R, 2>(lanes, values, eights, x, out, rows),
             };
         }
     }
@@ -240,5 +239,35 @@ fn multiply_tile<L: Lanes, const R: usize, const C: usize>(
         let mut four = [lanes.splat(0.0); 4];
         four[..R].copy_from_slice(&sums);
         out[..R].copy_from_slice(&lanes.totals(four)[..R]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lanes::AnyProcessor;
+    use super::*;
+
+    /// The shapes for other processors than the one at hand, too.
+    #[test]
+    fn tiles_of_any_shape_give_the_bits_of_single_columns() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for cols in [1, 8, 13, 48] {
+            for rows in [1, 2, 3, 4, 7, PANEL / cols + 6] {
+                let values: Vec<f32> = (0..rows * cols).map(|_| rng.f32() - 0.5).collect();
+                for columns in 1..=NEAR {
+                    let x: Vec<f64> = (0..columns * cols).map(|_| rng.f64() - 0.5).collect();
+                    let size = columns * rows;
+                    let [mut single, mut small, mut large] = [(); 3].map(|()| vec![0.0; size]);
+                    for (x, out) in x.chunks(cols).zip(single.chunks_mut(rows)) {
+                        Product::new(&values, cols, x, out).run_single(AnyProcessor);
+                    }
+                    let lanes = AnyProcessor;
+                    multiply_near::<_, _, 2, 3>(lanes, &values, cols, &x, &mut small);
+                    multiply_near::<_, _, 4, 4>(lanes, &values, cols, &x, &mut large);
+                    assert_eq!(small, single, "{rows}, {cols}, {columns}");
+                    assert_eq!(large, single, "{rows}, {cols}, {columns}");
+                }
+            }
+        }
     }
 }
