@@ -33,15 +33,31 @@ pub trait Lanes: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The total of each value's numbers, added up as by [`total_of`].
+    fn totals(self, values: [Self::V; 4]) -> [f64; 4];
+
     /// `sums[c][r] + weights[r]·x[c]`, in an order in which it fits into the registers.
+    // By numbers, so that all loops are unrolled and the sums stay in registers.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
     fn add_products<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        sums: [[Self::V; R]; C],
-    ) -> [[Self::V; R]; C];
-    /// The total of each value's numbers, added up as by [`total_of`].
-    fn totals(self, values: [Self::V; 4]) -> [f64; 4];
+        mut sums: [[Self::V; R]; C],
+    ) -> [[Self::V; R]; C] {
+        let mut wide = [self.splat(0.0); R];
+        for r in 0..R {
+            wide[r] = self.widen(weights[r]);
+        }
+        for c in 0..C {
+            let x = self.load(x[c]);
+            for r in 0..R {
+                sums[c][r] = self.mul_add(wide[r], x, sums[c][r]);
+            }
+        }
+        sums
+    }
 }
 
 /// The totals of four numbers each, added up as by the second half of [`total_of`].
@@ -128,24 +144,6 @@ impl Lanes for AnyProcessor {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
-    // By numbers, so that all loops are unrolled and the sums stay in registers.
-    #[allow(clippy::needless_range_loop)]
-    #[inline(always)]
-    fn add_products<const R: usize, const C: usize>(
-        self,
-        weights: [&[f32; LANES]; R],
-        x: [&[f64; LANES]; C],
-        mut sums: [[Self::V; R]; C],
-    ) -> [[Self::V; R]; C] {
-        let weights = weights.map(|weights| self.widen(weights));
-        for c in 0..C {
-            let x = self.load(x[c]);
-            for r in 0..R {
-                sums[c][r] = self.mul_add(weights[r], x, sums[c][r]);
-            }
-        }
-        sums
-    }
     #[inline(always)]
     fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
         values.map(total_of)
@@ -198,27 +196,6 @@ impl Lanes for V4 {
     #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         self.avx512f._mm512_fmadd_pd(a, b, c)
-    }
-    // By numbers, so that all loops are unrolled and the sums stay in registers.
-    #[allow(clippy::needless_range_loop)]
-    #[inline(always)]
-    fn add_products<const R: usize, const C: usize>(
-        self,
-        weights: [&[f32; LANES]; R],
-        x: [&[f64; LANES]; C],
-        mut sums: [[Self::V; R]; C],
-    ) -> [[Self::V; R]; C] {
-        let mut wide = [self.splat(0.0); R];
-        for r in 0..R {
-            wide[r] = self.widen(weights[r]);
-        }
-        for c in 0..C {
-            let x = self.load(x[c]);
-            for r in 0..R {
-                sums[c][r] = self.mul_add(wide[r], x, sums[c][r]);
-            }
-        }
-        sums
     }
     #[inline(always)]
     fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
