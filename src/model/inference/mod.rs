@@ -2,8 +2,9 @@
 //!
 //! Any number of texts go through it together, each with any number of its next tokens: a prompt
 //! at once, one token of each of many samples, or both. All these tokens are the columns of one
-//! matrix, one after the other in memory, so that each weight is read once for all of them. What comes out for a token is the
-//! same, bit for bit, whatever goes along with it and on every machine; see [`arithmetic`].
+//! matrix, one after the other in memory, so that each weight is read once for all of them. What
+//! comes out for a token is the same, bit for bit, whatever goes along with it and on every machine;
+//! see [`arithmetic`].
 
 mod arithmetic;
 mod attention;
@@ -224,7 +225,7 @@ impl Forward<'_, '_> {
             ..
         } = &mut *self.room;
         rms_norm(lanes, n_embd, x, normed);
-        let products = [
+        let products = &mut [
             (&layer.attn_wq, &mut query[..]),
             (&layer.attn_wk, &mut key[..]),
             (&layer.attn_wv, &mut value[..]),
@@ -252,7 +253,7 @@ impl Forward<'_, '_> {
             }
             from += size;
         }
-        let products = [(&layer.attn_wo, &mut normed[..])];
+        let products = &mut [(&layer.attn_wo, &mut normed[..])];
         multiply(self.shared, attended, products);
         add(x, normed);
     }
@@ -264,10 +265,10 @@ impl Forward<'_, '_> {
             x, normed, hidden, ..
         } = &mut *self.room;
         rms_norm(lanes, self.model.meta.config.n_embd, x, normed);
-        let products = [(&layer.mlp_fc1, &mut hidden[..])];
+        let products = &mut [(&layer.mlp_fc1, &mut hidden[..])];
         multiply(self.shared, normed, products);
         relu(lanes, hidden);
-        let products = [(&layer.mlp_fc2, &mut normed[..])];
+        let products = &mut [(&layer.mlp_fc2, &mut normed[..])];
         multiply(self.shared, hidden, products);
         add(x, normed);
     }
@@ -287,7 +288,7 @@ impl Forward<'_, '_> {
             from = end;
         }
         logits.resize(normed.len() / head.cols * head.rows, 0.0);
-        multiply(self.shared, normed, [(head, &mut logits[..])]);
+        multiply(self.shared, normed, &mut [(head, &mut logits[..])]);
     }
 }
 

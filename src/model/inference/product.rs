@@ -17,29 +17,16 @@ const PANEL: usize = 2048;
 
 /// `out = W·x` for all columns, and each of some matrices with its `out`; by several threads if
 /// `shared`.
-pub fn multiply<const N: usize>(shared: bool, x: &[f64], mut products: [(&Matrix, &mut [f64]); N]) {
-    if shared {
-        return multiply_shared(x, &mut products);
+pub fn multiply(shared: bool, x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
+    if shared && products.len() > 1 {
+        let (some, others) = products.split_at_mut(products.len() / 2);
+        rayon::join(|| multiply(shared, x, some), || multiply(shared, x, others));
+        return;
     }
     for (matrix, out) in products {
         match matrix.values() {
-            Values::F32(values) => lanes::run(Product::new(values, matrix.cols, x, out)),
-            Values::F16(values) => lanes::run(Product::new(values, matrix.cols, x, out)),
-        }
-    }
-}
-
-/// Products of some matrices with the same columns, shared between threads.
-fn multiply_shared(x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
-    match products {
-        [] => {}
-        [(matrix, out)] => match matrix.values() {
-            Values::F32(values) => share(Product::new(values, matrix.cols, x, out)),
-            Values::F16(values) => share(Product::new(values, matrix.cols, x, out)),
-        },
-        _ => {
-            let (some, others) = products.split_at_mut(products.len() / 2);
-            rayon::join(|| multiply_shared(x, some), || multiply_shared(x, others));
+            Values::F32(values) => Product::new(values, matrix.cols, x, out).make(shared),
+            Values::F16(values) => Product::new(values, matrix.cols, x, out).make(shared),
         }
     }
 }
@@ -67,6 +54,13 @@ impl<'a, T: Weight> Product<'a, T> {
 
     fn columns(&self) -> usize {
         self.x.len() / self.cols
+    }
+
+    fn make(self, shared: bool) {
+        match shared {
+            true => share(self),
+            false => lanes::run(self),
+        }
     }
 }
 
@@ -105,11 +99,11 @@ impl<T: Weight> Work for Product<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let rows = self.values.len() / self.cols;
         if self.columns() == 1 {
             return self.run_single(lanes);
         }
         let Self { values, cols, .. } = self;
+        let rows = values.len() / cols;
         let near = self.x.chunks(NEAR * cols);
         for (x, out) in near.zip(self.out.chunks_mut(NEAR * rows)) {
             if L::SUMS >= 4 * 4 {
