@@ -4,9 +4,10 @@
 //! are both read as they lie. Some rows and some columns are multiplied together, which takes fewer
 //! loads than products. Every result is the sum of the same products in the same order.
 
+use std::ops::Range;
+
 use super::arithmetic::{padded, total_of};
 use super::lanes::{self, LANES, Lanes, Weight, Work};
-use super::share::{Share, share};
 use super::weights::{Matrix, Values};
 
 /// How many columns meet all rows before the next ones do: few enough to stay near the processor.
@@ -15,19 +16,16 @@ const NEAR: usize = 8;
 /// How many weights meet all of these columns before the next ones do.
 const PANEL: usize = 2048;
 
-/// `out = W·x` for all columns, and each of some matrices with its `out`; by several threads if
-/// `shared`.
-pub fn multiply(shared: bool, x: &[f64], products: &mut [(&Matrix, &mut [f64])]) {
-    if shared && products.len() > 1 {
-        let (some, others) = products.split_at_mut(products.len() / 2);
-        rayon::join(|| multiply(shared, x, some), || multiply(shared, x, others));
+/// `out = W·x` of some rows of a matrix, for all columns.
+pub fn multiply(matrix: &Matrix, rows: Range<usize>, x: &[f64], out: &mut [f64]) {
+    if rows.is_empty() {
         return;
     }
-    for (matrix, out) in products {
-        match matrix.values() {
-            Values::F32(values) => Product::new(values, matrix.cols, x, out).make(shared),
-            Values::F16(values) => Product::new(values, matrix.cols, x, out).make(shared),
-        }
+    let cols = matrix.cols;
+    let own = rows.start * cols..rows.end * cols;
+    match matrix.values() {
+        Values::F32(values) => lanes::run(Product::new(&values[own], cols, x, out)),
+        Values::F16(values) => lanes::run(Product::new(&values[own], cols, x, out)),
     }
 }
 
@@ -51,47 +49,6 @@ impl<'a, T: Weight> Product<'a, T> {
             out,
         }
     }
-
-    fn columns(&self) -> usize {
-        self.x.len() / self.cols
-    }
-
-    fn make(self, shared: bool) {
-        match shared {
-            true => share(self),
-            false => lanes::run(self),
-        }
-    }
-}
-
-impl<T: Weight> Share for Product<'_, T> {
-    fn bytes(&self) -> usize {
-        size_of_val(self.values) * self.columns().div_ceil(NEAR)
-    }
-
-    fn halves(self) -> Result<(Self, Self), Self> {
-        let (columns, rows) = (self.columns(), self.values.len() / self.cols);
-        let Self {
-            values,
-            cols,
-            x,
-            out,
-        } = self;
-        if columns == 1 && rows > 1 {
-            let (values, more_values) = values.split_at(rows / 2 * cols);
-            let (out, more_out) = out.split_at_mut(rows / 2);
-            let lower = Self::new(values, cols, x, out);
-            Ok((lower, Self::new(more_values, cols, x, more_out)))
-        } else if columns > NEAR {
-            let half = (columns / 2).next_multiple_of(NEAR);
-            let (x, more_x) = x.split_at(half * cols);
-            let (out, more_out) = out.split_at_mut(half * rows);
-            let lower = Self::new(values, cols, x, out);
-            Ok((lower, Self::new(values, cols, more_x, more_out)))
-        } else {
-            Err(Self::new(values, cols, x, out))
-        }
-    }
 }
 
 impl<T: Weight> Work for Product<'_, T> {
@@ -99,7 +56,7 @@ impl<T: Weight> Work for Product<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        if self.columns() == 1 {
+        if self.x.len() == self.cols {
             return self.run_single(lanes);
         }
         let Self { values, cols, .. } = self;

@@ -87,27 +87,34 @@ fn a_text_among_others_is_the_same_to_the_bit() {
     for config in CONFIGS {
         let model = model(config, Precision::F32);
         for count in [1, 2, 3, 4, 5, 8, 11, 17] {
-            let texts = texts(config, count);
-            let expected: Vec<_> = texts.iter().map(|t| bits_alone(&model, t, 1)).collect();
-            let mut streams: Vec<Stream> = texts.iter().map(|_| model.stream()).collect();
-            let mut room = Room::default();
-            // Each begins when the others are somewhere else.
-            for step in 0..config.block_size + 2 * count {
-                let mut places = Vec::new();
-                let mut runs = Vec::new();
-                for (i, (text, stream)) in texts.iter().zip(&mut streams).enumerate() {
-                    if let Some(token) = step.checked_sub(2 * i)
-                        && token < text.len()
-                    {
-                        places.push((i, token));
-                        runs.push(run(stream, &text[token..=token]));
-                    }
-                }
-                model.forward(&mut room, &mut runs);
-                for (logits, (text, token)) in places.into_iter().enumerate() {
-                    assert_eq!(bits(room.logits(logits)), expected[text][token]);
-                }
+            among_others(&model, count);
+        }
+    }
+}
+
+/// Compares some texts, each of which begins when the others are somewhere else, with the same ones
+/// alone.
+fn among_others(model: &InferenceGpt, count: usize) {
+    let config = model.meta().config;
+    let texts = texts(config, count);
+    let expected: Vec<_> = texts.iter().map(|t| bits_alone(model, t, 1)).collect();
+    let mut streams: Vec<Stream> = texts.iter().map(|_| model.stream()).collect();
+    let mut room = Room::default();
+    for step in 0..config.block_size + 2 * count {
+        let mut places = Vec::new();
+        let mut runs = Vec::new();
+        for (i, (text, stream)) in texts.iter().zip(&mut streams).enumerate() {
+            if let Some(token) = step.checked_sub(2 * i)
+                && token < text.len()
+            {
+                places.push((i, token));
+                runs.push(run(stream, &text[token..=token]));
             }
+        }
+        model.forward(&mut room, &mut runs);
+        assert_eq!(room.all_logits().count(), places.len());
+        for (logits, (text, token)) in places.into_iter().enumerate() {
+            assert_eq!(bits(room.logits(logits)), expected[text][token]);
         }
     }
 }
@@ -160,27 +167,49 @@ fn a_copy_of_a_stream_goes_on_as_the_original_does() {
 }
 
 #[test]
-fn a_text_that_threads_share_is_the_same_to_the_bit() {
-    // Matrices and a context large enough to be shared, of sizes that halves do not divide.
-    let config = config(120, 5, 1, 90);
-    for precision in [Precision::F32, Precision::F16] {
-        let model = model(config, precision);
-        let text: Vec<u32> = (0..90).map(|i| i * i % 11).collect();
-        let expected = bits_alone(&model, &text, 1);
-        for (threads, piece) in [(1, 1), (2, 1), (3, 1), (8, 1), (2, 90), (3, 25), (2, 7)] {
-            let team = model.team(threads).unwrap();
-            let shared = team.run(|| bits_alone(&model, &text, piece));
-            assert!(shared == expected, "{threads} threads, {precision:?}");
+fn texts_that_a_team_makes_are_the_same_to_the_bit() {
+    // Also teams of more members than there are heads, or rows.
+    for members in [2, 3, 5, 8] {
+        let team = Team::start(members).unwrap();
+        for config in CONFIGS {
+            for precision in [Precision::F32, Precision::F16] {
+                let model = model(config, precision);
+                for text in texts(config, 2) {
+                    let expected = bits_alone(&model, &text, 1);
+                    for piece in [1, 2, 7, 64] {
+                        let found = team.run(|| bits_alone(&model, &text, piece));
+                        assert!(found == expected, "{members} members, {config:?}");
+                    }
+                }
+                team.run(|| among_others(&model, 3));
+            }
         }
     }
 }
 
 #[test]
+fn a_room_may_change_between_teams() {
+    let config = config(12, 3, 2, 21);
+    let model = model(config, Precision::F32);
+    let text = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let expected = bits_alone(&model, &text, 1);
+    let teams = [3, 1, 2].map(|members| Team::start(members).unwrap());
+    let (mut stream, mut room) = (model.stream(), Room::default());
+    for (i, (token, expected)) in text.iter().zip(expected).enumerate() {
+        let runs = &mut [run(&mut stream, std::slice::from_ref(token))];
+        teams[i % 3].run(|| model.forward(&mut room, runs));
+        assert_eq!(bits(room.logits(0)), expected);
+    }
+}
+
+#[test]
 fn threads_come_for_large_models_alone() {
-    let helped = |config| {
-        let team = model(config, Precision::F32).team(2).unwrap();
-        team.run(has_help)
+    let size = |config, threads| {
+        let team = model(config, Precision::F32).team(threads).unwrap();
+        team.run(team_size)
     };
-    assert!(!helped(config(16, 4, 1, 16)));
-    assert!(helped(config(128, 4, 1, 16)));
+    assert_eq!(size(config(16, 4, 1, 16), 2), 1);
+    assert_eq!(size(config(128, 4, 1, 16), 1), 1);
+    assert_eq!(size(config(128, 4, 1, 16), 2), 2);
+    assert_eq!(size(config(128, 4, 1, 16), 64), 2);
 }

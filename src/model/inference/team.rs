@@ -1,0 +1,265 @@
+//! Threads that make a single text together.
+//!
+//! The next token of one text is mostly waiting for weights, keys and values to come from memory.
+//! So each member of a team goes through the whole model by itself, in step with the others, and
+//! computes always the same rows of each matrix and the same heads, which stay near its processor.
+//! What the others have computed it hears at an [`Exchange`]. Whole rows and heads are the same
+//! whoever computes them, bit for bit.
+
+use std::hint::spin_loop;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::lanes::{self, Work};
+
+/// How often a member looks whether the others have come, before it lets another thread run.
+const LOOKS: usize = 2000;
+
+/// Threads that go through a model together, one text at a time.
+pub struct Team(Option<Mutex<ThreadPool>>);
+
+impl Team {
+    /// Errors where the threads can't be started.
+    pub fn start(threads: usize) -> Result<Self> {
+        let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = (threads > 1).then(pool).transpose();
+        let pool = pool.with_context(|| format!("cannot start {threads} threads"))?;
+        Ok(Self(pool.map(Mutex::new)))
+    }
+
+    /// Does some work, in which each pass through a model is the work of all threads.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match &self.0 {
+            // Members that wait for each other can't wait for those of another text.
+            Some(pool) => {
+                let pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+                pool.install(work)
+            }
+            None => work(),
+        }
+    }
+}
+
+/// How many threads there are to go through a model.
+pub fn team_size() -> usize {
+    match rayon::current_thread_index() {
+        Some(_) => rayon::current_num_threads(),
+        None => 1,
+    }
+}
+
+/// Does the work of each member, all at the same time.
+pub fn in_step<W: Work<Output = ()> + Send>(works: impl Iterator<Item = W>) {
+    let mut works: Vec<_> = works.map(|work| Mutex::new(Some(work))).collect();
+    let take = |work: &mut Option<W>| lanes::run(work.take().expect("each is done once"));
+    match &mut works[..] {
+        [work] => take(work.get_mut().unwrap_or_else(PoisonError::into_inner)),
+        works => {
+            let works = &*works;
+            rayon::broadcast(|thread| {
+                let mut work = works[thread.index()].lock();
+                take(work.as_mut().unwrap_or_else(|error| error.get_mut()));
+            });
+        }
+    }
+}
+
+/// Where the members of a team meet.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    members: usize,
+    arrivals: Arrivals,
+    /// A member panicked: no other may wait for it.
+    broken: AtomicBool,
+    /// What is exchanged, as bits of f64: one while some members still read the other.
+    values: [Vec<AtomicU64>; 2],
+}
+
+/// On lines of memory of their own, as everything else is only read while members wait here.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Arrivals(AtomicUsize);
+
+impl Exchange {
+    /// Makes room for up to `most` numbers at a time, for so many members.
+    pub fn prepare(&mut self, members: usize, most: usize) {
+        self.members = members;
+        *self.arrivals.0.get_mut() = 0;
+        *self.broken.get_mut() = false;
+        if members > 1 {
+            for values in &mut self.values {
+                values.resize_with(most.max(values.len()), AtomicU64::default);
+            }
+        }
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
+        (0..self.members).map(|number| Member {
+            number,
+            exchange: self,
+            meetings: 0,
+        })
+    }
+}
+
+/// One of a team, or the only one.
+#[derive(Debug)]
+pub struct Member<'a> {
+    number: usize,
+    exchange: &'a Exchange,
+    /// How often this member has met the others.
+    meetings: usize,
+}
+
+impl Member<'_> {
+    fn is_alone(&self) -> bool {
+        self.exchange.members == 1
+    }
+
+    /// Which of `count` rows, or heads, are this member's: some of them, none or all.
+    pub fn share(&self, count: usize) -> Range<usize> {
+        share(count, self.number, self.exchange.members)
+    }
+
+    /// Puts `out` together of what each member has of its rows: this one `part`, `[columns, own]`. What
+    /// is in `part` afterwards is of no use.
+    pub fn gather(
+        &mut self,
+        part: &mut Vec<f64>,
+        own: Range<usize>,
+        [columns, rows]: [usize; 2],
+        out: &mut Vec<f64>,
+    ) {
+        if self.is_alone() {
+            std::mem::swap(part, out);
+            return;
+        }
+        out.resize(columns * rows, 0.0);
+        let values = &self.exchange.values[self.meetings % 2][..out.len()];
+        if !own.is_empty() {
+            let parts = part.chunks_exact(own.len());
+            for (part, values) in parts.zip(values.chunks_exact(rows)) {
+                for (part, value) in part.iter().zip(&values[own.clone()]) {
+                    value.store(part.to_bits(), Ordering::Relaxed);
+                }
+            }
+        }
+        self.meet();
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = f64::from_bits(value.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Waits until all members are here, and with them what they have stored.
+    fn meet(&mut self) {
+        let Exchange {
+            members,
+            arrivals,
+            broken,
+            ..
+        } = self.exchange;
+        self.meetings += 1;
+        arrivals.0.fetch_add(1, Ordering::AcqRel);
+        let mut looks = 0;
+        while arrivals.0.load(Ordering::Acquire) < self.meetings * members {
+            assert!(
+                !broken.load(Ordering::Relaxed),
+                "a member of the team failed"
+            );
+            if looks < LOOKS {
+                looks += 1;
+                spin_loop();
+            } else {
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.exchange.broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Which of `count` things are those of member `number` of some.
+pub fn share(count: usize, number: usize, members: usize) -> Range<usize> {
+    count * number / members..count * (number + 1) / members
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::model::inference::lanes::Lanes;
+
+    /// What a member does: it gathers two columns of five numbers, other ones each time. One member may
+    /// fail before the last.
+    struct Gathering<'a> {
+        member: Member<'a>,
+        failing: Option<usize>,
+        gathered: &'a AtomicUsize,
+    }
+
+    impl Work for Gathering<'_> {
+        type Output = ();
+
+        fn run<L: Lanes>(mut self, _: L) {
+            let own = self.member.share(5);
+            let mut all = Vec::new();
+            for time in 0..100 {
+                let failing = time == 99 && self.failing == Some(self.member.number);
+                assert!(!failing, "this member fails");
+                let column = |first: usize| own.clone().map(move |row| (time + first + row) as f64);
+                let mut part: Vec<f64> = column(0).chain(column(5)).collect();
+                self.member.gather(&mut part, own.clone(), [2, 5], &mut all);
+                assert!(
+                    (time..time + 10)
+                        .map(|number| number as f64)
+                        .eq(all.iter().copied())
+                );
+                self.gathered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How often members gathered.
+    fn gather(team: &Team, failing: Option<usize>) -> usize {
+        let gathered = AtomicUsize::new(0);
+        let mut exchange = Exchange::default();
+        team.run(|| {
+            exchange.prepare(team_size(), 10);
+            in_step(exchange.members().map(|member| Gathering {
+                member,
+                failing,
+                gathered: &gathered,
+            }));
+        });
+        gathered.into_inner()
+    }
+
+    #[test]
+    fn members_hear_what_the_others_have() {
+        for members in [1, 2, 3, 7] {
+            assert_eq!(gather(&Team::start(members).unwrap(), None), members * 100);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_member_that_failed() {
+        let team = Team::start(3).unwrap();
+        for failing in 0..3 {
+            let failed = catch_unwind(AssertUnwindSafe(|| gather(&team, Some(failing))));
+            assert!(failed.is_err());
+            assert_eq!(gather(&team, None), 300);
+        }
+    }
+}
