@@ -207,17 +207,22 @@ impl Room {
         self.spaces[0].logits.chunks_exact_mut(self.vocab_size)
     }
 
-    /// Makes room for so many columns.
-    pub fn prepare(&mut self, model: &InferenceGpt, members: usize, columns: usize) {
+    /// Begins a pass of so many columns.
+    pub fn begin(&mut self, model: &InferenceGpt, columns: usize) {
         let config = model.meta.config;
         self.vocab_size = model.lm_head.rows;
         let widest = (4 * config.n_embd).max(self.vocab_size);
-        self.exchange.prepare(members, columns * widest);
+        self.exchange.begin(columns * widest);
+        let members = self.exchange.members().count();
         self.spaces.resize_with(members, Space::default);
         for (member, space) in self.members() {
             let own = member.share(config.n_head).len() * config.head_dim();
             space.prepare(columns, config.n_embd, own);
         }
+    }
+
+    pub fn end(&mut self) {
+        self.exchange.end();
     }
 
     /// The members of the team, and what each computes in.

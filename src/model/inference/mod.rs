@@ -18,6 +18,7 @@ mod tests;
 mod weights;
 
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::Result;
 use arithmetic::{exponentials, largest, sum};
@@ -26,7 +27,7 @@ pub use forward::Room;
 use lanes::{Lanes, Work};
 pub use stream::{Run, Stream};
 pub use team::Team;
-use team::{in_step, team_size};
+use team::in_step;
 use weights::Matrix;
 
 use super::ModelMeta;
@@ -133,11 +134,13 @@ impl InferenceGpt {
         (BYTES / Stream::bytes(self.meta.config)).clamp(LEAST_TOGETHER, MOST_TOGETHER)
     }
 
-    /// Up to so many threads to make a single text with: one, where the model is so small that
-    /// others would come too late. Errors where they can't be started.
+    /// Up to so many threads to make a single text with: no more than there are processors, and one,
+    /// where the model is so small that others would come too late. Errors where they can't be
+    /// started.
     pub fn team(&self, threads: usize) -> Result<Team> {
         let most = self.layers[0].mlp_fc1.bytes().div_ceil(LEAST_SHARE);
-        Team::start(threads.min(most))
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Team::start(threads.min(most).min(processors))
     }
 
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
@@ -147,8 +150,8 @@ impl InferenceGpt {
     /// short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let columns: usize = runs.iter().map(|run| run.tokens.len()).sum();
-        let members = team_size();
-        room.prepare(self, members, columns);
+        room.begin(self, columns);
+        let members = room.members().count();
         let mut parts: Vec<_> = runs.iter_mut().map(|run| run.parts(members)).collect();
         in_step(room.members().map(|(member, space)| Forward {
             model: self,
@@ -156,6 +159,7 @@ impl InferenceGpt {
             space,
             runs: parts.iter_mut().filter_map(Iterator::next).collect(),
         }));
+        room.end();
         drop(parts);
         for run in runs {
             run.stream

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -19,6 +20,9 @@ use super::lanes::{self, Work};
 
 /// How often a member looks whether the others have come, before it lets another thread run.
 const LOOKS: usize = 2000;
+
+/// How many times as long as members waited in vain a text is made by one of them alone.
+const PATIENCE: u32 = 20;
 
 /// Threads that go through a model together, one text at a time.
 pub struct Team(Option<Mutex<ThreadPool>>);
@@ -70,9 +74,18 @@ pub fn in_step<W: Work<Output = ()> + Send>(works: impl Iterator<Item = W>) {
 }
 
 /// Where the members of a team meet.
+///
+/// On a processor that has other work to do, members are seldom there at the same time. Where they
+/// waited for a quarter of a pass, some passes are made by one of them alone.
 #[derive(Debug, Default)]
 pub struct Exchange {
+    /// How many take part in this pass, and since when.
     members: usize,
+    begun: Option<Instant>,
+    /// Until when one works alone.
+    alone_until: Option<Instant>,
+    /// How many nanoseconds members waited longer than they like to.
+    waited: AtomicU64,
     arrivals: Arrivals,
     /// A member panicked: no other may wait for it.
     broken: AtomicBool,
@@ -86,15 +99,27 @@ pub struct Exchange {
 struct Arrivals(AtomicUsize);
 
 impl Exchange {
-    /// Makes room for up to `most` numbers at a time, for so many members.
-    pub fn prepare(&mut self, members: usize, most: usize) {
-        self.members = members;
-        *self.arrivals.0.get_mut() = 0;
-        *self.broken.get_mut() = false;
-        if members > 1 {
+    /// Begins a pass in which up to `most` numbers are exchanged at a time.
+    pub fn begin(&mut self, most: usize) {
+        let alone = self.alone_until.is_some_and(|until| Instant::now() < until);
+        self.members = if alone { 1 } else { team_size() };
+        if self.members > 1 {
+            self.begun = Some(Instant::now());
+            *self.waited.get_mut() = 0;
+            *self.arrivals.0.get_mut() = 0;
+            *self.broken.get_mut() = false;
             for values in &mut self.values {
                 values.resize_with(most.max(values.len()), AtomicU64::default);
             }
+        }
+    }
+
+    /// Ends a pass.
+    pub fn end(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            let waited = Duration::from_nanos(*self.waited.get_mut());
+            let in_vain = 4 * waited > begun.elapsed() * self.members as u32;
+            self.alone_until = in_vain.then(|| Instant::now() + PATIENCE * waited);
         }
     }
 
@@ -159,25 +184,30 @@ impl Member<'_> {
     fn meet(&mut self) {
         let Exchange {
             members,
+            waited,
             arrivals,
             broken,
             ..
         } = self.exchange;
         self.meetings += 1;
         arrivals.0.fetch_add(1, Ordering::AcqRel);
-        let mut looks = 0;
-        while arrivals.0.load(Ordering::Acquire) < self.meetings * members {
-            assert!(
-                !broken.load(Ordering::Relaxed),
-                "a member of the team failed"
-            );
-            if looks < LOOKS {
-                looks += 1;
-                spin_loop();
-            } else {
-                thread::yield_now();
+        let others_are_missing = || {
+            let broken = broken.load(Ordering::Relaxed);
+            assert!(!broken, "a member of the team failed");
+            arrivals.0.load(Ordering::Acquire) < self.meetings * members
+        };
+        for _ in 0..LOOKS {
+            if !others_are_missing() {
+                return;
             }
+            spin_loop();
         }
+        let since = Instant::now();
+        while others_are_missing() {
+            thread::yield_now();
+        }
+        let nanoseconds = since.elapsed().as_nanos() as u64;
+        waited.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -236,7 +266,7 @@ mod tests {
         let gathered = AtomicUsize::new(0);
         let mut exchange = Exchange::default();
         team.run(|| {
-            exchange.prepare(team_size(), 10);
+            exchange.begin(10);
             in_step(exchange.members().map(|member| Gathering {
                 member,
                 failing,

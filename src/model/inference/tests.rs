@@ -169,7 +169,7 @@ fn a_copy_of_a_stream_goes_on_as_the_original_does() {
 #[test]
 fn texts_that_a_team_makes_are_the_same_to_the_bit() {
     // Also teams of more members than there are heads, or rows.
-    for members in [2, 3, 5, 8] {
+    for members in [2, 3, 7] {
         let team = Team::start(members).unwrap();
         for config in CONFIGS {
             for precision in [Precision::F32, Precision::F16] {
@@ -206,10 +206,11 @@ fn a_room_may_change_between_teams() {
 fn threads_come_for_large_models_alone() {
     let size = |config, threads| {
         let team = model(config, Precision::F32).team(threads).unwrap();
-        team.run(team_size)
+        team.run(team::team_size)
     };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
     assert_eq!(size(config(16, 4, 1, 16), 2), 1);
     assert_eq!(size(config(128, 4, 1, 16), 1), 1);
-    assert_eq!(size(config(128, 4, 1, 16), 2), 2);
-    assert_eq!(size(config(128, 4, 1, 16), 64), 2);
+    assert_eq!(size(config(128, 4, 1, 16), 2), processors.min(2));
+    assert_eq!(size(config(128, 4, 1, 16), 64), processors.min(2));
 }
