@@ -221,10 +221,6 @@ impl Room {
         }
     }
 
-    pub fn end(&mut self) {
-        self.exchange.end();
-    }
-
     /// The members of the team, and what each computes in.
     pub fn members(&mut self) -> impl Iterator<Item = (Member<'_>, &mut Space)> {
         let members = self.exchange.members();

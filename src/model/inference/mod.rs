@@ -159,7 +159,6 @@ impl InferenceGpt {
             space,
             runs: parts.iter_mut().filter_map(Iterator::next).collect(),
         }));
-        room.end();
         drop(parts);
         for run in runs {
             run.stream

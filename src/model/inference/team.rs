@@ -21,8 +21,10 @@ use super::lanes::{self, Work};
 /// How often a member looks whether the others have come, before it lets another thread run.
 const LOOKS: usize = 2000;
 
-/// How many times as long as members waited in vain a text is made by one of them alone.
-const PATIENCE: u32 = 20;
+/// How long members may have waited for each other, before one goes on alone. What they waited is
+/// forgotten at an eighth of the speed of time.
+const MOST_WAITED: Duration = Duration::from_millis(20);
+const FORGETTING: u32 = 8;
 
 /// Threads that go through a model together, one text at a time.
 pub struct Team(Option<Mutex<ThreadPool>>);
@@ -76,16 +78,14 @@ pub fn in_step<W: Work<Output = ()> + Send>(works: impl Iterator<Item = W>) {
 /// Where the members of a team meet.
 ///
 /// On a processor that has other work to do, members are seldom there at the same time. Where they
-/// waited for a quarter of a pass, some passes are made by one of them alone.
+/// wait too much, some passes are made by one of them alone.
 #[derive(Debug, Default)]
 pub struct Exchange {
-    /// How many take part in this pass, and since when.
+    /// How many take part in this pass.
     members: usize,
-    begun: Option<Instant>,
-    /// Until when one works alone.
-    alone_until: Option<Instant>,
-    /// How many nanoseconds members waited longer than they like to.
+    /// How many nanoseconds members waited, after they had looked often enough, as of when.
     waited: AtomicU64,
+    last: Option<Instant>,
     arrivals: Arrivals,
     /// A member panicked: no other may wait for it.
     broken: AtomicBool,
@@ -101,11 +101,11 @@ struct Arrivals(AtomicUsize);
 impl Exchange {
     /// Begins a pass in which up to `most` numbers are exchanged at a time.
     pub fn begin(&mut self, most: usize) {
-        let alone = self.alone_until.is_some_and(|until| Instant::now() < until);
-        self.members = if alone { 1 } else { team_size() };
+        self.members = team_size();
+        if self.members > 1 && self.have_waited() > MOST_WAITED {
+            self.members = 1;
+        }
         if self.members > 1 {
-            self.begun = Some(Instant::now());
-            *self.waited.get_mut() = 0;
             *self.arrivals.0.get_mut() = 0;
             *self.broken.get_mut() = false;
             for values in &mut self.values {
@@ -114,13 +114,14 @@ impl Exchange {
         }
     }
 
-    /// Ends a pass.
-    pub fn end(&mut self) {
-        if let Some(begun) = self.begun.take() {
-            let waited = Duration::from_nanos(*self.waited.get_mut());
-            let in_vain = 4 * waited > begun.elapsed() * self.members as u32;
-            self.alone_until = in_vain.then(|| Instant::now() + PATIENCE * waited);
-        }
+    /// How long members have waited, as far as that is not forgotten.
+    fn have_waited(&mut self) -> Duration {
+        let now = Instant::now();
+        let since = now - self.last.replace(now).unwrap_or(now);
+        let waited = Duration::from_nanos(*self.waited.get_mut());
+        let waited = waited.saturating_sub(since / FORGETTING);
+        *self.waited.get_mut() = waited.as_nanos() as u64;
+        waited
     }
 
     pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
@@ -291,5 +292,22 @@ mod tests {
             assert!(failed.is_err());
             assert_eq!(gather(&team, None), 300);
         }
+    }
+
+    #[test]
+    fn a_team_whose_members_wait_too_much_leaves_the_work_to_one() {
+        let mut exchange = Exchange::default();
+        let mut members = |waited: Duration| {
+            *exchange.waited.get_mut() += waited.as_nanos() as u64;
+            exchange.begin(1);
+            exchange.members().count()
+        };
+        let little = Duration::from_micros(1);
+        Team::start(2).unwrap().run(|| {
+            assert_eq!(members(MOST_WAITED / 2), 2);
+            assert_eq!(members(MOST_WAITED), 1);
+            thread::sleep(FORGETTING * MOST_WAITED);
+            assert_eq!(members(little), 2);
+        });
     }
 }
