@@ -22,9 +22,9 @@ use super::lanes::{self, Work};
 const LOOKS: usize = 2000;
 
 /// How long members may have waited for each other, before one goes on alone. What they waited is
-/// forgotten at an eighth of the speed of time.
+/// forgotten at a sixteenth of the speed of time.
 const MOST_WAITED: Duration = Duration::from_millis(20);
-const FORGETTING: u32 = 8;
+const FORGETTING: u32 = 16;
 
 /// Threads that go through a model together, one text at a time.
 pub struct Team(Option<Mutex<ThreadPool>>);
