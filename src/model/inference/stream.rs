@@ -109,7 +109,7 @@ impl Run<'_> {
 
 /// A run for some heads.
 pub struct Part<'a> {
-    pub length: usize,
+    length: usize,
     layers: usize,
     /// `[heads, layers]`.
     caches: &'a mut [KvCache],

@@ -83,7 +83,8 @@ pub fn in_step<W: Work<Output = ()> + Send>(works: impl Iterator<Item = W>) {
 pub struct Exchange {
     /// How many take part in this pass.
     members: usize,
-    /// How many nanoseconds members waited, after they had looked often enough, as of when.
+    /// How many nanoseconds members waited after they had looked often enough, without what was forgotten
+    /// until the last pass began.
     waited: AtomicU64,
     last: Option<Instant>,
     arrivals: Arrivals,
@@ -124,6 +125,7 @@ impl Exchange {
         waited
     }
 
+    /// Those who take part in this pass.
     pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
         (0..self.members).map(|number| Member {
             number,
