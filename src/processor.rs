@@ -30,6 +30,11 @@ impl Processor {
     }
 }
 
+/// How many cores there are for this program.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Runs a closure compiled for the processor at hand. What it calls has to be inlined into it to
 /// profit.
 #[inline(always)]

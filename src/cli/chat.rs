@@ -10,6 +10,7 @@ use rustyline::error::ReadlineError;
 use super::{Failure, Words, console, load_model, sampling};
 use crate::data::{Message, Role};
 use crate::model::{Chat, GenerateOptions, InferenceGpt, list_chars};
+use crate::processor::cores;
 
 const COMMANDS_HELP: &str =
     "/clear  forget the conversation\n/quit   end (Ctrl-D does too)\n/help   show this";
@@ -23,8 +24,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     };
     let model = load_model(words)?;
     let session = Session::new(&model, &options)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    model.team(cores)?.run(|| {
+    model.team(cores())?.run(|| {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
             on_terminal(session)
         } else {

@@ -10,6 +10,7 @@ use lexopt::Arg;
 
 use super::table::{COMMANDS, Command, Operands, Opt, Takes};
 use super::{Failure, mistakes};
+use crate::processor::cores;
 
 /// What somebody asks of the program.
 pub enum Request {
@@ -307,7 +308,6 @@ impl Words {
     /// `--threads`, or a number that depends on the number of cores.
     pub fn threads_or(&self, default: impl FnOnce(usize) -> usize) -> Result<usize, Failure> {
         let given = self.whole("threads", 1..=MAX_THREADS)?;
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(given.map_or_else(|| default(cores()), |threads| threads as usize))
     }
 }

@@ -25,6 +25,7 @@ use super::openai::{Completion, Events};
 use super::routes::{answer_operator, endpoint, is_openai, route};
 use super::turns::Turns;
 use crate::model::InferenceGpt;
+use crate::processor::cores;
 
 /// How long requests under way may take to end after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -68,11 +69,10 @@ impl Server {
             .with_context(|| format!("cannot listen on {}:{}", options.host, options.port))?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let metrics = Arc::new(Metrics::default());
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         let engine = Engine::start(
             Arc::clone(&model),
             Arc::clone(&metrics),
-            options.threads.min(cores),
+            options.threads.min(cores()),
         )?;
         let app = App {
             model,
