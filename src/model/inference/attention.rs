@@ -136,15 +136,10 @@ impl KvCache {
         while query < positions.len() {
             let (from, rest) = (query * step, positions.len() - query);
             let (queries, out) = (&queries[from..], &mut out[from..]);
-            let pass = |queries: usize| {
-                let seen = positions.start + query + queries;
-                Pass {
-                    cache: self,
-                    tokens: seen - queries + 1,
-                    seen,
-                    padded: seen.next_multiple_of(LANES),
-                    step,
-                }
+            let pass = |queries: usize| Pass {
+                cache: self,
+                seen: positions.start + query + queries,
+                step,
             };
             if rest >= QUERIES {
                 pass(QUERIES).run::<L, QUERIES>(lanes, queries, scores, out);
@@ -174,17 +169,20 @@ fn to_whole<'a>(numbers: &[f64], places: impl Iterator<Item = &'a mut i32>) -> f
     largest * (1.0 / MOST)
 }
 
-/// Attention of `Q` queries at once, of which the first sees `tokens` tokens.
+/// Attention of `Q` queries at once.
 struct Pass<'a> {
     cache: &'a KvCache,
-    tokens: usize,
-    /// The tokens that the last query sees, and they filled up to whole lanes.
+    /// The tokens that the last query sees; each other one sees one less than the one after.
     seen: usize,
-    padded: usize,
     step: usize,
 }
 
 impl Pass<'_> {
+    /// The tokens that are seen, filled up to whole lanes.
+    fn padded(&self) -> usize {
+        self.seen.next_multiple_of(LANES)
+    }
+
     #[inline(always)]
     fn run<L: Lanes, const Q: usize>(
         self,
@@ -194,7 +192,7 @@ impl Pass<'_> {
         out: &mut [f64],
     ) {
         let head_dim = self.cache.head_dim;
-        let size = Q * self.padded;
+        let size = Q * self.padded();
         scores.resize(size.max(scores.len()), 0.0);
         let scores = &mut scores[..size];
         let queries = std::array::from_fn(|q| &queries[q * self.step..][..head_dim]);
@@ -230,7 +228,7 @@ impl Pass<'_> {
         let (keys, _) = self.cache.keys.as_chunks::<LANES>();
         let (scales, _) = self.cache.key_scales.as_chunks::<LANES>();
         let (scores, _) = scores.as_chunks_mut::<LANES>();
-        let all = self.padded / LANES;
+        let all = self.padded() / LANES;
         for block in (0..all).step_by(BLOCKS) {
             // In place of blocks that are not there, the last is multiplied again, which takes no
             // longer.
@@ -261,8 +259,8 @@ impl Pass<'_> {
     /// Turns scores into weights of the values, whose scales these take along.
     #[inline(always)]
     fn softmax<L: Lanes, const Q: usize>(&self, lanes: L, scores: &mut [f64]) {
-        for (later, scores) in scores.chunks_exact_mut(self.padded).enumerate() {
-            scores[self.tokens + later..].fill(f64::NEG_INFINITY);
+        for (later, scores) in scores.chunks_exact_mut(self.padded()).enumerate() {
+            scores[self.seen - Q + 1 + later..].fill(f64::NEG_INFINITY);
             let max = lanes.splat(-largest(lanes, scores));
             for scores in scores.as_chunks_mut::<LANES>().0 {
                 *scores = lanes.store(lanes.add(lanes.load(scores), max));
@@ -270,7 +268,7 @@ impl Pass<'_> {
         }
         exponentials(scores);
         let (scales, _) = self.cache.value_scales.as_chunks::<LANES>();
-        for scores in scores.chunks_exact_mut(self.padded) {
+        for scores in scores.chunks_exact_mut(self.padded()) {
             let factor = lanes.splat(1.0 / sum(lanes, scores));
             for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
                 let scales = lanes.mul(lanes.load(scales), factor);
@@ -297,7 +295,7 @@ impl Pass<'_> {
         let (values, _) = self.cache.values.as_chunks::<LANES>();
         let tokens = (self.seen - first).next_multiple_of(SUMS).min(TILE);
         let p: [&[[f64; SUMS]]; Q] =
-            std::array::from_fn(|q| p[q * self.padded + first..][..tokens].as_chunks().0);
+            std::array::from_fn(|q| p[q * self.padded() + first..][..tokens].as_chunks().0);
         let rows = &values[first * chunks + column / LANES..(first + tokens) * chunks];
         let sums = if Q * C * SUMS <= L::SUMS {
             some_sums::<L, Q, C, SUMS>(lanes, p, rows, chunks, 0)

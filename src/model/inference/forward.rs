@@ -56,15 +56,10 @@ impl Forward<'_> {
     /// `x += wo · attention(rms_norm(x))`.
     #[inline(always)]
     fn attention_block<L: Lanes>(&mut self, lanes: L, index: usize, layer: &Layer) {
-        let Self {
-            model,
-            member,
-            space,
-            runs,
-        } = self;
-        let config = model.meta.config;
-        let heads = member.share(config.n_head);
+        let config = self.model.meta.config;
+        let heads = self.member.share(config.n_head);
         let own = heads.start * config.head_dim()..heads.end * config.head_dim();
+        let space = &mut *self.space;
         rms_norm(lanes, config.n_embd, &space.x, &mut space.normed);
         for (matrix, out) in [
             (&layer.attn_wq, &mut space.query),
@@ -73,19 +68,58 @@ impl Forward<'_> {
         ] {
             multiply(matrix, own.clone(), &space.normed, out);
         }
-        let shape = (heads.len(), config.head_dim());
-        attend(lanes, shape, index, runs, space);
+        self.attend(lanes, index, heads.len());
         let Space {
             x,
             normed,
             attended,
             part,
             ..
-        } = &mut **space;
+        } = &mut *self.space;
         let shape = [x.len() / config.n_embd, config.n_embd];
-        member.gather(part, own, shape, attended);
-        product(member, &layer.attn_wo, attended, part, normed);
+        self.member.gather(part, own, shape, attended);
+        product(&mut self.member, &layer.attn_wo, attended, part, normed);
         add(x, normed);
+    }
+
+    /// Remembers the keys and values of all columns, and lets the queries attend to them, which makes
+    /// `part`.
+    #[inline(always)]
+    fn attend<L: Lanes>(&mut self, lanes: L, layer: usize, heads: usize) {
+        let head_dim = self.model.meta.config.head_dim();
+        let Space {
+            query,
+            key,
+            value,
+            part,
+            scores,
+            ..
+        } = &mut *self.space;
+        part.resize(query.len(), 0.0);
+        // All keys and values are stored before any is read: a processor waits for what it has just
+        // stored.
+        let mut from = 0;
+        for run in &mut self.runs {
+            for position in run.positions() {
+                for head in 0..heads {
+                    let (key, value) = (&key[from..][..head_dim], &value[from..][..head_dim]);
+                    run.cache(head, layer).insert(position, key, value);
+                    from += head_dim;
+                }
+            }
+        }
+        let step = heads * head_dim;
+        let mut from = 0;
+        for run in &mut self.runs {
+            let positions = run.positions();
+            for head in 0..heads {
+                let from = from + head * head_dim;
+                let (queries, out) = (&query[from..], &mut part[from..]);
+                let cache = run.cache(head, layer);
+                cache.attend(lanes, positions.clone(), step, queries, out, scores);
+            }
+            from += positions.len() * step;
+        }
     }
 
     /// `x += fc2 · relu(fc1 · rms_norm(x))`.
@@ -142,51 +176,6 @@ fn product(
     member.gather(part, rows, [columns, matrix.rows], out);
 }
 
-/// Remembers the keys and values of all columns, and lets the queries attend to them, which makes
-/// `part`.
-#[inline(always)]
-fn attend<L: Lanes>(
-    lanes: L,
-    (heads, head_dim): (usize, usize),
-    layer: usize,
-    runs: &mut [Part],
-    space: &mut Space,
-) {
-    let Space {
-        query,
-        key,
-        value,
-        part,
-        scores,
-        ..
-    } = space;
-    part.resize(query.len(), 0.0);
-    let size = heads * head_dim;
-    // All keys and values are stored before any is read: a processor waits for what it has just
-    // stored.
-    let mut from = 0;
-    for run in &mut *runs {
-        for position in run.positions() {
-            for head in 0..heads {
-                let (key, value) = (&key[from..][..head_dim], &value[from..][..head_dim]);
-                run.cache(head, layer).insert(position, key, value);
-                from += head_dim;
-            }
-        }
-    }
-    let mut from = 0;
-    for run in runs {
-        let positions = run.positions();
-        for head in 0..heads {
-            let from = from + head * head_dim;
-            let (queries, out) = (&query[from..], &mut part[from..]);
-            let cache = run.cache(head, layer);
-            cache.attend(lanes, positions.clone(), size, queries, out, scores);
-        }
-        from += positions.len() * size;
-    }
-}
-
 /// Room to compute in, and the logits.
 #[derive(Debug, Default)]
 pub struct Room {
@@ -207,18 +196,18 @@ impl Room {
         self.spaces[0].logits.chunks_exact_mut(self.vocab_size)
     }
 
-    /// Begins a pass of so many columns.
-    pub fn begin(&mut self, model: &InferenceGpt, columns: usize) {
+    /// Begins a pass of so many columns. Says how many members take part.
+    pub fn begin(&mut self, model: &InferenceGpt, columns: usize) -> usize {
         let config = model.meta.config;
         self.vocab_size = model.lm_head.rows;
         let widest = (4 * config.n_embd).max(self.vocab_size);
-        self.exchange.begin(columns * widest);
-        let members = self.exchange.members().count();
+        let members = self.exchange.begin(columns * widest);
         self.spaces.resize_with(members, Space::default);
         for (member, space) in self.members() {
             let own = member.share(config.n_head).len() * config.head_dim();
             space.prepare(columns, config.n_embd, own);
         }
+        members
     }
 
     /// The members of the team, and what each computes in.

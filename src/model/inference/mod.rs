@@ -18,7 +18,6 @@ mod tests;
 mod weights;
 
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::Result;
 use arithmetic::{exponentials, largest, sum};
@@ -31,6 +30,7 @@ use team::in_step;
 use weights::Matrix;
 
 use super::ModelMeta;
+use crate::processor::cores;
 use crate::store::{Precision, TensorFile, Tensors, encode_tensors};
 
 /// Fewer texts than these do not share enough.
@@ -134,13 +134,12 @@ impl InferenceGpt {
         (BYTES / Stream::bytes(self.meta.config)).clamp(LEAST_TOGETHER, MOST_TOGETHER)
     }
 
-    /// Up to so many threads to make a single text with: no more than there are processors, and one,
+    /// Up to so many threads to make a single text with: no more than there are cores, and one,
     /// where the model is so small that others would come too late. Errors where they can't be
     /// started.
     pub fn team(&self, threads: usize) -> Result<Team> {
         let most = self.layers[0].mlp_fc1.bytes().div_ceil(LEAST_SHARE);
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        Team::start(threads.min(most).min(processors))
+        Team::start(threads.min(most).min(cores()))
     }
 
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
@@ -150,8 +149,7 @@ impl InferenceGpt {
     /// short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Room, runs: &mut [Run]) {
         let columns: usize = runs.iter().map(|run| run.tokens.len()).sum();
-        room.begin(self, columns);
-        let members = room.members().count();
+        let members = room.begin(self, columns);
         let mut parts: Vec<_> = runs.iter_mut().map(|run| run.parts(members)).collect();
         in_step(room.members().map(|(member, space)| Forward {
             model: self,

@@ -100,8 +100,8 @@ pub struct Exchange {
 struct Arrivals(AtomicUsize);
 
 impl Exchange {
-    /// Begins a pass in which up to `most` numbers are exchanged at a time.
-    pub fn begin(&mut self, most: usize) {
+    /// Begins a pass in which up to `most` numbers are exchanged at a time. Says how many members take part.
+    pub fn begin(&mut self, most: usize) -> usize {
         self.members = team_size();
         if self.members > 1 && self.have_waited() > MOST_WAITED {
             self.members = 1;
@@ -113,6 +113,7 @@ impl Exchange {
                 values.resize_with(most.max(values.len()), AtomicU64::default);
             }
         }
+        self.members
     }
 
     /// How long members have waited, as far as that is not forgotten.
@@ -301,8 +302,7 @@ mod tests {
         let mut exchange = Exchange::default();
         let mut members = |waited: Duration| {
             *exchange.waited.get_mut() = waited.as_nanos() as u64;
-            exchange.begin(1);
-            exchange.members().count()
+            exchange.begin(1)
         };
         Team::start(2).unwrap().run(|| {
             assert_eq!(members(MOST_WAITED / 2), 2);

@@ -208,9 +208,8 @@ fn threads_come_for_large_models_alone() {
         let team = model(config, Precision::F32).team(threads).unwrap();
         team.run(team::team_size)
     };
-    let processors = thread::available_parallelism().map_or(1, usize::from);
     assert_eq!(size(config(16, 4, 1, 16), 2), 1);
     assert_eq!(size(config(128, 4, 1, 16), 1), 1);
-    assert_eq!(size(config(128, 4, 1, 16), 2), processors.min(2));
-    assert_eq!(size(config(128, 4, 1, 16), 64), processors.min(2));
+    assert_eq!(size(config(128, 4, 1, 16), 2), cores().min(2));
+    assert_eq!(size(config(128, 4, 1, 16), 64), cores().min(2));
 }
