@@ -11,11 +11,13 @@
 
 pub mod cli;
 pub mod data;
+pub mod engine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod infer;
+pub mod kernels;
 pub mod model;
 pub mod ops;
-mod processor;
 pub mod serve;
 pub mod store;
 pub mod train;

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use microgpt::data::{BUILT_IN_NAMES, Corpus};
-use microgpt::model::{
-    GenerateOptions, Generator, InferenceGpt, ModelConfig, ModelMeta, Room, Run, initial_weights,
-};
+use microgpt::engine::{GenerateOptions, Generator};
+use microgpt::infer::{Chunk, InferenceGpt, Workspace};
+use microgpt::model::{ModelConfig, ModelMeta, initial_weights};
 use microgpt::store::{META, Precision, WEIGHTS, encode_tensors, save};
 
 const SMALL: ModelConfig = shape([16, 4, 1, 16]);
@@ -248,7 +248,7 @@ fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
         ..Default::default()
     };
     let generator = Generator::new(Arc::clone(model), options).expect("the options are fine");
-    let team = model.team(threads).expect("threads can be started");
+    let team = model.thread_group(threads).expect("threads can be started");
     team.run(|| {
         generator.sample(0);
         let start = Instant::now();
@@ -261,17 +261,17 @@ fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
 fn prefill(model: &InferenceGpt, threads: usize) -> f64 {
     const TIMES: usize = 20;
     let prompt: Vec<u32> = (0..192).map(|i| i % 90).collect();
-    let (mut stream, mut room) = (model.stream(), Room::default());
+    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
     let mut feed = || {
         stream.truncate(0);
-        let run = Run {
+        let run = Chunk {
             stream: &mut stream,
             tokens: &prompt,
             logits_from: prompt.len() - 1,
         };
         model.forward(&mut room, &mut [run]);
     };
-    let team = model.team(threads).expect("threads can be started");
+    let team = model.thread_group(threads).expect("threads can be started");
     team.run(|| {
         feed();
         let start = Instant::now();

@@ -9,8 +9,9 @@ use rustyline::error::ReadlineError;
 
 use super::{Failure, Words, console, load_model, sampling};
 use crate::data::{Message, Role};
-use crate::model::{Chat, GenerateOptions, InferenceGpt, list_chars};
-use crate::processor::cores;
+use crate::engine::{Chat, GenerateOptions, list_chars};
+use crate::infer::InferenceGpt;
+use crate::kernels::cpu::cores;
 
 const COMMANDS_HELP: &str =
     "/clear  forget the conversation\n/quit   end (Ctrl-D does too)\n/help   show this";
@@ -24,7 +25,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     };
     let model = load_model(words)?;
     let session = Session::new(&model, &options)?;
-    model.team(cores())?.run(|| {
+    model.thread_group(cores())?.run(|| {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
             on_terminal(session)
         } else {

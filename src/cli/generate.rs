@@ -8,7 +8,7 @@ use serde_json::json;
 use super::samples::{Count, Samples};
 use super::{Failure, Words, console, load_model, sampling};
 use crate::data::Message;
-use crate::model::{GenerateOptions, Generator, Sample};
+use crate::engine::{GenerateOptions, Generator, Sample};
 
 /// `--unique` gives up after this many samples in a row that were there before.
 const UNIQUE_PATIENCE: u64 = 10_000;

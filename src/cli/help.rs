@@ -1,6 +1,6 @@
-//! Help, from the table: a summary for `-h`, everything for `--help`.
+//! Help, from the flags: a summary for `-h`, everything for `--help`.
 
-use super::table::{COMMANDS, Command, ENVIRONMENT, EXIT_STATUS, Opt, SUMMARY};
+use super::flags::{COMMANDS, Command, ENVIRONMENT, EXIT_STATUS, Opt, SUMMARY};
 use super::{Failure, Words, console};
 
 /// How wide help is.
@@ -12,7 +12,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         return console::print(&long_overview());
     };
     let command = COMMANDS.iter().find(|command| command.name == name);
-    console::print(&page(command.expect("the table lists it")))
+    console::print(&page(command.expect("the flags lists it")))
 }
 
 /// The program's own help on a screen: what it is, and its commands.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Failure, Words, console, open_model_dir};
-use crate::data::{Kind, Tokenizer};
+use crate::data::{CorpusKind, Tokenizer};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::{Precision, Snapshot};
 use crate::train::TrainState;
@@ -60,9 +60,9 @@ pub fn to_json(snapshot: &Snapshot, meta: &ModelMeta, precision: Precision) -> R
 
 fn kind(meta: &ModelMeta) -> &'static str {
     match meta.tokenizer.kind() {
-        Kind::Documents => "text",
-        Kind::Continuous => "continuous text",
-        Kind::Conversations => "chat",
+        CorpusKind::Documents => "text",
+        CorpusKind::Continuous => "continuous text",
+        CorpusKind::Conversations => "chat",
     }
 }
 

@@ -1,10 +1,10 @@
-//! The man page, in roff, from the table.
+//! The man page, in roff, from the flags.
 
-use super::help::{description, wrap};
-use super::table::{
+use super::flags::{
     COMMANDS, Command, DEFAULT_MODEL_DIR, DESCRIPTION, ENVIRONMENT, EXIT_STATUS, FILES, Opt,
     SUMMARY,
 };
+use super::help::{description, wrap};
 use super::{Failure, Words, console};
 
 /// When the page changed last, as its foot says.

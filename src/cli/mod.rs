@@ -1,7 +1,7 @@
-//! What the shell sees: the table of commands and options, a file for each command, and how things
+//! What the shell sees: the flags of commands and options, a file for each command, and how things
 //! are said.
 //!
-//! Results go to stdout, everything else to stderr. A command line becomes `Words` by the table,
+//! Results go to stdout, everything else to stderr. A command line becomes `Words` by the flags,
 //! and each command takes from these the values it needs, checked and ready to use.
 
 pub mod allocator;
@@ -11,34 +11,35 @@ mod completions;
 mod console;
 mod export;
 mod failure;
+pub(crate) mod flags;
 mod generate;
 pub(crate) mod help;
-mod in_order;
 mod info;
 mod man;
-mod mistakes;
+pub(crate) mod parse;
 mod progress;
 pub mod readme;
+mod reorder;
 mod samples;
 pub(crate) mod sampling;
 mod score;
 mod serve;
-pub(crate) mod table;
+mod suggest;
 mod train;
-pub(crate) mod words;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use failure::Failure;
+use parse::{Request, Words};
 #[cfg(any(test, fuzzing))]
 pub(crate) use score::score_on_this_thread;
 #[cfg(any(test, fuzzing))]
 pub(crate) use train::Options as TrainOptions;
-use words::{Request, Words};
 
-use crate::model::{InferenceGpt, ModelMeta};
+use crate::infer::InferenceGpt;
+use crate::model::ModelMeta;
 use crate::store::Snapshot;
 
 /// Runs the program with the words after its name.
@@ -63,7 +64,7 @@ fn model_dir(words: &Words) -> PathBuf {
     words
         .path("model-dir")
         .or_else(from_environment)
-        .unwrap_or_else(|| PathBuf::from(table::DEFAULT_MODEL_DIR))
+        .unwrap_or_else(|| PathBuf::from(flags::DEFAULT_MODEL_DIR))
 }
 
 /// Loads the model that a command works on.

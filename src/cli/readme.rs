@@ -1,7 +1,7 @@
-//! The tables of options in the README, from the table that the parser uses.
+//! The tables of options in the README, from the flags that the parser uses.
 
+use super::flags::{COMMANDS, Command, Opt};
 use super::help::description;
-use super::table::{COMMANDS, Command, Opt};
 
 /// Stands before the tables of a README, and after them.
 const BEGIN: &str = "<!-- The tables of options; `make docs` writes them. -->\n";
@@ -13,11 +13,11 @@ pub fn with_option_tables(readme: &str) -> Option<String> {
     let (before, rest) = readme.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     let with_options = |command: &&Command| command.options().any(|o| o.name != "help");
-    let tables: String = COMMANDS.iter().filter(with_options).map(table).collect();
+    let tables: String = COMMANDS.iter().filter(with_options).map(flags).collect();
     Some(format!("{before}{BEGIN}{tables}\n{END}{after}"))
 }
 
-fn table(command: &Command) -> String {
+fn flags(command: &Command) -> String {
     let rows: String = command
         .options()
         .filter(|option| option.name != "help")

@@ -9,8 +9,9 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::in_order::InOrder;
-use crate::model::{Batch, Continuation, Generator, MOST_TOGETHER, Sample};
+use super::reorder::Reorder;
+use crate::engine::{DecodeBatch, Generator, Sample, Sequence};
+use crate::infer::MAX_BATCH;
 
 /// How many blocks may be under way for each thread, so that memory is bounded.
 const BLOCKS_AHEAD: u64 = 4;
@@ -26,7 +27,7 @@ pub enum Count {
 /// Samples in their order, each already made into a `T`.
 pub struct Samples<T> {
     blocks: Receiver<(u64, Vec<T>)>,
-    in_order: InOrder<Vec<T>>,
+    in_order: Reorder<Vec<T>>,
     plan: Arc<Plan>,
 }
 
@@ -46,10 +47,10 @@ impl<T: Send + 'static> Samples<T> {
         let all_threads = threads;
         let threads = (threads as u64).min(least).max(1);
         let share = least.div_ceil(threads);
-        let together = (generator.model().together() as u64).min(share);
+        let together = (generator.model().decode_batch_size() as u64).min(share);
         let plan = Arc::new(Plan {
             // Handing over takes longer than making a sample of a small model.
-            block: if together < MOST_TOGETHER as u64 {
+            block: if together < MAX_BATCH as u64 {
                 1
             } else {
                 (share / 16).clamp(1, 256)
@@ -65,14 +66,17 @@ impl<T: Send + 'static> Samples<T> {
         for _ in 0..threads {
             let (work, plan, sender) = (Arc::clone(&work), Arc::clone(&plan), sender.clone());
             // Threads that get no sample of their own help those that do.
-            let team = work.0.model().team(all_threads / threads as usize)?;
+            let team = work
+                .0
+                .model()
+                .thread_group(all_threads / threads as usize)?;
             thread::Builder::new()
                 .spawn(move || team.run(|| make_samples(&work.0, &work.1, &plan, &sender)))
                 .with_context(|| format!("cannot start {threads} threads"))?;
         }
         Ok(Self {
             blocks,
-            in_order: InOrder::new(),
+            in_order: Reorder::new(),
             plan,
         })
     }
@@ -163,7 +167,7 @@ fn make_samples<T>(
     plan: &Plan,
     sender: &Sender<(u64, Vec<T>)>,
 ) {
-    let mut batch = Batch::new(generator.model(), generator.prefix());
+    let mut batch = DecodeBatch::new(generator.model(), generator.prefix());
     let mut blocks: BTreeMap<u64, Block<T>> = BTreeMap::new();
     let mut indices = 0..0;
     let mut wanted = true;
@@ -185,7 +189,7 @@ fn make_samples<T>(
         if batch.is_empty() {
             return;
         }
-        let done = |index: u64, text: Continuation, _| {
+        let done = |index: u64, text: Sequence, _| {
             let number = index / plan.block;
             let block = blocks.get_mut(&number).expect("its samples are being made");
             let place = (index % plan.block) as usize;

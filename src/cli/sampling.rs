@@ -1,7 +1,7 @@
 //! The options that every command has which makes text.
 
 use super::{Failure, Words};
-use crate::model::SamplingOptions;
+use crate::engine::SamplingOptions;
 
 /// The sampling options, checked.
 pub fn sampling_options(words: &Words) -> Result<SamplingOptions, Failure> {

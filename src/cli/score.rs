@@ -13,10 +13,11 @@ use std::thread;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::in_order::InOrder;
+use super::reorder::Reorder;
 use super::{Failure, Words, console, load_model};
-use crate::data::Kind;
-use crate::model::{InferenceGpt, Score, Scorer};
+use crate::data::CorpusKind;
+use crate::engine::{Score, Scorer};
+use crate::infer::InferenceGpt;
 
 /// How much is read at once, and so about how much text a thread scores at once.
 const CHUNK: usize = 16 << 10;
@@ -31,7 +32,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     let results = start(words.files().collect(), load_model(words)?, threads, style)?;
     let mut output = console::Output::new();
     let mut total = Total::default();
-    let mut in_order = InOrder::new();
+    let mut in_order = Reorder::new();
     let mut ended = false;
     while !ended {
         let (number, chunk) = results.recv().context("a thread failed")?;
@@ -196,7 +197,12 @@ fn score_chunks(
     }
 }
 
-fn score_chunk(scorer: &mut Scorer, kind: Kind, chunk: &Chunk, style: Style) -> Result<Scored> {
+fn score_chunk(
+    scorer: &mut Scorer,
+    kind: CorpusKind,
+    chunk: &Chunk,
+    style: Style,
+) -> Result<Scored> {
     let text = chunk.text.strip_suffix(b"\n").unwrap_or(&chunk.text);
     let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
     // What is not UTF-8 becomes a character that hardly any model knows.
@@ -206,8 +212,8 @@ fn score_chunk(scorer: &mut Scorer, kind: Kind, chunk: &Chunk, style: Style) -> 
         .collect();
     let trimmed = texts.iter().map(|text| match kind {
         // As training takes them.
-        Kind::Documents | Kind::Conversations => text.trim(),
-        Kind::Continuous => text.strip_suffix('\r').unwrap_or(text),
+        CorpusKind::Documents | CorpusKind::Conversations => text.trim(),
+        CorpusKind::Continuous => text.strip_suffix('\r').unwrap_or(text),
     });
     let trimmed: Vec<&str> = trimmed.collect();
     let scores = scorer.score(&trimmed, chunk.first_line)?;

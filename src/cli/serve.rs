@@ -8,7 +8,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::{Failure, Words, console, info, open_model_dir};
-use crate::model::{InferenceGpt, ModelMeta};
+use crate::infer::InferenceGpt;
+use crate::model::ModelMeta;
 use crate::serve::{ServeOptions, Server};
 
 const DEFAULT_PORT: u16 = 8080;

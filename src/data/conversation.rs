@@ -85,11 +85,11 @@ pub fn fit_prompt(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
+    use super::super::CorpusKind;
     use super::*;
 
     fn fit(messages: &[&str], budget: usize) -> (Vec<u32>, usize) {
-        let tokenizer = Tokenizer::from_texts(["abcdef"].into_iter(), Kind::Conversations);
+        let tokenizer = Tokenizer::from_texts(["abcdef"].into_iter(), CorpusKind::Conversations);
         let messages: Vec<Message> = messages
             .iter()
             .enumerate()

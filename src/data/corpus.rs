@@ -7,7 +7,7 @@ use super::{Message, Tokenizer, parse_conversation};
 
 /// The kinds of text that there are models of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CorpusKind {
     /// A document a line.
     Documents,
     /// One text without a beginning or an end that would matter.
@@ -25,11 +25,11 @@ pub enum Corpus<'a> {
 
 impl<'a> Corpus<'a> {
     /// Takes a text of the given kind apart. Errors where it is empty or of another kind.
-    pub fn new(text: &'a str, kind: Kind) -> Result<Self> {
+    pub fn new(text: &'a str, kind: CorpusKind) -> Result<Self> {
         match kind {
-            Kind::Documents => Self::documents(text),
-            Kind::Continuous => Self::continuous(text),
-            Kind::Conversations => Self::conversations(text),
+            CorpusKind::Documents => Self::documents(text),
+            CorpusKind::Continuous => Self::continuous(text),
+            CorpusKind::Conversations => Self::conversations(text),
         }
     }
 
@@ -101,11 +101,11 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> CorpusKind {
         match self {
-            Corpus::Documents(_) => Kind::Documents,
-            Corpus::Continuous(_) => Kind::Continuous,
-            Corpus::Conversations(_) => Kind::Conversations,
+            Corpus::Documents(_) => CorpusKind::Documents,
+            Corpus::Continuous(_) => CorpusKind::Continuous,
+            Corpus::Conversations(_) => CorpusKind::Conversations,
         }
     }
 
@@ -118,21 +118,23 @@ impl<'a> Corpus<'a> {
     /// `tokenizer` is of another kind.
     pub fn for_each(&self, tokenizer: &Tokenizer, mut visit: impl FnMut(Vec<u32>)) -> Result<()> {
         match (self, tokenizer.kind()) {
-            (Corpus::Documents(documents), Kind::Documents) => {
+            (Corpus::Documents(documents), CorpusKind::Documents) => {
                 documents
                     .iter()
                     .for_each(|text| visit(tokenizer.document(text)));
             }
-            (Corpus::Continuous(text), Kind::Continuous) => visit(tokenizer.encode(text).collect()),
-            (Corpus::Conversations(conversations), Kind::Conversations) => {
+            (Corpus::Continuous(text), CorpusKind::Continuous) => {
+                visit(tokenizer.encode(text).collect())
+            }
+            (Corpus::Conversations(conversations), CorpusKind::Conversations) => {
                 let chat = tokenizer.chat_tokens().expect("its kind has them");
                 conversations
                     .iter()
                     .for_each(|messages| visit(tokenizer.conversation(chat, messages)));
             }
-            (_, Kind::Documents) => bail!("this model is trained on documents, a line each"),
-            (_, Kind::Continuous) => bail!("this model is trained on one continuous text"),
-            (_, Kind::Conversations) => bail!("this model is trained on conversations"),
+            (_, CorpusKind::Documents) => bail!("this model is trained on documents, a line each"),
+            (_, CorpusKind::Continuous) => bail!("this model is trained on one continuous text"),
+            (_, CorpusKind::Conversations) => bail!("this model is trained on conversations"),
         }
         Ok(())
     }

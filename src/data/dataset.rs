@@ -123,7 +123,7 @@ impl Dataset {
         let part = |dealt: Vec<usize>| -> Vec<&[u32]> {
             dealt.into_iter().map(|i| documents[i]).collect()
         };
-        let parts = deal(&sizes, parts).into_iter().map(part);
+        let parts = partition(&sizes, parts).into_iter().map(part);
         parts
             .filter(|part| !part.is_empty())
             .map(|part| Batch::new(&part))
@@ -151,7 +151,7 @@ impl Dataset {
 
 /// Deals things of these sizes to so many hands, by their numbers: the largest first, each to the hand
 /// that has least, since work is done when the fullest hand is. A single hand has them in their order.
-pub fn deal(sizes: &[usize], hands: usize) -> Vec<Vec<usize>> {
+pub fn partition(sizes: &[usize], hands: usize) -> Vec<Vec<usize>> {
     let mut numbers: Vec<usize> = (0..sizes.len()).collect();
     if hands > 1 {
         numbers.sort_by_key(|&i| Reverse(sizes[i]));

@@ -9,6 +9,6 @@ mod tokenizer;
 
 pub use built_in::{BUILT_IN_NAMES, built_in_conversations};
 pub use conversation::{FittedPrompt, Message, Role, fit_prompt, parse_conversation};
-pub use corpus::{Corpus, Kind, decode_utf8};
-pub use dataset::{Batch, Dataset, HeldOut, deal};
+pub use corpus::{Corpus, CorpusKind, decode_utf8};
+pub use dataset::{Batch, Dataset, HeldOut, partition};
 pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer};

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, bail};
 
-use super::{Kind, Message, Role};
+use super::{CorpusKind, Message, Role};
 
 /// The names of a chat model's special tokens in meta.json, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 3] = ["user", "assistant", "end_turn"];
@@ -35,12 +35,12 @@ impl ChatTokens {
 pub struct Tokenizer {
     chars: Vec<char>,
     ids: HashMap<char, u32>,
-    kind: Kind,
+    kind: CorpusKind,
 }
 
 impl Tokenizer {
     /// A vocabulary of the given characters, in the given order. Errors where one stands twice.
-    pub fn new(chars: Vec<char>, kind: Kind) -> Result<Self> {
+    pub fn new(chars: Vec<char>, kind: CorpusKind) -> Result<Self> {
         let mut ids = HashMap::with_capacity(chars.len());
         for (id, &c) in chars.iter().enumerate() {
             if ids.insert(c, id as u32).is_some() {
@@ -51,13 +51,13 @@ impl Tokenizer {
     }
 
     /// The vocabulary of a training text: all its characters, sorted by code point.
-    pub fn from_texts<'a>(texts: impl Iterator<Item = &'a str>, kind: Kind) -> Self {
+    pub fn from_texts<'a>(texts: impl Iterator<Item = &'a str>, kind: CorpusKind) -> Self {
         let chars: BTreeSet<char> = texts.flat_map(str::chars).collect();
         Self::new(chars.into_iter().collect(), kind).expect("a set holds each character once")
     }
 
     /// What kind of text the tokens make up.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> CorpusKind {
         self.kind
     }
 
@@ -69,8 +69,8 @@ impl Tokenizer {
     /// The number of tokens: the characters and the special ones.
     pub fn vocab_size(&self) -> usize {
         let special = match self.kind {
-            Kind::Conversations => SPECIAL_TOKENS.len(),
-            Kind::Documents | Kind::Continuous => 0,
+            CorpusKind::Conversations => SPECIAL_TOKENS.len(),
+            CorpusKind::Documents | CorpusKind::Continuous => 0,
         };
         self.chars.len() + special + 1
     }
@@ -83,7 +83,7 @@ impl Tokenizer {
     /// The special tokens of a chat model; none for a text model.
     pub fn chat_tokens(&self) -> Option<ChatTokens> {
         let n = self.chars.len() as u32;
-        (self.kind == Kind::Conversations).then_some(ChatTokens {
+        (self.kind == CorpusKind::Conversations).then_some(ChatTokens {
             user: n,
             assistant: n + 1,
             end_turn: n + 2,
@@ -113,7 +113,7 @@ impl Tokenizer {
     /// within a continuous text, a line break.
     pub fn beginning(&self) -> u32 {
         match (self.kind, self.ids.get(&'\n')) {
-            (Kind::Continuous, Some(&line_break)) => line_break,
+            (CorpusKind::Continuous, Some(&line_break)) => line_break,
             _ => self.bos(),
         }
     }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_text_vocabulary_is_sorted_and_ends_with_bos() {
-        let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), Kind::Documents);
+        let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), CorpusKind::Documents);
         assert_eq!(t.chars(), ['a', 'b', 'h', 'l', 'o', 'é']);
         assert_eq!((t.bos(), t.vocab_size(), t.chat_tokens()), (6, 7, None));
         assert_eq!(t.document("hé"), [6, 2, 5, 6]);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_chat_vocabulary_has_its_roles_before_bos() {
-        let t = Tokenizer::from_texts(["ab"].into_iter(), Kind::Conversations);
+        let t = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Conversations);
         let tokens = t.chat_tokens().unwrap();
         assert_eq!(
             (tokens.user, tokens.assistant, tokens.end_turn, t.bos()),
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_character_that_stands_twice_is_refused() {
         assert!(
-            Tokenizer::new(vec!['a', 'b', 'a'], Kind::Documents)
+            Tokenizer::new(vec!['a', 'b', 'a'], CorpusKind::Documents)
                 .unwrap_err()
                 .to_string()
                 .contains("'a'")

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use super::well_said;
+use crate::cli::flags::Takes;
+use crate::cli::parse::{Request, Words};
 use crate::cli::sampling::{sampling_options, seed};
-use crate::cli::table::Takes;
-use crate::cli::words::{Request, Words};
 use crate::cli::{Failure, TrainOptions, help};
 
 /// The arguments, with NUL between them: they are a request or a mistake that is well said, and

@@ -5,18 +5,18 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 use super::small_model;
-use crate::data::Kind;
+use crate::data::CorpusKind;
 use crate::serve::api::{self, App};
 use crate::serve::engine::Engine;
-use crate::serve::http::{Answer, HttpError};
+use crate::serve::http::{HttpError, Response};
 use crate::serve::metrics::Metrics;
-use crate::serve::openai::{self, Completion};
+use crate::serve::openai::{self, Reply};
 
 /// A body for one of the endpoints, which the first byte chooses, with one of two models: the
 /// answer is JSON, and never that the server failed.
 pub fn http_body(input: &[u8]) {
     static APPS: LazyLock<[App; 2]> =
-        LazyLock::new(|| [Kind::Documents, Kind::Conversations].map(app));
+        LazyLock::new(|| [CorpusKind::Documents, CorpusKind::Conversations].map(app));
     let Some((&choice, body)) = input.split_first() else {
         return;
     };
@@ -29,7 +29,7 @@ pub fn http_body(input: &[u8]) {
     }
 }
 
-fn app(kind: Kind) -> App {
+fn app(kind: CorpusKind) -> App {
     let model = small_model(kind);
     let metrics = Arc::new(Metrics::default());
     App {
@@ -42,10 +42,10 @@ fn app(kind: Kind) -> App {
 }
 
 /// A completion's answer. Events are read here.
-fn whole(app: &App, completion: Result<Completion, HttpError>) -> Result<Answer, HttpError> {
+fn whole(app: &App, completion: Result<Reply, HttpError>) -> Result<Response, HttpError> {
     let events = match completion? {
-        Completion::Whole(answer) => return Ok(answer),
-        Completion::Events(events) => events,
+        Reply::Whole(answer) => return Ok(answer),
+        Reply::Events(events) => events,
     };
     let mut last = String::new();
     let read = |event: &str| {
@@ -58,14 +58,14 @@ fn whole(app: &App, completion: Result<Completion, HttpError>) -> Result<Answer,
         .send(app, read)
         .expect("what can fail has failed before");
     assert_eq!(last, "[DONE]");
-    Ok(Answer::json(&Value::Null))
+    Ok(Response::json(&Value::Null))
 }
 
-fn check(answer: Result<Answer, HttpError>, openai: bool) {
+fn check(answer: Result<Response, HttpError>, openai: bool) {
     let answer = answer.unwrap_or_else(|error| {
         assert!((400..500).contains(&error.status), "{error:?}");
         assert!(!error.message.is_empty());
-        Answer::error(&error, openai)
+        Response::error(&error, openai)
     });
     assert!(
         serde_json::from_str::<Value>(&answer.body).is_ok(),

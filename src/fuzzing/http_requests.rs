@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::serve::connection::{Broken, Connection};
+use crate::serve::connection::{Connection, ReadError};
 use crate::serve::http::reason;
 
 /// The bytes of a connection, of which the first chooses how many arrive at once: the requests in
@@ -69,8 +69,8 @@ pub(crate) fn requests(sends: &[u8], at_once: usize) -> (Vec<(String, Vec<u8>)>,
         });
         match request {
             Ok(request) => requests.push(request),
-            Err(Broken::Ended) => return (requests, None),
-            Err(Broken::Refused(error)) => return (requests, Some(error.status)),
+            Err(ReadError::Ended) => return (requests, None),
+            Err(ReadError::Refused(error)) => return (requests, Some(error.status)),
         }
     }
 }

@@ -23,17 +23,16 @@ pub use model_files::{meta, train_state, weights};
 pub use texts::{conversations, text};
 
 use crate::cli::Failure;
-use crate::data::{Kind, Tokenizer};
-use crate::model::{
-    GenerateOptions, Generator, InferenceGpt, ModelConfig, ModelMeta, SamplingOptions, Scorer,
-    initial_weights,
-};
+use crate::data::{CorpusKind, Tokenizer};
+use crate::engine::{GenerateOptions, Generator, SamplingOptions, Scorer};
+use crate::infer::InferenceGpt;
+use crate::model::{ModelConfig, ModelMeta, initial_weights};
 
 /// The characters that the small models know.
 const CHARACTERS: &str = "ab c\né";
 
 /// The size and vocabulary of a small model.
-fn small_meta(kind: Kind) -> ModelMeta {
+fn small_meta(kind: CorpusKind) -> ModelMeta {
     ModelMeta {
         config: ModelConfig {
             n_embd: 4,
@@ -46,7 +45,7 @@ fn small_meta(kind: Kind) -> ModelMeta {
 }
 
 /// A small model that has not learned anything.
-fn small_model(kind: Kind) -> Arc<InferenceGpt> {
+fn small_model(kind: CorpusKind) -> Arc<InferenceGpt> {
     let meta = small_meta(kind);
     let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
     Arc::new(InferenceGpt::from_tensors(meta, &weights))

@@ -6,14 +6,15 @@ use std::sync::LazyLock;
 use candle_core::Device;
 
 use super::{CHARACTERS, accepted, small_meta, speak};
-use crate::data::{Corpus, Dataset, Kind};
-use crate::model::{InferenceGpt, ModelMeta, initial_weights};
+use crate::data::{Corpus, CorpusKind, Dataset};
+use crate::infer::InferenceGpt;
+use crate::model::{ModelMeta, initial_weights};
 use crate::store::{FileBytes, JsonObject, Precision, TensorFile, encode_tensors};
 use crate::train::{Progress, TrainConfig, TrainState, Trainer};
 
 /// weights.safetensors: weights that are taken make text, and are the same again once written.
 pub fn weights(input: &[u8]) {
-    let meta = small_meta(Kind::Documents);
+    let meta = small_meta(CorpusKind::Documents);
     let read = |bytes: FileBytes| TensorFile::new(bytes, meta.tensors(), true);
     let Some(file) = accepted(read(input.to_vec().into())) else {
         return;
@@ -31,7 +32,7 @@ pub fn weights(input: &[u8]) {
 pub fn meta(input: &[u8]) {
     /// Weights of which hardly any meta.json is the right one.
     static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let meta = small_meta(Kind::Documents);
+        let meta = small_meta(CorpusKind::Documents);
         let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
         encode_tensors(&weights, Precision::F32).expect("they are finite")
     });
@@ -77,18 +78,18 @@ pub fn train_state(input: &[u8]) {
         progress
     );
     // More would only take longer.
-    if progress.recipe.batch_size <= 32 {
+    if progress.hyperparameters.batch_size <= 32 {
         accepted(go_on(progress));
     }
 }
 
 /// Makes two steps.
 fn go_on(progress: Progress) -> anyhow::Result<()> {
-    let meta = small_meta(Kind::Documents);
-    let recipe = progress.recipe;
+    let meta = small_meta(CorpusKind::Documents);
+    let hyperparameters = progress.hyperparameters;
     let config = TrainConfig {
         steps: 2,
-        recipe,
+        hyperparameters,
         threads: 1,
     };
     let corpus = Corpus::documents(CHARACTERS)?;
@@ -96,10 +97,10 @@ fn go_on(progress: Progress) -> anyhow::Result<()> {
         &corpus,
         &meta.tokenizer,
         meta.config.block_size,
-        recipe.seed,
+        hyperparameters.seed,
     )?;
-    if recipe.validation_fraction > 0.0 {
-        dataset.hold_out(recipe.validation_fraction)?;
+    if hyperparameters.validation_fraction > 0.0 {
+        dataset.hold_out(hyperparameters.validation_fraction)?;
     }
     let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
     let mut state = TrainState::before_first_step(meta, weights);

@@ -7,7 +7,7 @@ use std::path::Path;
 use fastrand::Rng;
 
 use super::small_meta;
-use crate::data::Kind;
+use crate::data::CorpusKind;
 use crate::store::{Precision, TensorFile};
 
 /// How many changed copies each target gets.
@@ -47,7 +47,7 @@ fn the_weights_of_the_corpus_are_the_small_models() {
     let Some(corpus) = corpus("weights") else {
         return;
     };
-    let meta = small_meta(Kind::Documents);
+    let meta = small_meta(CorpusKind::Documents);
     let files = corpus.into_iter().filter_map(|bytes| {
         let file = TensorFile::new(bytes.into(), meta.tensors(), true);
         Some(file.ok()?.precision)

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use super::{accepted, small_model};
 use crate::cli::score_on_this_thread;
-use crate::data::{Corpus, Dataset, Kind, Tokenizer, decode_utf8, fit_prompt};
-use crate::model::{GenerateOptions, Generator, InferenceGpt, Sample, read_conversation};
+use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, decode_utf8, fit_prompt};
+use crate::engine::{GenerateOptions, Generator, Sample, read_conversation};
+use crate::infer::InferenceGpt;
 
 /// The context that texts are cut for.
 const BLOCK_SIZE: usize = 8;
@@ -15,7 +16,7 @@ const BLOCK_SIZE: usize = 8;
 /// printed with its score as it was, be it UTF-8 or not. A text that can be gone on from stays.
 pub fn text(input: &[u8]) {
     static MODELS: LazyLock<[Arc<InferenceGpt>; 2]> =
-        LazyLock::new(|| [Kind::Documents, Kind::Continuous].map(small_model));
+        LazyLock::new(|| [CorpusKind::Documents, CorpusKind::Continuous].map(small_model));
     for model in &*MODELS {
         score(model, input);
     }
@@ -47,7 +48,8 @@ pub fn text(input: &[u8]) {
 
 /// Conversations: each can be read from its tokens, and fits any context once it is cut.
 pub fn conversations(input: &[u8]) {
-    static MODEL: LazyLock<Arc<InferenceGpt>> = LazyLock::new(|| small_model(Kind::Conversations));
+    static MODEL: LazyLock<Arc<InferenceGpt>> =
+        LazyLock::new(|| small_model(CorpusKind::Conversations));
     score(&MODEL, input);
     let Some(text) = accepted(decode_utf8(input.to_vec())) else {
         return;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::ModelConfig;
-use crate::data::{Kind, SPECIAL_TOKENS, Tokenizer};
+use crate::data::{CorpusKind, SPECIAL_TOKENS, Tokenizer};
 use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
 
 /// The key of meta.json that tells a model of one continuous text from a model of documents.
@@ -49,7 +49,7 @@ impl ModelMeta {
 
     /// Whether the model was trained on conversations.
     pub fn is_chat(&self) -> bool {
-        self.tokenizer.kind() == Kind::Conversations
+        self.tokenizer.kind() == CorpusKind::Conversations
     }
 
     /// The content of meta.json.
@@ -69,9 +69,9 @@ impl ModelMeta {
             "chars": self.tokenizer.chars(),
         });
         match self.tokenizer.kind() {
-            Kind::Documents => {}
-            Kind::Continuous => meta[CONTINUOUS] = json!(true),
-            Kind::Conversations => meta["special_tokens"] = json!(SPECIAL_TOKENS),
+            CorpusKind::Documents => {}
+            CorpusKind::Continuous => meta[CONTINUOUS] = json!(true),
+            CorpusKind::Conversations => meta["special_tokens"] = json!(SPECIAL_TOKENS),
         }
         meta
     }
@@ -103,9 +103,9 @@ impl ModelMeta {
             "\"special_tokens\" has to be {SPECIAL_TOKENS:?} or missing, found {special:?}"
         );
         let kind = match (special.is_empty(), meta.get_bool(CONTINUOUS)?) {
-            (false, _) => Kind::Conversations,
-            (true, Some(true)) => Kind::Continuous,
-            (true, _) => Kind::Documents,
+            (false, _) => CorpusKind::Conversations,
+            (true, Some(true)) => CorpusKind::Continuous,
+            (true, _) => CorpusKind::Documents,
         };
         let tokenizer = Tokenizer::new(chars, kind)?;
         let vocab_size = size("vocab_size")?;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn read(change: impl Fn(&mut serde_json::Value)) -> Result<ModelMeta> {
-        let tokenizer = Tokenizer::from_texts(["ab"].into_iter(), Kind::Conversations);
+        let tokenizer = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Conversations);
         let mut meta = ModelMeta {
             config: ModelConfig::default(),
             tokenizer,
@@ -146,13 +146,13 @@ mod tests {
             meta["special_tokens"] = json!(null);
             meta["vocab_size"] = json!(3);
         });
-        assert_eq!(text.unwrap().tokenizer.kind(), Kind::Documents);
+        assert_eq!(text.unwrap().tokenizer.kind(), CorpusKind::Documents);
         let text = read(|meta| {
             meta["special_tokens"] = json!(null);
             meta["vocab_size"] = json!(3);
             meta["continuous_text"] = json!(true);
         });
-        assert_eq!(text.unwrap().tokenizer.kind(), Kind::Continuous);
+        assert_eq!(text.unwrap().tokenizer.kind(), CorpusKind::Continuous);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::vector::softmax_in_place;
-use super::{plain, values, with_values};
-use crate::processor::vectorized;
+use super::{reference, values, with_values};
+use crate::kernels::cpu::vectorized;
+use crate::kernels::math_f32::softmax_in_place;
 
 /// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
 ///
@@ -27,7 +27,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Arc<[u32]>, count: usize) -> Res
             count,
         })
     } else {
-        plain::cross_entropy(logits, targets, count)
+        reference::cross_entropy(logits, targets, count)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{plain, values, with_values};
+use super::{reference, values, with_values};
 
 /// `wte[tokens[n]] + wpe[positions[n]]` for each of the `N` tokens, giving `[N, E]`.
 ///
@@ -25,7 +25,7 @@ pub fn embedding(
             },
         )
     } else {
-        plain::embedding(wte, wpe, tokens, positions)
+        reference::embedding(wte, wpe, tokens, positions)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::matmul::{Matrix, product};
-use super::{plain, values, with_values};
+use super::{reference, values, with_values};
+use crate::kernels::matmul_f32::{Matrix, matmul};
 
 /// `x·Wᵀ` for `x` `[N, in]` and `weight` `[out, in]`, giving `[N, out]`. No bias.
 ///
@@ -18,7 +18,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() {
         x.apply_op2(weight, Linear)
     } else {
-        plain::linear(x, weight)
+        reference::linear(x, weight)
     }
 }
 
@@ -43,7 +43,7 @@ impl CustomOp2 for Linear {
         }
         let x = Matrix::dense(values(x, x_l)?, tokens, inputs);
         let w = Matrix::dense(values(w, w_l)?, outputs, inputs);
-        let y = product(x, w.t());
+        let y = matmul(x, w.t());
         Ok((CpuStorage::F32(y), (tokens, outputs).into()))
     }
 
@@ -59,8 +59,8 @@ impl CustomOp2 for Linear {
         let outputs = w.dim(0)?;
         let (dx, dw) = with_values([x, w, dy], |[x, w, dy]| {
             let dy = Matrix::dense(dy, tokens, outputs);
-            let dx = product(dy, Matrix::dense(w, outputs, inputs));
-            (dx, product(dy.t(), Matrix::dense(x, tokens, inputs)))
+            let dx = matmul(dy, Matrix::dense(w, outputs, inputs));
+            (dx, matmul(dy.t(), Matrix::dense(x, tokens, inputs)))
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),

@@ -3,36 +3,30 @@
 //! Each is a candle custom operation: a small struct with a forward pass over plain slices and its
 //! own gradient, which on a CPU spares the copies, transposes and graph nodes that a composition of
 //! candle's operations costs. A layer is two of them, [`attention_block`] and [`mlp_block`]. Each has
-//! a twin in [`plain`], composed of candle's operations: other devices use it, and tests hold the
+//! a twin in [`reference`], composed of candle's operations: other devices use it, and tests hold the
 //! two against each other. The public functions choose by the device of their arguments.
 //!
 //! The tokens of a batch of documents are packed end to end, so `N` below is the number of tokens
 //! in the batch, without any padding; `E` is `n_embd`, `V` is `vocab_size`.
 
-mod attention;
+mod attention_block;
 mod cross_entropy;
 mod embedding;
 mod linear;
-mod matmul;
-mod mlp;
-mod panel;
-pub mod plain;
+mod mlp_block;
+pub mod reference;
 mod rms_norm;
 #[cfg(test)]
 mod tests;
-mod vector;
 
-pub use attention::attention_block;
+pub use attention_block::attention_block;
 pub use cross_entropy::cross_entropy;
 pub use embedding::embedding;
 pub use linear::linear;
-pub use mlp::mlp_block;
+pub use mlp_block::mlp_block;
 pub use rms_norm::rms_norm;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, Var, bail};
-
-/// Added to the mean square in [`rms_norm`].
-pub const RMS_NORM_EPS: f64 = 1e-5;
 
 /// The values of an operation's argument, which has to be contiguous f32.
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

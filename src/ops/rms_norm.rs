@@ -3,9 +3,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::vector::dot;
-use super::{RMS_NORM_EPS, plain, values, with_values};
-use crate::processor::vectorized;
+use super::{reference, values, with_values};
+use crate::kernels::RMS_NORM_EPS;
+use crate::kernels::cpu::vectorized;
+use crate::kernels::math_f32::dot;
 
 /// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
 ///
@@ -20,7 +21,7 @@ pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() {
         x.apply_op1(RmsNorm)
     } else {
-        plain::rms_norm(x)
+        reference::rms_norm(x)
     }
 }
 

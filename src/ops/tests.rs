@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 
-use super::plain;
-use crate::processor::width::Width;
+use super::reference;
+use crate::kernels::cpu::width::Width;
 
 /// Sizes around the widths of vectors, and the smallest.
 const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
@@ -82,7 +82,7 @@ fn rms_norm_matches_its_twin() {
             compare(
                 &x,
                 |x| super::rms_norm(&x[0]),
-                |x| plain::rms_norm(&x[0]),
+                |x| reference::rms_norm(&x[0]),
                 &format!("rms_norm {rows}x{cols}"),
             );
         }
@@ -100,7 +100,7 @@ fn linear_matches_its_twin() {
                 compare(
                     &args,
                     |a| super::linear(&a[0], &a[1]),
-                    |a| plain::linear(&a[0], &a[1]),
+                    |a| reference::linear(&a[0], &a[1]),
                     &what,
                 );
             }
@@ -122,7 +122,7 @@ fn mlp_block_matches_its_twin() {
                 compare(
                     &args,
                     |a| super::mlp_block(&a[0], &a[1], &a[2]),
-                    |a| plain::mlp_block(&a[0], &a[1], &a[2]),
+                    |a| reference::mlp_block(&a[0], &a[1], &a[2]),
                     &format!("mlp_block {tokens}x{n_embd}x{width}"),
                 );
             }
@@ -140,7 +140,7 @@ fn embedding_matches_its_twin() {
             compare(
                 &args,
                 |a| super::embedding(&a[0], &a[1], &ids, &positions),
-                |a| plain::embedding(&a[0], &a[1], &ids, &positions),
+                |a| reference::embedding(&a[0], &a[1], &ids, &positions),
                 &format!("embedding {tokens}x{n_embd}"),
             );
         }
@@ -160,7 +160,7 @@ fn cross_entropy_matches_its_twin() {
             compare(
                 &logits,
                 |a| super::cross_entropy(&a[0], &targets, tokens + 3),
-                |a| plain::cross_entropy(&a[0], &targets, tokens + 3),
+                |a| reference::cross_entropy(&a[0], &targets, tokens + 3),
                 &format!("cross_entropy {tokens}x{vocab_size}"),
             );
         }
@@ -213,7 +213,7 @@ fn attention_block_matches_its_twin() {
             compare(
                 &args,
                 |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
-                |a| plain::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
+                |a| reference::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
                 &format!("attention {lengths:?}, {n_head} heads of {head_dim}, {width:?}"),
             );
         });

@@ -5,13 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Pending};
-use super::http::{Answer, Fields, HttpError, abbreviate};
+use super::engine::{CompletionHandle, Engine};
+use super::http::{Fields, HttpError, Response, abbreviate};
 use super::metrics::Metrics;
 use crate::data::{Message, Role};
-use crate::model::{
-    GenerateOptions, Generator, InferenceGpt, ReplyInMaking, Sample, SamplingOptions,
-};
+use crate::engine::{GenerateOptions, Generator, PendingReply, Sample, SamplingOptions};
+use crate::infer::InferenceGpt;
 
 /// The most samples that one request gets.
 const MAX_SAMPLES: u64 = 50;
@@ -37,7 +36,7 @@ pub fn seconds_since_1970() -> u64 {
 }
 
 /// `POST /microgpt/v1/generate`.
-pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
+pub fn generate(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let fields = Fields::parse(body)?;
     fields.only(&[
         "num_samples",
@@ -60,8 +59,8 @@ pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
     let generator = Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad)?;
     let order = |index| app.engine.order(generator.text(index), &[]);
     // All of them are under way before the first is waited for.
-    let pending: Vec<Pending> = (0..count).map(order).collect();
-    let text = |pending: Pending| {
+    let pending: Vec<CompletionHandle> = (0..count).map(order).collect();
+    let text = |pending: CompletionHandle| {
         let made = pending.wait()?;
         app.metrics.count_prompt(generator.prompt_tokens());
         Ok(match generator.sample_of(&made.sampled) {
@@ -76,11 +75,11 @@ pub fn generate(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
         .into_iter()
         .map(text)
         .collect::<Result<_, HttpError>>()?;
-    Ok(Answer::json(&json!({ "samples": samples })))
+    Ok(Response::json(&json!({ "samples": samples })))
 }
 
 /// `POST /microgpt/v1/chat`.
-pub fn chat(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
+pub fn chat(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let fields = Fields::parse(body)?;
     fields.only(&[
         "messages",
@@ -97,10 +96,10 @@ pub fn chat(app: &App, body: &[u8]) -> Result<Answer, HttpError> {
         .enumerate()
         .map(|(i, value)| message(i, value))
         .collect::<Result<Vec<Message>, _>>()?;
-    let reply = ReplyInMaking::new(&app.model, &messages, &options, 0).map_err(HttpError::bad)?;
+    let reply = PendingReply::new(&app.model, &messages, &options, 0).map_err(HttpError::bad)?;
     let made = app.engine.order(reply.text, &[]).wait()?;
     app.metrics.count_prompt(reply.prompt_tokens);
-    Ok(Answer::json(&json!({
+    Ok(Response::json(&json!({
         "role": "assistant",
         "content": made.text,
         "tokens_dropped": reply.tokens_dropped,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::body::{self, parse_chunk_size, parse_trailers};
 use super::head::{Framing, Head};
-use super::http::{Answer, HttpError, reason};
+use super::http::{HttpError, Response, reason};
 
 /// A client that sends or takes no byte for so long is cut off.
 const IDLE: Duration = Duration::from_secs(10);
@@ -28,14 +28,14 @@ const PART: usize = 4 << 10;
 
 /// Why there is no request.
 #[derive(Debug)]
-pub enum Broken {
+pub enum ReadError {
     /// The client is gone, or has nothing to say.
     Ended,
     /// It is told why.
     Refused(HttpError),
 }
 
-impl From<HttpError> for Broken {
+impl From<HttpError> for ReadError {
     fn from(error: HttpError) -> Self {
         Self::Refused(error)
     }
@@ -89,10 +89,10 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads the head of the next request.
-    pub fn read_head(&mut self) -> Result<Head, Broken> {
+    pub fn read_head(&mut self) -> Result<Head, ReadError> {
         // The time that a client takes until it begins is bounded by the socket alone.
         if self.arrived.is_empty() {
-            self.fill().map_err(|_| Broken::Ended)?;
+            self.fill().map_err(|_| ReadError::Ended)?;
         }
         self.deadline = Instant::now() + PATIENCE;
         loop {
@@ -105,12 +105,12 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads the body that belongs to a head.
-    pub fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, Broken> {
+    pub fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, ReadError> {
         let framing = head.framing()?;
         let there_is_more = framing != Framing::Length(0) && self.arrived.is_empty();
         if head.expects_continue()? && there_is_more {
             let going_on = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-            going_on.map_err(|_| Broken::Ended)?;
+            going_on.map_err(|_| ReadError::Ended)?;
         }
         match framing {
             Framing::Length(length) => self.take(length),
@@ -118,7 +118,7 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    fn read_chunks(&mut self) -> Result<Vec<u8>, Broken> {
+    fn read_chunks(&mut self) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
         loop {
             let (size, line) = self.until(parse_chunk_size)?;
@@ -142,7 +142,7 @@ impl<S: Read + Write> Connection<S> {
     fn until<T>(
         &mut self,
         parse: impl Fn(&[u8]) -> Result<Option<T>, HttpError>,
-    ) -> Result<T, Broken> {
+    ) -> Result<T, ReadError> {
         loop {
             if let Some(parsed) = parse(&self.arrived)? {
                 return Ok(parsed);
@@ -152,7 +152,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Waits for so many bytes, and takes them.
-    fn take(&mut self, count: usize) -> Result<Vec<u8>, Broken> {
+    fn take(&mut self, count: usize) -> Result<Vec<u8>, ReadError> {
         while self.arrived.len() < count {
             self.more("the body")?;
         }
@@ -161,7 +161,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Waits for more of a request that has begun.
-    fn more(&mut self, what: &str) -> Result<(), Broken> {
+    fn more(&mut self, what: &str) -> Result<(), ReadError> {
         let late = || HttpError::new(408, format!("{what} did not arrive in time"));
         if Instant::now() > self.deadline {
             return Err(late().into());
@@ -171,7 +171,7 @@ impl<S: Read + Write> Connection<S> {
             ErrorKind::UnexpectedEof => {
                 HttpError::bad(format!("{what} ends before its end")).into()
             }
-            _ => Broken::Ended,
+            _ => ReadError::Ended,
         })
     }
 
@@ -192,13 +192,13 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Writes an answer. Errors where the client is gone.
-    pub fn write(&mut self, answer: &Answer, head: Option<&Head>, last: bool) -> io::Result<()> {
+    pub fn write(&mut self, answer: &Response, head: Option<&Head>, last: bool) -> io::Result<()> {
         let mut bytes = status_line(answer.status);
         for (name, value) in &answer.headers {
             bytes += &format!("{name}: {value}\r\n");
         }
         bytes += &format!("Content-Length: {}\r\n", answer.body.len());
-        bytes += going_on(head, last);
+        bytes += connection_header(head, last);
         bytes += "\r\n";
         if head.is_none_or(|head| head.method != "HEAD") {
             bytes += &answer.body;
@@ -220,7 +220,7 @@ impl<S: Read + Write> Connection<S> {
         if chunked {
             bytes += "Transfer-Encoding: chunked\r\n";
         }
-        bytes += going_on(Some(head), last);
+        bytes += connection_header(Some(head), last);
         bytes += "\r\n";
         self.stream.write_all(bytes.as_bytes())?;
         make(&mut |event| {
@@ -245,7 +245,7 @@ fn status_line(status: u16) -> String {
 }
 
 /// What a client has to be told of what comes after an answer, in the version that it speaks.
-fn going_on(head: Option<&Head>, last: bool) -> &'static str {
+fn connection_header(head: Option<&Head>, last: bool) -> &'static str {
     match head {
         _ if last => "Connection: close\r\n",
         Some(head) if !head.takes_chunks() => "Connection: keep-alive\r\n",
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn an_answer_says_what_comes_after_it() {
         let mut connection = Connection::over(Client::new(b"", 1));
-        let answer = Answer::new("text/plain", "abc".into());
+        let answer = Response::new("text/plain", "abc".into());
         let head = |version: &str| {
             let text = format!("HEAD / HTTP/{version}\r\nConnection: keep-alive\r\n\r\n");
             Head::parse(text.as_bytes()).unwrap().unwrap().0

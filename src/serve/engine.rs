@@ -12,28 +12,28 @@ use anyhow::{Context, Result};
 
 use super::http::HttpError;
 use super::metrics::Metrics;
-use super::stop::StopFilter;
-use crate::model::{Batch, Continuation, Finish, InferenceGpt, Team};
+use crate::engine::{DecodeBatch, FinishReason, Sequence, StopFilter};
+use crate::infer::{InferenceGpt, ThreadGroup};
 
 /// A text that was made.
-pub struct Made {
+pub struct Completion {
     /// The characters that were sampled, up to a stop sequence.
     pub text: String,
     /// The tokens that were sampled.
     pub sampled: Vec<u32>,
-    pub finish: Finish,
+    pub finish: FinishReason,
 }
 
 /// What happens to a text that was ordered.
 enum Event {
     /// There are some more characters, for who wants them as they come.
     Text(String),
-    End(Made),
+    End(Completion),
 }
 
 /// A text that is wanted, and who waits for it.
-struct Order {
-    text: Continuation,
+struct Job {
+    text: Sequence,
     filter: StopFilter,
     streamed: bool,
     events: Sender<Event>,
@@ -49,7 +49,7 @@ pub struct Engine {
 }
 
 /// A text that was ordered and is not there yet.
-pub struct Pending(Receiver<Event>);
+pub struct CompletionHandle(Receiver<Event>);
 
 impl Engine {
     /// Errors where a thread can't be started.
@@ -59,7 +59,7 @@ impl Engine {
             making: vec![0; threads],
         };
         let shared = Arc::new(Shared {
-            team: model.team(threads)?,
+            team: model.thread_group(threads)?,
             model,
             metrics,
             state: Mutex::new(state),
@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// Orders a text that ends before the first of the sequences in `stop`.
-    pub fn order(&self, text: Continuation, stop: &[String]) -> Pending {
+    pub fn order(&self, text: Sequence, stop: &[String]) -> CompletionHandle {
         self.submit(text, stop, false)
     }
 
@@ -83,11 +83,11 @@ impl Engine {
     /// false. Gives nothing where it did. Errors where the thread that made it failed.
     pub fn stream(
         &self,
-        text: Continuation,
+        text: Sequence,
         stop: &[String],
         mut visit: impl FnMut(&str) -> bool,
-    ) -> Result<Option<Made>, HttpError> {
-        let Pending(events) = self.submit(text, stop, true);
+    ) -> Result<Option<Completion>, HttpError> {
+        let CompletionHandle(events) = self.submit(text, stop, true);
         for event in events {
             match event {
                 Event::Text(text) if visit(&text) => {}
@@ -98,9 +98,9 @@ impl Engine {
         Err(lost())
     }
 
-    fn submit(&self, text: Continuation, stop: &[String], streamed: bool) -> Pending {
+    fn submit(&self, text: Sequence, stop: &[String], streamed: bool) -> CompletionHandle {
         let (events, pending) = channel();
-        let order = Order {
+        let order = Job {
             text,
             filter: StopFilter::new(stop.to_vec()),
             streamed,
@@ -108,13 +108,13 @@ impl Engine {
         };
         self.shared.lock().waiting.push_back(order);
         self.shared.changed.notify_all();
-        Pending(pending)
+        CompletionHandle(pending)
     }
 }
 
-impl Pending {
+impl CompletionHandle {
     /// Waits for the text. Errors where the thread that made it failed.
-    pub fn wait(self) -> Result<Made, HttpError> {
+    pub fn wait(self) -> Result<Completion, HttpError> {
         match self.0.recv() {
             Ok(Event::End(made)) => Ok(made),
             _ => Err(lost()),
@@ -129,7 +129,7 @@ fn lost() -> HttpError {
 struct Shared {
     model: Arc<InferenceGpt>,
     /// Who makes a text that is the only one.
-    team: Team,
+    team: ThreadGroup,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Orders came.
@@ -137,7 +137,7 @@ struct Shared {
 }
 
 struct State {
-    waiting: VecDeque<Order>,
+    waiting: VecDeque<Job>,
     /// How many texts each thread is making.
     making: Vec<usize>,
 }
@@ -152,7 +152,7 @@ impl Shared {
 
     /// A thread's life.
     fn work(&self, number: usize) {
-        let mut batch = Batch::new(&self.model, None);
+        let mut batch = DecodeBatch::new(&self.model, None);
         loop {
             let alone = self.take(number, &mut batch);
             let steps = || match alone {
@@ -162,14 +162,14 @@ impl Shared {
             // The panic itself is reported on stderr. Who waits for this thread's texts learns that
             // they are lost.
             if catch_unwind(AssertUnwindSafe(steps)).is_err() {
-                batch = Batch::new(&self.model, None);
+                batch = DecodeBatch::new(&self.model, None);
             }
         }
     }
 
     /// Takes orders while no other thread makes fewer texts; waits for one where it makes none. Says
     /// whether there is one text to make now, and other threads have none.
-    fn take(&self, number: usize, batch: &mut Batch<Owner>) -> bool {
+    fn take(&self, number: usize, batch: &mut DecodeBatch<Owner>) -> bool {
         let mut state = self.lock();
         state.making[number] = batch.len();
         loop {
@@ -192,7 +192,7 @@ impl Shared {
     }
 
     /// Makes some tokens of the only text there is. Another that comes meanwhile is another thread's.
-    fn steps_alone(&self, batch: &mut Batch<Owner>) {
+    fn steps_alone(&self, batch: &mut DecodeBatch<Owner>) {
         for _ in 0..STEPS_ALONE {
             self.step(batch);
             if batch.is_empty() {
@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// Makes a token of each text.
-    fn step(&self, batch: &mut Batch<Owner>) {
+    fn step(&self, batch: &mut DecodeBatch<Owner>) {
         let tokenizer = &self.model.meta().tokenizer;
         let visit = |(filter, streamed, events): &mut Owner, token| {
             let Some(c) = tokenizer.char_of(token) else {
@@ -212,7 +212,7 @@ impl Shared {
             let heard = !*streamed || text.is_empty() || events.send(Event::Text(text)).is_ok();
             heard && !filter.stopped
         };
-        let done = |(mut filter, streamed, events): Owner, text: Continuation, finish| {
+        let done = |(mut filter, streamed, events): Owner, text: Sequence, finish| {
             let rest = filter.finish();
             // Who has gone needs no more.
             if streamed && !rest.is_empty() {
@@ -223,7 +223,7 @@ impl Shared {
             self.metrics
                 .generated_tokens
                 .fetch_add(tokens, Ordering::Relaxed);
-            let _ = events.send(Event::End(Made {
+            let _ = events.send(Event::End(Completion {
                 text: filter.text,
                 sampled,
                 finish,

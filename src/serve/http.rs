@@ -38,13 +38,13 @@ impl HttpError {
 
 /// An answer that is there as a whole.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn json(body: &Value) -> Self {
         Self::new("application/json", format!("{body}\n"))
     }

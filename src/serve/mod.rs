@@ -1,9 +1,10 @@
 //! The HTTP server: one loaded model, blocking threads, JSON in and JSON out.
 //!
 //! `server` gives each connection a thread. It reads a request (`connection`, `head`, `body`), waits
-//! for its turn (`turns`) or is refused at once when too many wait, finds the endpoint (`routes`) and
+//! for its turn (`admission`) or is refused at once when too many wait, finds the endpoint (`routes`) and
 //! writes the answer. The texts of all requests are made together, by the threads of the `engine`.
 
+mod admission;
 pub(crate) mod api;
 mod body;
 pub(crate) mod connection;
@@ -15,7 +16,5 @@ pub(crate) mod openai;
 mod page;
 mod routes;
 mod server;
-mod stop;
-mod turns;
 
 pub use server::{ServeOptions, Server};

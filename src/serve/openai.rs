@@ -10,10 +10,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::api::{App, generate_options, max_tokens, messages, role, seconds_since_1970, wrong};
-use super::engine::Made;
-use super::http::{Answer, Fields, HttpError};
+use super::engine::Completion;
+use super::http::{Fields, HttpError, Response};
 use crate::data::Message;
-use crate::model::{Continuation, Finish, GenerateOptions, Generator, ReplyInMaking, chat_tokens};
+use crate::engine::{
+    FinishReason, GenerateOptions, Generator, PendingReply, Sequence, chat_tokens,
+};
 
 /// What the one model is called.
 const MODEL: &str = "microgpt";
@@ -22,8 +24,8 @@ const MODEL: &str = "microgpt";
 const MAX_CHOICES: u64 = 50;
 
 /// An answer, whole or as events.
-pub enum Completion {
-    Whole(Answer),
+pub enum Reply {
+    Whole(Response),
     Events(Events),
 }
 
@@ -66,7 +68,7 @@ enum Subject {
 }
 
 /// `POST /v1/chat/completions`.
-pub fn chat_completions(app: &App, body: &[u8]) -> Result<Completion, HttpError> {
+pub fn chat_completions(app: &App, body: &[u8]) -> Result<Reply, HttpError> {
     let fields = Fields::parse(body)?;
     let mut conversation = Vec::new();
     for (i, value) in messages(&fields)?.iter().enumerate() {
@@ -83,7 +85,7 @@ pub fn chat_completions(app: &App, body: &[u8]) -> Result<Completion, HttpError>
 }
 
 /// `POST /v1/completions`.
-pub fn completions(app: &App, body: &[u8]) -> Result<Completion, HttpError> {
+pub fn completions(app: &App, body: &[u8]) -> Result<Reply, HttpError> {
     let fields = Fields::parse(body)?;
     if app.model.meta().is_chat() {
         return Err(HttpError::bad("this model chats; use /v1/chat/completions"));
@@ -130,7 +132,7 @@ fn complete(
     fields: &Fields,
     kind: Kind,
     subjects: Vec<Subject>,
-) -> Result<Completion, HttpError> {
+) -> Result<Reply, HttpError> {
     let mut options = generate_options(fields)?;
     let most = max_tokens(fields, "max_completion_tokens")?;
     options.max_tokens = most.or(options.max_tokens);
@@ -163,7 +165,7 @@ fn complete(
         let include_usage = fields
             .get("stream_options")
             .is_some_and(|o| o["include_usage"] == true);
-        return Ok(Completion::Events(Events {
+        return Ok(Reply::Events(Events {
             kind,
             request,
             include_usage,
@@ -198,12 +200,12 @@ fn complete(
     let mut body = envelope(kind.object(false));
     body["choices"] = Value::Array(choices);
     body["usage"] = usage.to_json();
-    Ok(Completion::Whole(Answer::json(&body)))
+    Ok(Reply::Whole(Response::json(&body)))
 }
 
 /// A choice that is still to be made.
 struct Choice {
-    text: Continuation,
+    text: Sequence,
     prompt_tokens: usize,
 }
 
@@ -224,7 +226,7 @@ impl Request {
         match &self.subjects[(index / self.n) as usize] {
             Subject::Conversation(messages) => {
                 let index = index % self.n;
-                let reply = ReplyInMaking::new(&app.model, messages, &self.options, index)
+                let reply = PendingReply::new(&app.model, messages, &self.options, index)
                     .map_err(HttpError::bad)?;
                 Ok(Choice {
                     text: reply.text,
@@ -303,10 +305,10 @@ fn envelope(object: &str) -> Value {
     json!({ "id": id, "object": object, "created": created, "model": MODEL })
 }
 
-fn reason(finish: Finish) -> &'static str {
+fn reason(finish: FinishReason) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
     }
 }
 
@@ -318,7 +320,7 @@ struct Usage {
 
 impl Usage {
     /// Adds a choice; the prompt counts once for all of its choices.
-    fn add(&mut self, app: &App, made: &Made, prompt_tokens: usize, first: bool) {
+    fn add(&mut self, app: &App, made: &Completion, prompt_tokens: usize, first: bool) {
         app.metrics.count_prompt(prompt_tokens);
         self.prompt += if first { prompt_tokens } else { 0 };
         self.completion += made.sampled.len();
@@ -334,12 +336,14 @@ impl Usage {
 }
 
 /// `GET /v1/models`, and one of them by its name.
-pub fn models(app: &App, name: Option<&str>) -> Result<Answer, HttpError> {
+pub fn models(app: &App, name: Option<&str>) -> Result<Response, HttpError> {
     let model =
         json!({ "id": MODEL, "object": "model", "created": app.started, "owned_by": MODEL });
     match name {
-        None => Ok(Answer::json(&json!({ "object": "list", "data": [model] }))),
-        Some(MODEL) => Ok(Answer::json(&model)),
+        None => Ok(Response::json(
+            &json!({ "object": "list", "data": [model] }),
+        )),
+        Some(MODEL) => Ok(Response::json(&model)),
         Some(name) => Err(HttpError::new(404, format!("there is no model {name:?}"))),
     }
 }

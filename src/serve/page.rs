@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use sha2::{Digest, Sha256};
 
-use super::http::Answer;
+use super::http::Response;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -31,8 +31,8 @@ fn hash(text: &str) -> String {
 }
 
 /// `GET /`.
-pub fn page() -> Answer {
-    let mut answer = Answer::new("text/html; charset=utf-8", PAGE.to_string());
+pub fn page() -> Response {
+    let mut answer = Response::new("text/html; charset=utf-8", PAGE.to_string());
     answer.headers.extend([
         ("Content-Security-Policy", POLICY.clone()),
         ("X-Content-Type-Options", "nosniff".to_string()),

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::api::{self, App};
 use super::head::Head;
-use super::http::{Answer, HttpError};
-use super::openai::{self, Completion};
+use super::http::{HttpError, Response};
+use super::openai::{self, Reply};
 use super::page;
 
 /// The endpoints, with the methods that they take.
@@ -38,11 +38,11 @@ pub fn endpoint(path: &str) -> &'static str {
 }
 
 /// What operators ask for, which has to work when nothing else does.
-pub fn answer_operator(app: &App, head: &Head) -> Option<Answer> {
+pub fn answer_operator(app: &App, head: &Head) -> Option<Response> {
     match head.path.as_str() {
         _ if !matches!(head.method.as_str(), "GET" | "HEAD") => None,
-        "/healthz" => Some(Answer::json(&json!({ "status": "ok" }))),
-        "/metrics" => Some(Answer::new(
+        "/healthz" => Some(Response::json(&json!({ "status": "ok" }))),
+        "/metrics" => Some(Response::new(
             "text/plain; version=0.0.4; charset=utf-8",
             app.metrics.render(),
         )),
@@ -51,7 +51,7 @@ pub fn answer_operator(app: &App, head: &Head) -> Option<Answer> {
 }
 
 /// Finds the endpoint of a request, and lets it answer.
-pub fn route(app: &App, head: &Head, body: &[u8]) -> Result<Completion, HttpError> {
+pub fn route(app: &App, head: &Head, body: &[u8]) -> Result<Reply, HttpError> {
     let (method, path) = (&head.method, head.path.as_str());
     let name = endpoint(path);
     #[cfg(test)]
@@ -69,15 +69,13 @@ pub fn route(app: &App, head: &Head, body: &[u8]) -> Result<Completion, HttpErro
         check_content_type(head)?;
     }
     match name {
-        "/" => Ok(Completion::Whole(page::page())),
+        "/" => Ok(Reply::Whole(page::page())),
         "/v1/chat/completions" => openai::chat_completions(app, body),
         "/v1/completions" => openai::completions(app, body),
-        "/v1/models" => {
-            openai::models(app, path.strip_prefix("/v1/models/")).map(Completion::Whole)
-        }
-        "/microgpt/v1/generate" => api::generate(app, body).map(Completion::Whole),
-        "/microgpt/v1/chat" => api::chat(app, body).map(Completion::Whole),
-        _ => Ok(Completion::Whole(Answer::json(&app.info))),
+        "/v1/models" => openai::models(app, path.strip_prefix("/v1/models/")).map(Reply::Whole),
+        "/microgpt/v1/generate" => api::generate(app, body).map(Reply::Whole),
+        "/microgpt/v1/chat" => api::chat(app, body).map(Reply::Whole),
+        _ => Ok(Reply::Whole(Response::json(&app.info))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Listening, and a thread for each connection, which reads its requests and answers them in turn.
 //!
-//! A thread that waits for its client costs little; the work is bounded by the turns. tiny_http,
+//! A thread that waits for its client costs little; the work is bounded by the admission. tiny_http,
 //! which would do much of this, is not used because it reads heads without a limit, lets two
 //! requests be smuggled as one, and stops accepting after an error.
 
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::admission::Admission;
 use super::api::{self, App};
-use super::connection::{Broken, Connection};
+use super::connection::{Connection, ReadError};
 use super::engine::Engine;
 use super::head::Head;
-use super::http::{Answer, HttpError};
+use super::http::{HttpError, Response};
 use super::metrics::Metrics;
-use super::openai::{Completion, Events};
+use super::openai::{Events, Reply};
 use super::routes::{answer_operator, endpoint, is_openai, route};
-use super::turns::Turns;
-use crate::model::InferenceGpt;
-use crate::processor::cores;
+use crate::infer::InferenceGpt;
+use crate::kernels::cpu::cores;
 
 /// How long requests under way may take to end after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ impl Server {
         let most_waiting = (options.threads * QUEUE_PER_TURN).max(LEAST_QUEUE);
         let host = Arc::new(Host {
             app,
-            turns: Turns::new(options.threads, most_waiting),
+            admission: Admission::new(options.threads, most_waiting),
             quiet: options.quiet,
             stopping: AtomicBool::new(false),
             connections: Arc::default(),
@@ -127,7 +127,7 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
 /// What the threads of all connections share.
 struct Host {
     app: App,
-    turns: Turns,
+    admission: Admission,
     quiet: bool,
     stopping: AtomicBool,
     /// How many connections there are.
@@ -200,8 +200,8 @@ impl Host {
         loop {
             let head = match connection.read_head() {
                 Ok(head) => head,
-                Err(Broken::Ended) => return,
-                Err(Broken::Refused(error)) => {
+                Err(ReadError::Ended) => return,
+                Err(ReadError::Refused(error)) => {
                     self.refuse(&mut connection, client, None, Instant::now(), &error);
                     return connection.end();
                 }
@@ -209,8 +209,8 @@ impl Host {
             let arrived = Instant::now();
             let body = match connection.read_body(&head) {
                 Ok(body) => body,
-                Err(Broken::Ended) => return,
-                Err(Broken::Refused(error)) => {
+                Err(ReadError::Ended) => return,
+                Err(ReadError::Refused(error)) => {
                     self.refuse(&mut connection, client, Some(&head), arrived, &error);
                     return connection.end();
                 }
@@ -234,26 +234,26 @@ impl Host {
         body: &[u8],
         last: bool,
     ) -> (u16, bool) {
-        let mut send = |answer: Answer| {
+        let mut send = |answer: Response| {
             let sent = connection.write(&answer, Some(head), last);
             (answer.status, sent.is_ok())
         };
-        let refusal = |error: HttpError| Answer::error(&error, is_openai(&head.path));
+        let refusal = |error: HttpError| Response::error(&error, is_openai(&head.path));
         if let Some(answer) = answer_operator(&self.app, head) {
             return send(answer);
         }
         if self.stopping.load(Ordering::Relaxed) {
             return send(refusal(HttpError::busy("the server is stopping")));
         }
-        let Some(turn) = self.turns.wait(&self.app.metrics) else {
+        let Some(turn) = self.admission.wait(&self.app.metrics) else {
             return send(refusal(HttpError::busy("too many requests are waiting")));
         };
         // A panic itself was reported on stderr by the thread that it happened on.
         let failed = |_| Err(HttpError::new(500, "the server failed; its log says more"));
         let routed = catch_unwind(AssertUnwindSafe(|| route(&self.app, head, body)));
         let answer = match routed.unwrap_or_else(failed) {
-            Ok(Completion::Events(events)) => return self.stream(connection, head, last, events),
-            Ok(Completion::Whole(answer)) => answer,
+            Ok(Reply::Events(events)) => return self.stream(connection, head, last, events),
+            Ok(Reply::Whole(answer)) => answer,
             Err(error) => refusal(error),
         };
         // Others need not wait until the client has read it.
@@ -290,7 +290,7 @@ impl Host {
         error: &HttpError,
     ) {
         let openai = head.is_some_and(|head| is_openai(&head.path));
-        let answer = Answer::error(error, openai);
+        let answer = Response::error(error, openai);
         // A client that is gone needs no answer.
         let _ = connection.write(&answer, head, true);
         self.log(client, head, answer.status, arrived);

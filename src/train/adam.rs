@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
-use super::Recipe;
+use super::Hyperparameters;
 use super::workers::Workers;
-use crate::data::deal;
+use crate::data::partition;
+use crate::kernels::cpu::vectorized;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
 use crate::ops::{with_all_values, with_values_mut};
-use crate::processor::vectorized;
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;
@@ -25,7 +25,7 @@ pub struct Adam {
     parameters: Arc<[Mutex<Parameter>]>,
     /// Which parameters each thread updates.
     hands: Vec<Vec<usize>>,
-    recipe: Recipe,
+    hyperparameters: Hyperparameters,
     /// How many updates were made; the bias correction depends on it.
     pub step: u64,
 }
@@ -60,7 +60,7 @@ impl Adam {
         m: &Tensors,
         v: &Tensors,
         step: u64,
-        recipe: Recipe,
+        hyperparameters: Hyperparameters,
         threads: usize,
     ) -> Result<Self> {
         let parameter = |(name, weight): (String, Var)| {
@@ -84,8 +84,8 @@ impl Adam {
         let few = sizes.iter().sum::<usize>() < WEIGHTS_TO_SHARE;
         Ok(Self {
             parameters: parameters.into_iter().map(Mutex::new).collect(),
-            hands: deal(&sizes, if few { 1 } else { threads }),
-            recipe,
+            hands: partition(&sizes, if few { 1 } else { threads }),
+            hyperparameters,
             step,
         })
     }
@@ -114,7 +114,7 @@ impl Adam {
         self.step = self.step.saturating_add(1);
         let mut scale = 1.0;
         let gradients = Arc::new(gradients);
-        if let Some(longest) = self.recipe.grad_clip {
+        if let Some(longest) = self.hyperparameters.grad_clip {
             let gradients = Arc::clone(&gradients);
             let square = move |p: &mut Parameter| p.square(&p.parts(&gradients));
             let squares = self.for_each(workers, square)?;
@@ -145,7 +145,7 @@ impl Adam {
     }
 
     fn factors(&self, rate: f64, scale: f64) -> Factors {
-        let Recipe { beta1, beta2, .. } = self.recipe;
+        let Hyperparameters { beta1, beta2, .. } = self.hyperparameters;
         let unbias = |beta: f64| 1.0 / (1.0 - beta.powf(self.step as f64));
         Factors {
             scale,
@@ -154,7 +154,7 @@ impl Adam {
             rate,
             unbias1: unbias(beta1),
             unbias2: unbias(beta2),
-            decay: 1.0 - rate * self.recipe.weight_decay,
+            decay: 1.0 - rate * self.hyperparameters.weight_decay,
         }
     }
 }
@@ -298,7 +298,7 @@ mod tests {
         let mut adam = Adam {
             parameters: Arc::new([]),
             hands: Vec::new(),
-            recipe: Recipe {
+            hyperparameters: Hyperparameters {
                 weight_decay: 0.1,
                 ..Default::default()
             },
@@ -343,11 +343,11 @@ mod tests {
     fn the_weights_are_dealt_evenly() {
         let sizes = [30_000, 10_000, 40_000, 40_000, 20_000, 1_000];
         for threads in [1, 2, 3] {
-            let deal = deal(&sizes, threads);
-            let mut all: Vec<usize> = deal.concat();
+            let partition = partition(&sizes, threads);
+            let mut all: Vec<usize> = partition.concat();
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2, 3, 4, 5]);
-            let weights = deal
+            let weights = partition
                 .iter()
                 .map(|hand| hand.iter().map(|&i| sizes[i]).sum::<usize>());
             // What dealing the largest first is known to reach.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::Recipe;
+use super::Hyperparameters;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{
     FILES, JsonObject, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
@@ -21,7 +21,7 @@ pub struct Progress {
     pub adam_step: u64,
     /// How many documents were taken; none where whoever wrote the directory did not say.
     pub documents: Option<u64>,
-    pub recipe: Recipe,
+    pub hyperparameters: Hyperparameters,
     /// The mean loss over what is held out, in nats a token, if it was measured at this step.
     pub validation_loss: Option<f64>,
     /// The file that it was trained on; none for the built-in text and standard input.
@@ -39,8 +39,10 @@ impl Progress {
             "validation_loss": self.validation_loss,
             "validation_bits": self.validation_loss.map(bits),
         });
-        if let (Value::Object(json), Value::Object(recipe)) = (&mut json, self.recipe.to_json()) {
-            json.extend(recipe);
+        if let (Value::Object(json), Value::Object(hyperparameters)) =
+            (&mut json, self.hyperparameters.to_json())
+        {
+            json.extend(hyperparameters);
         }
         json
     }
@@ -51,7 +53,7 @@ impl Progress {
             step: state.whole("step")?,
             adam_step: state.whole("adam_step")?,
             documents: state.get_whole("documents")?,
-            recipe: Recipe::from_json(state)?,
+            hyperparameters: Hyperparameters::from_json(state)?,
             validation_loss: state.get_number("validation_loss")?,
             input: state.get_string("input")?.map(str::to_string),
         })
@@ -166,7 +168,9 @@ mod tests {
 
     use super::*;
     use crate::data::{Corpus, Dataset};
-    use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelConfig, Sample};
+    use crate::engine::{GenerateOptions, Generator, Sample};
+    use crate::infer::InferenceGpt;
+    use crate::model::ModelConfig;
     use crate::store::faults::{self, Fault};
     use crate::train::{Schedule, TrainConfig, Trainer};
 
@@ -185,7 +189,7 @@ mod tests {
 
     /// Goes on from a state.
     fn train(state: TrainState, steps: u64) -> TrainState {
-        let recipe = Recipe {
+        let hyperparameters = Hyperparameters {
             batch_size: 2,
             schedule: Schedule::Constant,
             ..Default::default()
@@ -194,7 +198,7 @@ mod tests {
         let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 8, 1).unwrap();
         let config = TrainConfig {
             steps,
-            recipe,
+            hyperparameters,
             threads: 1,
         };
         let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();

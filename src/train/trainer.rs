@@ -7,7 +7,7 @@ use candle_core::Device;
 use candle_core::backprop::GradStore;
 
 use super::workers::Workers;
-use super::{Adam, Progress, Recipe, TrainState};
+use super::{Adam, Hyperparameters, Progress, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
 
@@ -16,7 +16,7 @@ use crate::model::{ModelMeta, TensorGpt};
 pub struct TrainConfig {
     /// How many steps to make now.
     pub steps: u64,
-    pub recipe: Recipe,
+    pub hyperparameters: Hyperparameters,
     /// How many parts a batch is split into, each on a thread of its own.
     pub threads: usize,
 }
@@ -72,11 +72,18 @@ impl Trainer {
         // step.
         let documents = progress
             .documents
-            .unwrap_or(step.wrapping_mul(config.recipe.batch_size as u64));
+            .unwrap_or(step.wrapping_mul(config.hyperparameters.batch_size as u64));
         // Splitting a batch pays on a CPU only; another device is fastest with all of it.
         let threads = if device.is_cpu() { config.threads } else { 1 };
         let workers = Workers::start(threads)?;
-        let adam = Adam::new(&model, &m, &v, progress.adam_step, config.recipe, threads)?;
+        let adam = Adam::new(
+            &model,
+            &m,
+            &v,
+            progress.adam_step,
+            config.hyperparameters,
+            threads,
+        )?;
         Ok(Self {
             config,
             meta,
@@ -101,8 +108,8 @@ impl Trainer {
     }
 
     /// How the model is trained.
-    pub fn recipe(&self) -> Recipe {
-        self.config.recipe
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        self.config.hyperparameters
     }
 
     /// How many steps were made.
@@ -115,11 +122,11 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepReport> {
         let parts = self.next_batch();
         let tokens = parts.iter().map(|part| part.tokens.len()).sum();
-        let lr = self.config.recipe.rate(self.step, self.last_step);
+        let lr = self.config.hyperparameters.rate(self.step, self.last_step);
         let (loss, gradients) = self.differentiate(parts, tokens)?;
         self.check_loss(loss)?;
         self.adam.update(gradients, lr, &self.workers)?;
-        let batch_size = self.config.recipe.batch_size as u64;
+        let batch_size = self.config.hyperparameters.batch_size as u64;
         self.documents = self.documents.wrapping_add(batch_size);
         self.step += 1;
         Ok(StepReport {
@@ -132,7 +139,7 @@ impl Trainer {
 
     /// The batch of the next step, in a part for each worker.
     fn next_batch(&self) -> Vec<Batch> {
-        let Recipe { batch_size, .. } = self.config.recipe;
+        let Hyperparameters { batch_size, .. } = self.config.hyperparameters;
         let parts = self.workers.count();
         self.dataset.batch(self.documents, batch_size, parts)
     }
@@ -150,7 +157,7 @@ impl Trainer {
 
     /// What to change when a run has failed.
     fn advice(&self) -> String {
-        let lr = self.config.recipe.lr;
+        let lr = self.config.hyperparameters.lr;
         format!("training with --lr {lr:?} fails, try a smaller one")
     }
 
@@ -206,7 +213,7 @@ impl Trainer {
             step: self.step,
             adam_step: self.adam.step,
             documents: Some(self.documents),
-            recipe: self.config.recipe,
+            hyperparameters: self.config.hyperparameters,
             validation_loss,
             input,
         };

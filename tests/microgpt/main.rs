@@ -4,22 +4,22 @@
 //! where they are missing. `.ci/run` sets `MICROGPT_REQUIRE_SHARED`, with which a missing file is a
 //! failure.
 
-mod attack;
-mod bad_input;
 mod chat;
+mod cli_errors;
+mod continuous_text;
+mod crash_safety;
 mod docs;
-mod errors;
-mod faults;
 mod generate;
+mod hostile_http;
+mod http_timeouts;
+mod input_limits;
 mod program;
 mod reference;
 mod score;
 mod serve;
 mod signals;
-mod slow;
 mod store;
-mod strangers;
 mod terminal;
-mod text;
 mod train;
+mod untrusted_model;
 mod validation;

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use microgpt::data::{Batch, Corpus, Dataset, Kind, Tokenizer};
+use microgpt::data::{Batch, Corpus, CorpusKind, Dataset, Tokenizer};
+use microgpt::engine::Scorer;
+use microgpt::infer::{Chunk, InferenceGpt, Workspace};
 use microgpt::model::{
-    InferenceGpt, ModelConfig, ModelMeta, Room, Run, Scorer, TensorGpt, initial_weights,
-    to_named_tensor, unstack,
+    ModelConfig, ModelMeta, TensorGpt, initial_weights, to_named_tensor, unstack,
 };
 use microgpt::store::{NamedTensor, Tensors};
-use microgpt::train::{Recipe, Schedule, TrainConfig, TrainState, Trainer};
+use microgpt::train::{Hyperparameters, Schedule, TrainConfig, TrainState, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -74,7 +75,7 @@ fn tokenizer(vocab_size: usize) -> Tokenizer {
         (0..vocab_size as u32 - 1)
             .map(|i| char::from_u32('A' as u32 + i).unwrap())
             .collect(),
-        Kind::Documents,
+        CorpusKind::Documents,
     )
     .unwrap()
 }
@@ -101,8 +102,8 @@ fn to_f64(tensor: &Tensor) -> Vec<f64> {
 
 /// The logits after every token of a document.
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
-    let (mut stream, mut room) = (model.stream(), Room::default());
-    let run = Run {
+    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
+    let run = Chunk {
         stream: &mut stream,
         tokens,
         logits_from: 0,
@@ -206,7 +207,7 @@ fn the_original_run_is_followed() {
     let charset: Vec<char> = json["charset"].as_str().unwrap().chars().collect();
     let meta = ModelMeta {
         config: config(&json["config"]),
-        tokenizer: Tokenizer::new(charset, Kind::Documents).unwrap(),
+        tokenizer: Tokenizer::new(charset, CorpusKind::Documents).unwrap(),
     };
     assert_eq!(
         u64::from(meta.tokenizer.bos()),
@@ -221,7 +222,7 @@ fn the_original_run_is_followed() {
     let config = TrainConfig {
         steps: 1000,
         threads: 1,
-        recipe: Recipe {
+        hyperparameters: Hyperparameters {
             batch_size: 1,
             ..Default::default()
         },
@@ -371,7 +372,7 @@ fn names_trainer(threads: usize, batch_size: usize) -> Trainer {
     let config = TrainConfig {
         steps: 20,
         threads,
-        recipe: Recipe {
+        hyperparameters: Hyperparameters {
             batch_size,
             schedule: Schedule::Constant,
             ..Default::default()
@@ -407,7 +408,7 @@ fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
     let config = TrainConfig {
         steps: 1,
         threads: 1,
-        recipe: Recipe {
+        hyperparameters: Hyperparameters {
             batch_size: 1,
             lr: 0.5,
             ..Default::default()

@@ -1,7 +1,7 @@
 //! Completions for bash: a function that looks at the command, at the option before the cursor, and
 //! offers words or files.
 
-use super::super::table::{COMMANDS, Command, Opt, Takes};
+use super::super::flags::{COMMANDS, Command, Opt, Takes};
 
 pub fn script() -> String {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();

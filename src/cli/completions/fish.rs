@@ -1,6 +1,6 @@
 //! Completions for fish: a `complete` line for each command, option and operand.
 
-use super::super::table::{COMMANDS, Command, Opt, Takes};
+use super::super::flags::{COMMANDS, Command, Opt, Takes};
 use super::quote;
 
 pub fn script() -> String {

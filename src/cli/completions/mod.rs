@@ -1,4 +1,4 @@
-//! The completions of shells, from the table.
+//! The completions of shells, from the flags.
 
 mod bash;
 mod fish;
@@ -15,7 +15,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         Some("bash") => bash::script(),
         Some("zsh") => zsh::script(),
         Some("fish") => fish::script(),
-        other => unreachable!("the table has checked {other:?}"),
+        other => unreachable!("the flags has checked {other:?}"),
     };
     console::print(&script)
 }

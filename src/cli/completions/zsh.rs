@@ -1,6 +1,6 @@
 //! Completions for zsh: a function that gives `_arguments` what it needs to know.
 
-use super::super::table::{COMMANDS, Command, Opt, Takes};
+use super::super::flags::{COMMANDS, Command, Opt, Takes};
 use super::quote;
 
 pub fn script() -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::{BUILT_IN_NAMES, Corpus, Kind, built_in_conversations, decode_utf8};
+use crate::data::{BUILT_IN_NAMES, Corpus, CorpusKind, built_in_conversations, decode_utf8};
 
 /// The longest text that is trained on, in bytes: it is kept in memory several times over.
 const LONGEST: u64 = 256 << 20;
@@ -30,9 +30,9 @@ impl Input {
     }
 
     /// Reads the source; `text` keeps what the corpus points into.
-    pub fn read<'a>(&self, kind: Kind, text: &'a mut String) -> Result<Corpus<'a>> {
+    pub fn read<'a>(&self, kind: CorpusKind, text: &'a mut String) -> Result<Corpus<'a>> {
         let bytes = match (self, kind) {
-            (Input::BuiltIn, Kind::Conversations) => return built_in_conversations(),
+            (Input::BuiltIn, CorpusKind::Conversations) => return built_in_conversations(),
             (Input::BuiltIn, _) => return Corpus::new(BUILT_IN_NAMES, kind),
             (Input::Stdin, _) => read(io::stdin().lock()),
             (Input::File(path), _) => File::open(path).and_then(read),
@@ -53,9 +53,9 @@ impl Input {
     }
 
     /// What messages call it.
-    pub fn describe(&self, kind: Kind) -> String {
+    pub fn describe(&self, kind: CorpusKind) -> String {
         match (self, kind) {
-            (Input::BuiltIn, Kind::Conversations) => "the built-in conversations".to_string(),
+            (Input::BuiltIn, CorpusKind::Conversations) => "the built-in conversations".to_string(),
             (Input::BuiltIn, _) => "the built-in names".to_string(),
             (Input::Stdin, _) => "standard input".to_string(),
             (Input::File(path), _) => path.display().to_string(),

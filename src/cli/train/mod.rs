@@ -21,8 +21,10 @@ use super::generate::{Style, print_all};
 use super::progress::ProgressMeter;
 use super::samples::{Count, Samples};
 use super::{Failure, Words, allocator, console};
-use crate::data::Kind;
-use crate::model::{GenerateOptions, Generator, InferenceGpt, ModelMeta, Sample};
+use crate::data::CorpusKind;
+use crate::engine::{GenerateOptions, Generator, Sample};
+use crate::infer::InferenceGpt;
+use crate::model::ModelMeta;
 use crate::store::{Lock, Snapshot, check_writable};
 use crate::train::{TrainState, Trainer};
 use curve::{LossCurve, Point};
@@ -291,9 +293,9 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
     let model = Arc::new(InferenceGpt::new(meta, weights));
     // As many as fit a screen.
     let (count, max_tokens) = match model.meta().tokenizer.kind() {
-        Kind::Documents => (20, Some(SAMPLE_TOKENS)),
-        Kind::Continuous => (1, None),
-        Kind::Conversations => (3, Some(SAMPLE_TOKENS)),
+        CorpusKind::Documents => (20, Some(SAMPLE_TOKENS)),
+        CorpusKind::Continuous => (1, None),
+        CorpusKind::Conversations => (3, Some(SAMPLE_TOKENS)),
     };
     let generator = Generator::new(
         model,

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 
 use super::super::{Failure, Words};
-use crate::data::Kind;
+use crate::data::CorpusKind;
 use crate::model::ModelConfig;
-use crate::train::{MAX_BATCH_SIZE, Recipe, is_share};
+use crate::train::{Hyperparameters, MAX_BATCH_SIZE, is_share};
 
 /// The options as they were given; what depends on a resumed model is still open.
 pub struct Options<'a> {
@@ -17,7 +17,7 @@ pub struct Options<'a> {
     pub input: Option<PathBuf>,
     pub output: Option<PathBuf>,
     /// The kind of text, if one was asked for.
-    pub kind: Option<Kind>,
+    pub kind: Option<CorpusKind>,
     pub steps: u64,
     pub config: ModelConfig,
     pub device: DeviceName,
@@ -40,8 +40,8 @@ impl<'a> Options<'a> {
             input: words.path("input"),
             output: words.path("output"),
             kind: match (words.has("chat"), words.has("text")) {
-                (true, _) => Some(Kind::Conversations),
-                (_, true) => Some(Kind::Continuous),
+                (true, _) => Some(CorpusKind::Conversations),
+                (_, true) => Some(CorpusKind::Continuous),
                 _ => None,
             },
             steps,
@@ -59,37 +59,39 @@ impl<'a> Options<'a> {
             quiet: words.has("quiet"),
             words,
         };
-        let recipe = options.recipe(Recipe::default())?;
+        let hyperparameters = options.hyperparameters(Hyperparameters::default())?;
         // A resumed model may bring a share to test on.
         if options.resume.is_none() {
-            options.check_tests(&recipe)?;
+            options.check_tests(&hyperparameters)?;
         }
         Ok(options)
     }
 
     /// Refuses options of tests where nothing is held out to test on.
-    pub fn check_tests(&self, recipe: &Recipe) -> Result<(), Failure> {
+    pub fn check_tests(&self, hyperparameters: &Hyperparameters) -> Result<(), Failure> {
         let given = ["eval-every", "patience"]
             .into_iter()
             .find(|o| self.words.has(o));
         match given {
-            Some(option) if recipe.validation_fraction == 0.0 => Err(Failure::Usage(format!(
-                "--{option} needs --validation-fraction, more than 0: otherwise there is nothing to \
+            Some(option) if hyperparameters.validation_fraction == 0.0 => {
+                Err(Failure::Usage(format!(
+                    "--{option} needs --validation-fraction, more than 0: otherwise there is nothing to \
                 test on"
-            ))),
+                )))
+            }
             _ => Ok(()),
         }
     }
 
     /// How to train: as in `before`, but for what was given.
-    pub fn recipe(&self, before: Recipe) -> Result<Recipe, Failure> {
+    pub fn hyperparameters(&self, before: Hyperparameters) -> Result<Hyperparameters, Failure> {
         let words = self.words;
         let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE)?;
         let share = |name, default: f64| {
             let given = words.real(name, is_share, ">= 0 and < 1")?;
             Ok::<_, Failure>(given.unwrap_or(default))
         };
-        Ok(Recipe {
+        Ok(Hyperparameters {
             seed: words.whole("seed", 0..=u64::MAX)?.unwrap_or(before.seed),
             batch_size: batch_size.map_or(before.batch_size, |size| size as usize),
             lr: words.real("lr", |lr| lr > 0.0, "> 0")?.unwrap_or(before.lr),

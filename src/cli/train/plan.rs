@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 
-use super::super::table::DEFAULT_MODEL_DIR;
+use super::super::flags::DEFAULT_MODEL_DIR;
 use super::super::{Failure, console, open_model};
 use super::input::Input;
 use super::memory;
 use super::options::{DeviceName, Options};
-use crate::data::{Corpus, Dataset, HeldOut, Kind};
-use crate::model::{ModelConfig, ModelMeta, list_chars};
+use crate::data::{Corpus, CorpusKind, Dataset, HeldOut};
+use crate::engine::list_chars;
+use crate::model::{ModelConfig, ModelMeta};
 use crate::store::Lock;
-use crate::train::{Recipe, TrainConfig, TrainState};
+use crate::train::{Hyperparameters, TrainConfig, TrainState};
 
 /// A run, checked as a whole; nothing is written yet.
 pub struct Plan<'a> {
@@ -46,22 +47,22 @@ impl<'a> Plan<'a> {
         let input = input(&options, resumed.as_ref())?;
         let mut text = String::new();
         let corpus = input.read(kind, &mut text)?;
-        let before = resumed.as_ref().map(|state| state.progress.recipe);
+        let before = resumed.as_ref().map(|state| state.progress.hyperparameters);
         let config = TrainConfig {
             steps: options.steps,
-            recipe: options.recipe(before.unwrap_or_default())?,
+            hyperparameters: options.hyperparameters(before.unwrap_or_default())?,
             threads: options.threads,
         };
-        let recipe = config.recipe;
-        options.check_tests(&recipe)?;
+        let hyperparameters = config.hyperparameters;
+        options.check_tests(&hyperparameters)?;
         let state = match resumed {
             Some(state) => check_resumed(state, &corpus, &input)?,
-            None => fresh(&corpus, &options, recipe.seed)?,
+            None => fresh(&corpus, &options, hyperparameters.seed)?,
         };
         let block_size = state.meta.config.block_size;
         let tokenizer = &state.meta.tokenizer;
-        let mut dataset = Dataset::new(&corpus, tokenizer, block_size, recipe.seed)?;
-        let held_out = match recipe.validation_fraction {
+        let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
+        let held_out = match hyperparameters.validation_fraction {
             0.0 => None,
             fraction => Some(dataset.hold_out(fraction)?),
         };
@@ -111,9 +112,9 @@ impl<'a> Plan<'a> {
     fn say_text(&self, corpus: &Corpus) {
         let kind = corpus.kind();
         let unit = match kind {
-            Kind::Documents => "documents",
-            Kind::Continuous => "characters",
-            Kind::Conversations => "conversations",
+            CorpusKind::Documents => "documents",
+            CorpusKind::Continuous => "characters",
+            CorpusKind::Conversations => "conversations",
         };
         console::note(format_args!(
             "text    {} {unit} from {}",
@@ -140,20 +141,20 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn say_training(&self, kind: Kind) {
+    fn say_training(&self, kind: CorpusKind) {
         let unit = match kind {
-            Kind::Documents => "documents",
-            Kind::Continuous => "windows",
-            Kind::Conversations => "conversations",
+            CorpusKind::Documents => "documents",
+            CorpusKind::Continuous => "windows",
+            CorpusKind::Conversations => "conversations",
         };
-        let Recipe {
+        let Hyperparameters {
             batch_size,
             lr,
             schedule,
             warmup_steps,
             seed,
             ..
-        } = self.config.recipe;
+        } = self.config.hyperparameters;
         let from = match self.state.progress.step {
             0 => String::new(),
             step => format!(", from step {}", console::thousands(step)),
@@ -171,16 +172,16 @@ impl<'a> Plan<'a> {
 }
 
 /// The kind of text: that of the resumed model, or the one that was asked for.
-fn kind(options: &Options, resumed: Option<&TrainState>) -> Result<Kind> {
+fn kind(options: &Options, resumed: Option<&TrainState>) -> Result<CorpusKind> {
     let Some(state) = resumed else {
-        return Ok(options.kind.unwrap_or(Kind::Documents));
+        return Ok(options.kind.unwrap_or(CorpusKind::Documents));
     };
     let kind = state.meta.tokenizer.kind();
     if options.kind.is_some_and(|asked| asked != kind) {
         let (what, how) = match kind {
-            Kind::Documents => ("documents, a line each", "without --chat and --text"),
-            Kind::Continuous => ("one continuous text", "with --text, or without"),
-            Kind::Conversations => ("conversations", "with --chat, or without"),
+            CorpusKind::Documents => ("documents, a line each", "without --chat and --text"),
+            CorpusKind::Continuous => ("one continuous text", "with --text, or without"),
+            CorpusKind::Conversations => ("conversations", "with --chat, or without"),
         };
         bail!("the resumed model is one of {what}; it goes on {how}");
     }

@@ -64,8 +64,9 @@ impl Validation {
         }
         let state = TrainState::load(&Snapshot::open(&dir)?)?;
         let before = state.progress.validation_loss;
-        let same_test = state.progress.recipe.seed == trainer.recipe().seed
-            && state.progress.recipe.validation_fraction == trainer.recipe().validation_fraction
+        let same_test = state.progress.hyperparameters.seed == trainer.hyperparameters().seed
+            && state.progress.hyperparameters.validation_fraction
+                == trainer.hyperparameters().validation_fraction
             && state.progress.input.as_deref() == input;
         if let (Some(loss), Some(best)) = (before, self.best)
             && same_test

@@ -1,0 +1,17 @@
+//! From a prompt to text: sampling, decoding and scoring with an [`InferenceGpt`](crate::infer::InferenceGpt).
+
+mod chat;
+mod generate;
+mod prefix_cache;
+mod sampler;
+mod score;
+mod sequence;
+mod stop;
+
+pub use chat::{Chat, PendingReply, Reply, chat_tokens};
+pub use generate::{GenerateOptions, Generator, Sample, list_chars, read_conversation};
+pub use prefix_cache::Prefix;
+pub use sampler::{Sampler, SamplingOptions};
+pub use score::{Score, Scorer};
+pub use sequence::{DEFAULT_CONTINUOUS_TOKENS, DecodeBatch, FinishReason, Sequence};
+pub use stop::StopFilter;

@@ -1,0 +1,93 @@
+//! The same operations composed of candle's own, with candle's own gradients: for devices other
+//! than the CPU, and for tests to hold the custom operations against. The functions match those of
+//! [`super`], where they are described.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use crate::kernels::RMS_NORM_EPS;
+
+pub fn embedding(wte: &Tensor, wpe: &Tensor, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
+    let rows =
+        |table: &Tensor, ids: &[u32]| table.index_select(&Tensor::new(ids, table.device())?, 0);
+    rows(wte, tokens)? + rows(wpe, positions)?
+}
+
+pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean_square + RMS_NORM_EPS)?.sqrt()?)
+}
+
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.matmul(&weight.t()?)
+}
+
+pub fn mlp_block(x: &Tensor, fc1: &Tensor, fc2: &Tensor) -> Result<Tensor> {
+    x + linear(&linear(&rms_norm(x)?, fc1)?.relu()?, fc2)?
+}
+
+pub fn attention_block(
+    x: &Tensor,
+    qkv_weight: &Tensor,
+    out_weight: &Tensor,
+    offsets: &[usize],
+    n_head: usize,
+) -> Result<Tensor> {
+    let n_embd = x.dim(1)?;
+    let qkv = linear(&rms_norm(x)?, qkv_weight)?;
+    let third = |i: usize| qkv.narrow(1, i * n_embd, n_embd)?.contiguous();
+    let attended = attention(&third(0)?, &third(1)?, &third(2)?, offsets, n_head)?;
+    x + linear(&attended, out_weight)?
+}
+
+/// The documents are laid out side by side, padded to the longest, and gathered again afterwards.
+fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    offsets: &[usize],
+    n_head: usize,
+) -> Result<Tensor> {
+    let (tokens, n_embd) = q.dims2()?;
+    let head_dim = n_embd / n_head;
+    let documents = offsets.len() - 1;
+    let longest = offsets.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0);
+    // Where each padded place is read from (any row will do for the padding, nobody looks at it),
+    // and where each token is found again.
+    let mut padded = Vec::with_capacity(documents * longest);
+    let mut packed = Vec::with_capacity(tokens);
+    for (d, document) in offsets.windows(2).enumerate() {
+        for i in 0..longest {
+            padded.push((document[0] + i).min(tokens - 1) as u32);
+        }
+        packed.extend((0..document[1] - document[0]).map(|i| (d * longest + i) as u32));
+    }
+    let padded = Tensor::new(padded, q.device())?;
+    let heads = |x: &Tensor| {
+        x.index_select(&padded, 0)?
+            .reshape((documents, longest, n_head, head_dim))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let scores = (heads(q)?.matmul(&heads(k)?.t()?)? * (head_dim as f64).sqrt().recip())?;
+    let scores = scores.broadcast_add(&causal_mask(longest, q.device())?)?;
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    weights
+        .matmul(&heads(v)?)?
+        .transpose(1, 2)?
+        .reshape((documents * longest, n_embd))?
+        .index_select(&Tensor::new(packed, q.device())?, 0)
+}
+
+/// `[tokens, tokens]`: 0 where a token may look, minus infinity where it would see the future.
+fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
+    let mask: Vec<f32> = (0..tokens)
+        .flat_map(|i| (0..tokens).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY }))
+        .collect();
+    Tensor::from_vec(mask, (tokens, tokens), device)
+}
+
+pub fn cross_entropy(logits: &Tensor, targets: &[u32], count: usize) -> Result<Tensor> {
+    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let log_probabilities = candle_nn::ops::log_softmax(&logits.to_dtype(DType::F32)?, D::Minus1)?;
+    log_probabilities.gather(&targets, 1)?.sum_all()? * (-1.0 / count as f64)
+}

@@ -1,0 +1,103 @@
+//! Clients that take longer than they may, to ask or to listen: the server ends it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::hostile_http::resources;
+use crate::program::with_text_model;
+use crate::serve::Server;
+
+/// When a client that sends nothing, and one that sends too little, is cut off: in seconds, with
+/// time for a busy machine.
+const IDLE: Range<u64> = 9..25;
+const LATE: Range<u64> = 29..60;
+
+/// What the server says to a client that begins a request and then sends a letter every second, or
+/// nothing more, and how many seconds it listens.
+fn dawdle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
+    let mut stream = server.connect();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    stream.write_all(beginning.as_bytes()).unwrap();
+    let (start, mut answer, mut part) = (Instant::now(), Vec::new(), [0; 4096]);
+    while start.elapsed() < Duration::from_secs(LATE.end) {
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&part[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if trickles && stream.write_all(b"a").is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    (answer, start.elapsed().as_secs())
+}
+
+/// Asks without ever listening; gives how many seconds the server bears that.
+fn deaf(server: &Server) -> u64 {
+    let (mut stream, start) = (server.connect(), Instant::now());
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    stream
+        .set_write_timeout(Some(Duration::from_secs(LATE.end)))
+        .unwrap();
+    while start.elapsed() < Duration::from_secs(LATE.end) && stream.write_all(&request).is_ok() {}
+    start.elapsed().as_secs()
+}
+
+#[test]
+fn clients_that_dawdle_are_cut_off() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "--quiet");
+    server.post("/microgpt/v1/generate", &json!({}));
+    let before = resources(&server);
+    let sized = "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n{";
+    let chunked = "POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("{chunked}1;");
+    let whole = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let server = &server;
+    thread::scope(|scope| {
+        for (beginning, trickles, status, seconds) in [
+            ("", false, "", IDLE),
+            (whole, false, "200", IDLE),
+            ("GET /", false, "408", IDLE),
+            (sized, false, "408", IDLE),
+            (chunked, false, "408", IDLE),
+            ("GET /", true, "408", LATE),
+            (sized, true, "408", LATE),
+            (&chunk, true, "408", LATE),
+        ] {
+            scope.spawn(move || {
+                let (answer, took) = dawdle(server, beginning, trickles);
+                let first = answer.lines().next().unwrap_or_default();
+                let said = first.split(' ').nth(1).unwrap_or_default();
+                // A client that is slow to see the end, and goes on sending, may lose the answer.
+                let heard = said == status || (trickles && answer.is_empty());
+                assert!(heard, "{beginning:?}: {answer}");
+                assert!(seconds.contains(&took), "{beginning:?} took {took} s");
+            });
+        }
+        scope.spawn(|| {
+            // What fits between the two is taken first.
+            let took = deaf(server);
+            assert!((IDLE.start..LATE.end).contains(&took), "{took} s");
+        });
+    });
+    // Nothing of them is left.
+    let mut after = resources(server);
+    for _ in 0..100 {
+        if after.0 <= before.0 && after.1 <= before.1 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+        after = resources(server);
+    }
+    panic!("threads and open files: {before:?}, then {after:?}");
+}
