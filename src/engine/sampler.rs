@@ -1,8 +1,7 @@
 //! From logits to the next token.
 
-use anyhow::{Result, ensure};
-
 use crate::kernels::softmax_f64::softmax_weights;
+use crate::model::InvalidValue;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,29 +28,27 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    /// Checks the ranges. Errors name the option, its range and the value.
-    pub fn validate(&self) -> Result<()> {
+    /// Checks the range of every option.
+    pub fn validate(&self) -> Result<(), InvalidValue> {
         let Self {
             temperature,
             top_k,
             top_p,
             min_p,
         } = *self;
-        ensure!(
-            temperature >= 0.0 && temperature.is_finite(),
-            "temperature must be >= 0, got {temperature}"
-        );
-        ensure!(top_k != Some(0), "top_k must be >= 1, got 0");
-        ensure!(
-            top_p.is_none_or(|p| p > 0.0 && p <= 1.0),
-            "top_p must be > 0 and <= 1, got {}",
-            top_p.unwrap_or(0.0)
-        );
-        ensure!(
-            min_p.is_none_or(|p| (0.0..=1.0).contains(&p)),
-            "min_p must be >= 0 and <= 1, got {}",
-            min_p.unwrap_or(0.0)
-        );
+        let is_valid = temperature >= 0.0 && temperature.is_finite();
+        InvalidValue::unless(is_valid, "temperature", ">= 0", temperature)?;
+        if let Some(top_k) = top_k {
+            InvalidValue::unless(top_k >= 1, "top_k", ">= 1", top_k)?;
+        }
+        if let Some(top_p) = top_p {
+            let is_valid = top_p > 0.0 && top_p <= 1.0;
+            InvalidValue::unless(is_valid, "top_p", "> 0 and <= 1", top_p)?;
+        }
+        if let Some(min_p) = min_p {
+            let is_valid = (0.0..=1.0).contains(&min_p);
+            InvalidValue::unless(is_valid, "min_p", ">= 0 and <= 1", min_p)?;
+        }
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use anyhow::{Result, bail};
 
+use super::InvalidValue;
+
 /// The shape of a GPT. The default is microgpt.py's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
@@ -27,32 +29,24 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Checks that a model of this size can exist.
-    pub fn validate(&self) -> Result<()> {
+    /// Checks the range of every size.
+    pub fn validate(&self) -> Result<(), InvalidValue> {
         let Self {
             n_embd,
             n_head,
             n_layer,
             block_size,
         } = *self;
-        for (name, value) in [
+        for (name, size) in [
             ("n_embd", n_embd),
             ("n_head", n_head),
             ("n_layer", n_layer),
             ("block_size", block_size),
         ] {
-            if value == 0 {
-                bail!("{name} must be at least 1");
-            }
+            InvalidValue::unless(size >= 1, name, ">= 1", size)?;
         }
-        if n_embd % n_head != 0 {
-            bail!(
-                "n_head must divide n_embd, so that every head has the same width: {n_embd} / \
-                {n_head} leaves {}",
-                n_embd % n_head
-            );
-        }
-        Ok(())
+        let divisor = format!("a divisor of n_embd {n_embd}");
+        InvalidValue::unless(n_embd.is_multiple_of(n_head), "n_head", &divisor, n_head)
     }
 
     /// The width of one attention head.
@@ -141,7 +135,7 @@ mod tests {
             .validate()
             .unwrap_err()
             .to_string()
-            .contains("30 / 4 leaves 2")
+            .contains("n_head must be a divisor of n_embd 30, got 4")
         );
         assert!(
             ModelConfig {

@@ -161,7 +161,7 @@ mod tests {
             read(|m| m[key] = value.clone()).unwrap_err().to_string()
         };
         assert!(error("vocab_size", json!(7)).contains("\"vocab_size\" is 7"));
-        assert!(error("n_head", json!(0)).contains("n_head must be at least 1"));
+        assert!(error("n_head", json!(0)).contains("n_head must be >= 1, got 0"));
         assert!(
             error("n_embd", json!("16"))
                 .contains("\"n_embd\" has to be a whole number, found \"16\"")

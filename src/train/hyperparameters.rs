@@ -1,16 +1,17 @@
 //! How a model is trained: everything that shapes the result beside the model and the text.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 use super::Schedule;
+use crate::model::InvalidValue;
 use crate::store::JsonObject;
 
-/// More documents a step than this are a mistake.
-pub const MAX_BATCH_SIZE: u64 = 1_000_000;
+/// The maximum number of documents per step. A larger one is taken for a mistake.
+pub const MAX_BATCH_SIZE: usize = 1_000_000;
 
 /// The settings of a run, which one that goes on from it takes over.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Hyperparameters {
     /// The seed of the initial weights, of the documents' order, and of what is held out.
     pub seed: u64,
@@ -62,82 +63,65 @@ impl Hyperparameters {
         }
     }
 
-    /// The keys of train_state.json.
-    pub fn to_json(self) -> Value {
-        let Self {
-            seed,
-            batch_size,
-            lr,
-            schedule,
-            warmup_steps,
-            weight_decay,
-            grad_clip,
-            beta1,
-            beta2,
-            validation_fraction,
-        } = self;
-        json!({
-            "seed": seed,
-            "batch_size": batch_size,
-            "lr": lr,
-            "schedule": schedule.name(),
-            "warmup_steps": warmup_steps,
-            "weight_decay": weight_decay,
-            "grad_clip": grad_clip,
-            "beta1": beta1,
-            "beta2": beta2,
-            "validation_fraction": validation_fraction,
-        })
+    /// Checks the range of every setting.
+    pub fn validate(&self) -> Result<(), InvalidValue> {
+        let positive = |field, value: f64| {
+            InvalidValue::unless(value > 0.0 && value.is_finite(), field, "> 0", value)
+        };
+        let fraction = |field, value: f64| {
+            InvalidValue::unless((0.0..1.0).contains(&value), field, ">= 0 and < 1", value)
+        };
+        let range = format!("from 1 to {MAX_BATCH_SIZE}");
+        let is_valid = (1..=MAX_BATCH_SIZE).contains(&self.batch_size);
+        InvalidValue::unless(is_valid, "batch_size", &range, self.batch_size)?;
+        positive("lr", self.lr)?;
+        let is_valid = self.weight_decay >= 0.0 && self.weight_decay.is_finite();
+        InvalidValue::unless(is_valid, "weight_decay", ">= 0", self.weight_decay)?;
+        self.grad_clip
+            .map_or(Ok(()), |norm| positive("grad_clip", norm))?;
+        fraction("beta1", self.beta1)?;
+        fraction("beta2", self.beta2)?;
+        fraction("validation_fraction", self.validation_fraction)
     }
 
-    /// Reads these keys; those that are missing have their default. Errors where one is out of
-    /// range.
+    /// Reads the keys of train_state.json; a missing one has its default. Errors name the key.
     pub fn from_json(state: &JsonObject) -> Result<Self> {
         let default = Self::default();
-        let number = |key, default, fits: fn(f64) -> bool| {
-            let number = state.get_number(key)?.unwrap_or(default);
-            ensure!(fits(number), "\"{key}\" is out of range: {number}");
-            Ok(number)
-        };
         let schedule = match state.get_string("schedule")? {
             None => default.schedule,
             Some(name) => name
                 .parse()
                 .with_context(|| format!("\"schedule\" is {name:?}"))?,
         };
-        let batch_size = state.get_whole("batch_size")?;
-        let batch_size = batch_size.unwrap_or(default.batch_size as u64);
-        ensure!(
-            (1..=MAX_BATCH_SIZE).contains(&batch_size),
-            "\"batch_size\" is out of range: {batch_size}"
-        );
-        let grad_clip = state.get_number("grad_clip")?;
-        ensure!(
-            grad_clip.is_none_or(|clip| clip > 0.0),
-            "\"grad_clip\" has to be > 0"
-        );
-        Ok(Self {
+        let batch_size = match state.get_whole("batch_size")? {
+            None => default.batch_size,
+            Some(size) => usize::try_from(size).unwrap_or(usize::MAX),
+        };
+        let number =
+            |key, default: f64| Ok::<f64, anyhow::Error>(state.get_number(key)?.unwrap_or(default));
+        let hyperparameters = Self {
             seed: state.get_whole("seed")?.unwrap_or(default.seed),
-            batch_size: batch_size as usize,
-            lr: number("lr", default.lr, |lr| lr > 0.0)?,
+            batch_size,
+            lr: number("lr", default.lr)?,
             schedule,
-            warmup_steps: state.get_whole("warmup_steps")?.unwrap_or(0),
-            weight_decay: number("weight_decay", 0.0, |decay| decay >= 0.0)?,
-            grad_clip,
-            beta1: number("beta1", default.beta1, is_share)?,
-            beta2: number("beta2", default.beta2, is_share)?,
-            validation_fraction: number("validation_fraction", 0.0, is_share)?,
-        })
+            warmup_steps: state
+                .get_whole("warmup_steps")?
+                .unwrap_or(default.warmup_steps),
+            weight_decay: number("weight_decay", default.weight_decay)?,
+            grad_clip: state.get_number("grad_clip")?,
+            beta1: number("beta1", default.beta1)?,
+            beta2: number("beta2", default.beta2)?,
+            validation_fraction: number("validation_fraction", default.validation_fraction)?,
+        };
+        hyperparameters.validate()?;
+        Ok(hyperparameters)
     }
-}
-
-/// Whether a number is at least 0 and less than 1.
-pub fn is_share(number: f64) -> bool {
-    (0.0..1.0).contains(&number)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -157,7 +141,7 @@ mod tests {
         let read = |json: Value| {
             Hyperparameters::from_json(&JsonObject::parse(json.to_string().as_bytes()).unwrap())
         };
-        assert_eq!(read(hyperparameters.to_json()).unwrap(), hyperparameters);
+        assert_eq!(read(json!(hyperparameters)).unwrap(), hyperparameters);
         assert_eq!(read(json!({})).unwrap(), Hyperparameters::default());
         for key in ["batch_size", "lr", "grad_clip"] {
             assert!(read(json!({ key: 0 })).is_err(), "{key}");
@@ -176,7 +160,7 @@ mod tests {
                 lr: rng.f64() * 10f64.powi(rng.i32(-300..300)),
                 ..Default::default()
             };
-            let json = hyperparameters.to_json().to_string();
+            let json = json!(hyperparameters).to_string();
             let read = Hyperparameters::from_json(&JsonObject::parse(json.as_bytes()).unwrap());
             assert_eq!(read.unwrap(), hyperparameters);
         }

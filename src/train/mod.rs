@@ -8,7 +8,7 @@ mod trainer;
 mod workers;
 
 pub use adam::Adam;
-pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE, is_share};
+pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE};
 pub use schedule::Schedule;
 pub use state::{Progress, TrainState, bits};
 pub use trainer::{StepReport, TrainConfig, Trainer};

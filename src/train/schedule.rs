@@ -4,9 +4,11 @@ use std::f64::consts::PI;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 
 /// How the learning rate goes from its peak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// Down to 0 in a straight line.
     Linear,

@@ -40,7 +40,7 @@ impl Progress {
             "validation_bits": self.validation_loss.map(bits),
         });
         if let (Value::Object(json), Value::Object(hyperparameters)) =
-            (&mut json, self.hyperparameters.to_json())
+            (&mut json, json!(self.hyperparameters))
         {
             json.extend(hyperparameters);
         }

@@ -170,7 +170,7 @@ fn what_is_wrong_with_a_model_is_said_in_a_line() {
     );
     check(
         broken(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":0")),
-        &["n_head must be at least 1"],
+        &["n_head must be >= 1, got 0"],
     );
     check(
         broken(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":5")),

@@ -99,10 +99,10 @@ fn sizes_that_no_model_has_are_refused() {
     let meta: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let (large, too_many) = (u64::MAX / 2 + 1, "more weights than can be counted");
     for (key, value, expected) in [
-        ("n_embd", json!(0), "n_embd must be at least 1"),
-        ("n_head", json!(0), "n_head must be at least 1"),
-        ("n_layer", json!(0), "n_layer must be at least 1"),
-        ("block_size", json!(0), "block_size must be at least 1"),
+        ("n_embd", json!(0), "n_embd must be >= 1, got 0"),
+        ("n_head", json!(0), "n_head must be >= 1, got 0"),
+        ("n_layer", json!(0), "n_layer must be >= 1, got 0"),
+        ("block_size", json!(0), "block_size must be >= 1, got 0"),
         ("n_embd", json!(1u64 << 33), too_many),
         ("n_embd", json!(large), too_many),
         ("n_layer", json!(large), too_many),

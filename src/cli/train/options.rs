@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::super::{Failure, Words};
 use crate::data::CorpusKind;
 use crate::model::ModelConfig;
-use crate::train::{Hyperparameters, MAX_BATCH_SIZE, is_share};
+use crate::train::{Hyperparameters, MAX_BATCH_SIZE};
 
 /// The options as they were given; what depends on a resumed model is still open.
 pub struct Options<'a> {
@@ -86,9 +86,9 @@ impl<'a> Options<'a> {
     /// How to train: as in `before`, but for what was given.
     pub fn hyperparameters(&self, before: Hyperparameters) -> Result<Hyperparameters, Failure> {
         let words = self.words;
-        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE)?;
+        let batch_size = words.whole("batch-size", 1..=MAX_BATCH_SIZE as u64)?;
         let share = |name, default: f64| {
-            let given = words.real(name, is_share, ">= 0 and < 1")?;
+            let given = words.real(name, |share| (0.0..1.0).contains(&share), ">= 0 and < 1")?;
             Ok::<_, Failure>(given.unwrap_or(default))
         };
         Ok(Hyperparameters {
