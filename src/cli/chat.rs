@@ -58,7 +58,7 @@ enum Turn {
 /// Tells that the model has not seen all of the conversation.
 fn note_dropped(tokens_dropped: usize) {
     if tokens_dropped > 0 {
-        console::note(format_args!(
+        console::eprintln(format_args!(
             "(the context is full: the first {tokens_dropped} tokens were dropped)"
         ));
     }
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
             "" => return Ok(Turn::Nothing),
             "/quit" => return Ok(Turn::Quit),
             "/help" => {
-                console::note(format_args!("{COMMANDS_HELP}"));
+                console::eprintln(format_args!("{COMMANDS_HELP}"));
                 return Ok(Turn::Nothing);
             }
             "/clear" => {
@@ -95,9 +95,9 @@ impl<'a> Session<'a> {
             .model
             .meta()
             .tokenizer
-            .unknown([line.trim()].into_iter());
+            .unknown_chars([line.trim()].into_iter());
         if !unknown.is_empty() {
-            console::note(format_args!(
+            console::eprintln(format_args!(
                 "(the model doesn't know {}; left out)",
                 list_chars(&unknown)
             ));
@@ -146,13 +146,13 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
         .context("cannot watch for Ctrl-C")?;
     let mut editor =
         rustyline::DefaultEditor::new().context("cannot edit lines on this terminal")?;
-    console::note(format_args!("Say something; /help shows the commands."));
+    console::eprintln(format_args!("Say something; /help shows the commands."));
     loop {
         let line = match editor.readline("> ") {
             Ok(line) => line,
             Err(ReadlineError::Eof) => return Ok(()),
             Err(ReadlineError::Interrupted) => {
-                console::note(format_args!("(/quit or Ctrl-D ends the chat)"));
+                console::eprintln(format_args!("(/quit or Ctrl-D ends the chat)"));
                 continue;
             }
             Err(error) => {
@@ -169,7 +169,7 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
             .filter(|word| word.starts_with('/'))
             && !["/clear", "/quit", "/help"].contains(&line.trim())
         {
-            console::note(format_args!(
+            console::eprintln(format_args!(
                 "(there is no command {command}; /help shows those there are)"
             ));
             continue;

@@ -47,7 +47,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Writes a line to stderr. Nobody can be told where that fails, so a failure is ignored.
-pub fn note(line: fmt::Arguments) {
+pub fn eprintln(line: fmt::Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -77,7 +77,7 @@ pub fn can_show_unicode() -> bool {
 }
 
 /// A number with its thousands set apart: 12,345.
-pub fn thousands(number: u64) -> String {
+pub fn group_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -90,9 +90,9 @@ pub fn thousands(number: u64) -> String {
 }
 
 /// So many of something: `1 step`, `1,000 steps`.
-pub fn counted(number: u64, what: &str) -> String {
+pub fn pluralize(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", thousands(number))
+    format!("{} {what}{plural}", group_thousands(number))
 }
 
 /// Text on a single line: line breaks become `\n` and `\r`.
@@ -110,8 +110,11 @@ mod tests {
     #[test]
     fn thousands_are_set_apart() {
         let numbers = [0, 999, 1000, 1234567];
-        assert_eq!(numbers.map(thousands), ["0", "999", "1,000", "1,234,567"]);
-        let steps = [1, 2, 1000].map(|number| counted(number, "step"));
+        assert_eq!(
+            numbers.map(group_thousands),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        let steps = [1, 2, 1000].map(|number| pluralize(number, "step"));
         assert_eq!(steps, ["1 step", "2 steps", "1,000 steps"]);
     }
 }

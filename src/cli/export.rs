@@ -4,7 +4,9 @@ use anyhow::Context;
 
 use super::{Failure, Words, console, open_model_dir};
 use crate::model::ModelMeta;
-use crate::store::{Lock, META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save};
+use crate::store::{
+    DirectoryLock, META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save,
+};
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let output = words.path("output").ok_or_else(|| {
@@ -20,7 +22,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     }
     std::fs::create_dir_all(&output)
         .with_context(|| format!("cannot create {}", output.display()))?;
-    let _lock = Lock::take(&output)?;
+    let _lock = DirectoryLock::acquire(&output)?;
     let precision = if words.has("half") {
         Precision::F16
     } else {
@@ -35,11 +37,11 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     let size = std::fs::metadata(&exported)
         .with_context(|| exported.display().to_string())?
         .len();
-    console::note(format_args!(
+    console::eprintln(format_args!(
         "exported {} {} weights, {} bytes, to {}",
-        console::thousands(meta.parameters()? as u64),
+        console::group_thousands(meta.parameters()? as u64),
         precision.name(),
-        console::thousands(size),
+        console::group_thousands(size),
         output.display()
     ));
     Ok(())

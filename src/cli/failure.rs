@@ -20,7 +20,7 @@ impl Failure {
     /// Says what is to be said, in one line, and gives the exit code.
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message() {
-            console::note(format_args!("microgpt: error: {message}"));
+            console::eprintln(format_args!("microgpt: error: {message}"));
         }
         match self {
             Failure::Usage(_) => ExitCode::from(2),

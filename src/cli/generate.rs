@@ -123,12 +123,12 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
 /// Says where there are fewer different samples than were asked for.
 fn note_missing(printed: u64, count: u64) {
     if printed < count {
-        console::note(format_args!(
+        console::eprintln(format_args!(
             "microgpt: found {} different samples of {}, and none that is new among the last {}; \
             a higher --temperature gives more",
-            console::thousands(printed),
-            console::thousands(count),
-            console::thousands(UNIQUE_PATIENCE),
+            console::group_thousands(printed),
+            console::group_thousands(count),
+            console::group_thousands(UNIQUE_PATIENCE),
         ));
     }
 }

@@ -7,7 +7,7 @@ use super::{Failure, Words, console, open_model_dir};
 use crate::data::{CorpusKind, Tokenizer};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::{Precision, Snapshot};
-use crate::train::TrainState;
+use crate::train::Checkpoint;
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let snapshot = open_model_dir(words)?;
@@ -16,10 +16,10 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         let info = to_json(&snapshot, &meta, weights.precision)?;
         return console::print(&format!("{info}\n"));
     }
-    let training = match TrainState::load(&snapshot) {
-        Ok(state) => format!(
+    let training = match Checkpoint::load(&snapshot) {
+        Ok(checkpoint) => format!(
             "{} steps done, can be resumed",
-            console::thousands(state.progress.step)
+            console::group_thousands(checkpoint.state.step)
         ),
         Err(error) => format!("cannot be resumed: {error:#}"),
     };
@@ -39,22 +39,22 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         kind(&meta),
         meta.tokenizer.vocab_size(),
         characters(&meta.tokenizer),
-        console::thousands(meta.parameters()? as u64),
+        console::group_thousands(meta.parameters()? as u64),
         weights.precision.name(),
-        console::thousands(snapshot.size_on_disk()?),
+        console::group_thousands(snapshot.size_on_disk()?),
     ))
 }
 
 /// What a model is, as a JSON object.
 pub fn to_json(snapshot: &Snapshot, meta: &ModelMeta, precision: Precision) -> Result<Value> {
-    let state = TrainState::load(snapshot);
+    let checkpoint = Checkpoint::load(snapshot);
     let mut info = meta.to_json();
     info["kind"] = json!(kind(meta));
     info["parameters"] = json!(meta.parameters()?);
     info["dtype"] = json!(precision.name());
     info["bytes_on_disk"] = json!(snapshot.size_on_disk()?);
-    info["can_resume"] = json!(state.is_ok());
-    info["step"] = json!(state.ok().map(|state| state.progress.step));
+    info["can_resume"] = json!(checkpoint.is_ok());
+    info["step"] = json!(checkpoint.ok().map(|checkpoint| checkpoint.state.step));
     Ok(info)
 }
 

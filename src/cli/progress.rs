@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::bar::Bar;
 use super::console;
-use crate::train::{StepReport, bits};
+use crate::train::{StepReport, nats_to_bits};
 
 /// The longest that a run stays silent.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl ProgressMeter {
         format!(
             "step {step:>width$}/{}  loss {loss:.4}  {} tokens/s  {} left",
             self.last_step,
-            console::thousands(self.tokens_per_second()),
+            console::group_thousands(self.tokens_per_second()),
             duration(left),
             width = self.last_step.to_string().len(),
         )
@@ -126,7 +126,7 @@ impl ProgressMeter {
         let best = if is_best { ", the best so far" } else { "" };
         self.note(&format!(
             "        validation loss {loss:.4} nats, {:.4} bits a token{best}",
-            bits(loss)
+            nats_to_bits(loss)
         ));
     }
 
@@ -140,8 +140,8 @@ impl ProgressMeter {
     /// Says something even where the run is to be quiet.
     pub fn warn(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.above(|| console::note(format_args!("{line}"))),
-            None => console::note(format_args!("{line}")),
+            Some(bar) => bar.above(|| console::eprintln(format_args!("{line}"))),
+            None => console::eprintln(format_args!("{line}")),
         }
     }
 
@@ -156,10 +156,10 @@ impl ProgressMeter {
     pub fn summary(&self) {
         self.note(&format!(
             "{}, {} tokens in {:.2} seconds, {} tokens/s",
-            console::counted(self.steps, "step"),
-            console::thousands(self.tokens),
+            console::pluralize(self.steps, "step"),
+            console::group_thousands(self.tokens),
             self.seconds(),
-            console::thousands(self.tokens_per_second()),
+            console::group_thousands(self.tokens_per_second()),
         ));
     }
 }

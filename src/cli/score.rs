@@ -307,13 +307,13 @@ impl Total {
             });
             return format!("{json}\n");
         }
-        let lines = console::thousands(self.lines);
-        let tokens = console::thousands(self.tokens);
+        let lines = console::group_thousands(self.lines);
+        let tokens = console::group_thousands(self.tokens);
         let unknown = match self.unknown {
             0 => String::new(),
             count => format!(
                 ", {} left out for unknown characters",
-                console::thousands(count)
+                console::group_thousands(count)
             ),
         };
         format!("{per_token:.6}\t{lines} lines, {tokens} tokens{unknown}\n")

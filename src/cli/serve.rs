@@ -33,7 +33,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         flag::register(signal, Arc::clone(&stop)).context("cannot watch for signals")?;
     }
     let server = Server::bind(options, model, info)?;
-    console::note(format_args!("listening on http://{}", server.address()?));
+    console::eprintln(format_args!("listening on http://{}", server.address()?));
     server.run(&stop)?;
     Ok(())
 }

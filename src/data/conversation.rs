@@ -35,7 +35,7 @@ pub fn parse_conversation(json: &str) -> serde_json::Result<Vec<Message>> {
 
 /// A conversation made ready for the model to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FittedPrompt {
+pub struct ChatPrompt {
     /// `bos`, the turns that fit, and the `assistant` token that asks for a reply.
     pub tokens: Vec<u32>,
     /// How many tokens of the conversation were dropped to fit.
@@ -47,13 +47,16 @@ pub struct FittedPrompt {
 ///
 /// Whole turns are dropped, the earliest first. Where the last turn alone is too long, it is
 /// shortened from its front, so that the model sees what was said last.
-pub fn fit_prompt(
+pub fn chat_prompt(
     tokenizer: &Tokenizer,
     chat: ChatTokens,
     messages: &[Message],
     budget: usize,
-) -> FittedPrompt {
-    let mut turns: Vec<Vec<u32>> = messages.iter().map(|m| tokenizer.turn(chat, m)).collect();
+) -> ChatPrompt {
+    let mut turns: Vec<Vec<u32>> = messages
+        .iter()
+        .map(|m| tokenizer.encode_turn(chat, m))
+        .collect();
     let room = budget.saturating_sub(2);
     let all: usize = turns.iter().map(Vec::len).sum();
     let mut kept = all;
@@ -77,7 +80,7 @@ pub fn fit_prompt(
     let mut tokens = vec![tokenizer.bos()];
     tokens.extend(turns[first..].iter().flatten());
     tokens.push(chat.assistant);
-    FittedPrompt {
+    ChatPrompt {
         tokens,
         dropped: all - kept,
     }
@@ -95,7 +98,7 @@ mod tests {
             .enumerate()
             .map(|(i, text)| Message::new([Role::User, Role::Assistant][i % 2], *text))
             .collect();
-        let fitted = fit_prompt(
+        let fitted = chat_prompt(
             &tokenizer,
             tokenizer.chat_tokens().unwrap(),
             &messages,

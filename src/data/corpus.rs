@@ -121,7 +121,7 @@ impl<'a> Corpus<'a> {
             (Corpus::Documents(documents), CorpusKind::Documents) => {
                 documents
                     .iter()
-                    .for_each(|text| visit(tokenizer.document(text)));
+                    .for_each(|text| visit(tokenizer.encode_document(text)));
             }
             (Corpus::Continuous(text), CorpusKind::Continuous) => {
                 visit(tokenizer.encode(text).collect())
@@ -130,7 +130,7 @@ impl<'a> Corpus<'a> {
                 let chat = tokenizer.chat_tokens().expect("its kind has them");
                 conversations
                     .iter()
-                    .for_each(|messages| visit(tokenizer.conversation(chat, messages)));
+                    .for_each(|messages| visit(tokenizer.encode_conversation(chat, messages)));
             }
             (_, CorpusKind::Documents) => bail!("this model is trained on documents, a line each"),
             (_, CorpusKind::Continuous) => bail!("this model is trained on one continuous text"),

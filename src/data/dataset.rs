@@ -12,7 +12,7 @@ pub struct Dataset {
     tokens: Vec<u32>,
     pieces: Pieces,
     /// How many documents were cut to fit the context.
-    pub cut: usize,
+    pub truncated: usize,
 }
 
 /// What a batch is made of.
@@ -41,10 +41,10 @@ impl Dataset {
             corpus.for_each(tokenizer, |text| tokens = text)?;
             return Ok(Self::windows(tokens, block_size, seed));
         }
-        let (mut tokens, mut offsets, mut cut) = (Vec::new(), vec![0], 0);
+        let (mut tokens, mut offsets, mut truncated) = (Vec::new(), vec![0], 0);
         corpus.for_each(tokenizer, |document| {
             let kept = document.len().min(block_size + 1);
-            cut += usize::from(kept < document.len());
+            truncated += usize::from(kept < document.len());
             tokens.extend_from_slice(&document[..kept]);
             offsets.push(tokens.len());
         })?;
@@ -53,7 +53,7 @@ impl Dataset {
         Ok(Self {
             tokens,
             pieces: Pieces::Documents { offsets, order },
-            cut,
+            truncated,
         })
     }
 
@@ -62,12 +62,12 @@ impl Dataset {
         Self {
             tokens,
             pieces: Pieces::Windows { length, seed },
-            cut: 0,
+            truncated: 0,
         }
     }
 
     /// Takes documents in the order in which the corpus has them.
-    pub fn in_order(mut self) -> Self {
+    pub fn unshuffled(mut self) -> Self {
         if let Pieces::Documents { order, .. } = &mut self.pieces {
             order.sort_unstable();
         }
@@ -76,7 +76,7 @@ impl Dataset {
 
     /// Takes a share away, to test on: the documents that come last in the order, or the last part
     /// of a continuous text. Errors where that leaves nothing to train or to test on.
-    pub fn hold_out(&mut self, fraction: f64) -> Result<HeldOut> {
+    pub fn split_validation(&mut self, fraction: f64) -> Result<ValidationSet> {
         let share = |total: usize| (total as f64 * fraction).round() as usize;
         match &mut self.pieces {
             Pieces::Documents { offsets, order } => {
@@ -89,7 +89,7 @@ impl Dataset {
                 let held_out = order.split_off(order.len() - count);
                 let document = |&d: &u32| self.tokens[range(offsets, d)].to_vec();
                 let documents = held_out.iter().map(document).collect();
-                Ok(HeldOut { documents, count })
+                Ok(ValidationSet { documents, count })
             }
             Pieces::Windows { length, .. } => {
                 let count = share(self.tokens.len());
@@ -106,7 +106,7 @@ impl Dataset {
                 let documents = starts.map(|start| window(start).copied().collect());
                 let documents = documents.collect();
                 *length = (*length).min(self.tokens.len() - 1);
-                Ok(HeldOut { documents, count })
+                Ok(ValidationSet { documents, count })
             }
         }
     }
@@ -172,13 +172,13 @@ fn range(offsets: &[usize], document: u32) -> std::ops::Range<usize> {
 }
 
 /// What is kept from training, to test on.
-pub struct HeldOut {
+pub struct ValidationSet {
     documents: Vec<Vec<u32>>,
     /// How many documents that is, or characters of a continuous text.
     pub count: usize,
 }
 
-impl HeldOut {
+impl ValidationSet {
     /// All of it, in batches of about `tokens` tokens.
     pub fn batches(&self, tokens: usize) -> Vec<Batch> {
         let mut batches = Vec::new();
@@ -242,8 +242,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_packed_without_padding() {
-        let dataset = dataset("ab\nc\ndefg", 4, 1).in_order();
-        assert_eq!(dataset.cut, 1);
+        let dataset = dataset("ab\nc\ndefg", 4, 1).unshuffled();
+        assert_eq!(dataset.truncated, 1);
         let [batch] = &dataset.batch(4, 3, 1)[..] else {
             panic!("more than one part")
         };
@@ -300,14 +300,14 @@ mod tests {
             tokens
         };
         let mut split = dataset(&text, 4, 5);
-        let held_out = split.hold_out(0.25).unwrap();
+        let held_out = split.split_validation(0.25).unwrap();
         assert_eq!(held_out.count, 5);
         let mut all = tokens(split.batch(0, 15, 2));
         all.extend(tokens(held_out.batches(3)));
         all.sort_unstable();
         assert_eq!(all, (0..20).collect::<Vec<u32>>());
-        assert!(dataset("a\nb", 4, 1).hold_out(0.9).is_err());
-        assert!(dataset("a", 4, 1).hold_out(0.1).is_err());
+        assert!(dataset("a\nb", 4, 1).split_validation(0.9).is_err());
+        assert!(dataset("a", 4, 1).split_validation(0.1).is_err());
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
             .collect();
         let corpus = Corpus::continuous(&text).unwrap();
         let mut dataset = Dataset::new(&corpus, &corpus.tokenizer(), 8, 1).unwrap();
-        let held_out = dataset.hold_out(0.2).unwrap();
+        let held_out = dataset.split_validation(0.2).unwrap();
         let [batch] = &dataset.batch(0, 2000, 1)[..] else {
             panic!("more than one part")
         };

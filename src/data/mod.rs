@@ -8,7 +8,7 @@ mod dataset;
 mod tokenizer;
 
 pub use built_in::{BUILT_IN_NAMES, built_in_conversations};
-pub use conversation::{FittedPrompt, Message, Role, fit_prompt, parse_conversation};
+pub use conversation::{ChatPrompt, Message, Role, chat_prompt, parse_conversation};
 pub use corpus::{Corpus, CorpusKind, decode_utf8};
-pub use dataset::{Batch, Dataset, HeldOut, partition};
+pub use dataset::{Batch, Dataset, ValidationSet, partition};
 pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer};

@@ -101,7 +101,7 @@ impl Tokenizer {
     }
 
     /// The characters of a text that the vocabulary lacks, each once, sorted.
-    pub fn unknown<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Vec<char> {
+    pub fn unknown_chars<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Vec<char> {
         let unknown: BTreeSet<char> = texts
             .flat_map(str::chars)
             .filter(|c| !self.ids.contains_key(c))
@@ -111,7 +111,7 @@ impl Tokenizer {
 
     /// The token that a text of this model goes on from where nothing comes before it: `bos`, or,
     /// within a continuous text, a line break.
-    pub fn beginning(&self) -> u32 {
+    pub fn start_token(&self) -> u32 {
         match (self.kind, self.ids.get(&'\n')) {
             (CorpusKind::Continuous, Some(&line_break)) => line_break,
             _ => self.bos(),
@@ -119,27 +119,27 @@ impl Tokenizer {
     }
 
     /// Whether the vocabulary has all characters of a text.
-    pub fn knows(&self, text: &str) -> bool {
+    pub fn can_encode(&self, text: &str) -> bool {
         text.chars().all(|c| self.ids.contains_key(&c))
     }
 
     /// A line of a continuous text: the line break before it, its characters, and the line break
     /// after it. In a vocabulary without line breaks, `bos` and the characters.
-    pub fn line(&self, text: &str) -> Vec<u32> {
-        let mut ids = vec![self.beginning()];
+    pub fn encode_line(&self, text: &str) -> Vec<u32> {
+        let mut ids = vec![self.start_token()];
         ids.extend(self.encode(text));
         ids.extend(self.encode("\n"));
         ids
     }
 
     /// `[bos, the characters, bos]`.
-    pub fn document(&self, text: &str) -> Vec<u32> {
+    pub fn encode_document(&self, text: &str) -> Vec<u32> {
         let bos = std::iter::once(self.bos());
         bos.clone().chain(self.encode(text)).chain(bos).collect()
     }
 
     /// `[role, the characters, end_turn]`.
-    pub fn turn(&self, tokens: ChatTokens, message: &Message) -> Vec<u32> {
+    pub fn encode_turn(&self, tokens: ChatTokens, message: &Message) -> Vec<u32> {
         let mut turn = vec![tokens.role(message.role)];
         turn.extend(self.encode(&message.content));
         turn.push(tokens.end_turn);
@@ -147,10 +147,10 @@ impl Tokenizer {
     }
 
     /// `[bos]`, each message's turn, `[bos]`.
-    pub fn conversation(&self, tokens: ChatTokens, messages: &[Message]) -> Vec<u32> {
+    pub fn encode_conversation(&self, tokens: ChatTokens, messages: &[Message]) -> Vec<u32> {
         let mut ids = vec![self.bos()];
         for message in messages {
-            ids.extend(self.turn(tokens, message));
+            ids.extend(self.encode_turn(tokens, message));
         }
         ids.push(self.bos());
         ids
@@ -166,8 +166,8 @@ mod tests {
         let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), CorpusKind::Documents);
         assert_eq!(t.chars(), ['a', 'b', 'h', 'l', 'o', 'é']);
         assert_eq!((t.bos(), t.vocab_size(), t.chat_tokens()), (6, 7, None));
-        assert_eq!(t.document("hé"), [6, 2, 5, 6]);
-        assert_eq!(t.unknown(["xhx!"].into_iter()), ['!', 'x']);
+        assert_eq!(t.encode_document("hé"), [6, 2, 5, 6]);
+        assert_eq!(t.unknown_chars(["xhx!"].into_iter()), ['!', 'x']);
     }
 
     #[test]
@@ -183,7 +183,10 @@ mod tests {
             Message::new(Role::Assistant, "a"),
         ];
         // The unknown '?' is left out.
-        assert_eq!(t.conversation(tokens, &messages), [5, 2, 1, 4, 3, 0, 4, 5]);
+        assert_eq!(
+            t.encode_conversation(tokens, &messages),
+            [5, 2, 1, 4, 3, 0, 4, 5]
+        );
     }
 
     #[test]

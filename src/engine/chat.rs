@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::sequence::{FinishReason, Grammar, Sequence};
 use super::{GenerateOptions, Sampler};
-use crate::data::{ChatTokens, Message, fit_prompt};
+use crate::data::{ChatTokens, Message, chat_prompt};
 use crate::infer::{InferenceGpt, SequenceCache, Workspace};
 
 /// What a model answers.
@@ -47,7 +47,7 @@ impl PendingReply {
     ) -> Result<Self> {
         let chat = chat_tokens(model)?;
         let context = model.meta().config.block_size;
-        let prompt = fit_prompt(&model.meta().tokenizer, chat, messages, context * 3 / 4);
+        let prompt = chat_prompt(&model.meta().tokenizer, chat, messages, context * 3 / 4);
         let sampler = Sampler::new(options.sampling, options.seed, index);
         let grammar = Grammar::Reply { chat };
         Ok(Self {

@@ -46,7 +46,7 @@ impl Generator {
     pub fn new(model: Arc<InferenceGpt>, options: GenerateOptions) -> Result<Self> {
         options.sampling.validate()?;
         let tokenizer = &model.meta().tokenizer;
-        let unknown = tokenizer.unknown([options.prompt.as_str()].into_iter());
+        let unknown = tokenizer.unknown_chars([options.prompt.as_str()].into_iter());
         if !unknown.is_empty() {
             bail!(
                 "the prompt has characters that the model doesn't know: {}",
@@ -56,7 +56,7 @@ impl Generator {
         let continuous = tokenizer.kind() == CorpusKind::Continuous;
         let mut prompt = Vec::new();
         if !continuous || options.prompt.is_empty() {
-            prompt.push(tokenizer.beginning());
+            prompt.push(tokenizer.start_token());
         }
         if let Some(chat) = tokenizer.chat_tokens()
             && !options.prompt.is_empty()

@@ -342,7 +342,7 @@ mod tests {
         let mut line = || -> Vec<u32> {
             let length = rng.usize(0..20);
             let tokens = std::iter::repeat_with(|| rng.u32(0..2)).take(length);
-            let bos = model.meta().tokenizer.beginning();
+            let bos = model.meta().tokenizer.start_token();
             [bos].into_iter().chain(tokens).chain([bos]).collect()
         };
         let lines: Vec<_> = std::iter::repeat_with(&mut line).take(500).collect();

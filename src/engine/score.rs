@@ -50,7 +50,7 @@ struct Window<'t> {
 
 impl<'a> Scorer<'a> {
     pub fn new(model: &'a InferenceGpt) -> Self {
-        let beginning = model.meta().tokenizer.beginning();
+        let beginning = model.meta().tokenizer.start_token();
         let prefix = Arc::new(Prefix::new(model, &[beginning], all_bits));
         Self {
             model,
@@ -86,7 +86,7 @@ impl<'a> Scorer<'a> {
         };
         let mut scores: Vec<Score> = texts.iter().map(score).collect();
         let context = self.model.meta().config.block_size;
-        let beginning = self.model.meta().tokenizer.beginning();
+        let beginning = self.model.meta().tokenizer.start_token();
         let (mut batch, mut size) = (Vec::new(), 0);
         for (text, tokens) in texts.iter().enumerate() {
             for (number, mut window) in windows(text, tokens, context).enumerate() {
@@ -170,17 +170,17 @@ impl Window<'_> {
 fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
     let Some(chat) = tokenizer.chat_tokens() else {
         let tokens = match tokenizer.kind() {
-            CorpusKind::Continuous => Tokenizer::line,
-            _ => Tokenizer::document,
+            CorpusKind::Continuous => Tokenizer::encode_line,
+            _ => Tokenizer::encode_document,
         };
-        return Ok(tokenizer.knows(line).then(|| tokens(tokenizer, line)));
+        return Ok(tokenizer.can_encode(line).then(|| tokens(tokenizer, line)));
     };
     let messages = parse_conversation(line)
         .context("not a conversation, [{\"role\": \"user\", \"content\": \"…\"}, …]")?;
     let known = messages
         .iter()
-        .all(|message| tokenizer.knows(&message.content));
-    Ok(known.then(|| tokenizer.conversation(chat, &messages)))
+        .all(|message| tokenizer.can_encode(&message.content));
+    Ok(known.then(|| tokenizer.encode_conversation(chat, &messages)))
 }
 
 /// Windows in which each token is predicted once. The first begins with the text; in the others,

@@ -10,7 +10,7 @@ use crate::data::{Corpus, CorpusKind, Dataset};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{FileBytes, JsonObject, Precision, TensorFile, encode_tensors};
-use crate::train::{Progress, TrainConfig, TrainState, Trainer};
+use crate::train::{Checkpoint, TrainConfig, TrainState, Trainer};
 
 /// weights.safetensors: weights that are taken make text, and are the same again once written.
 pub fn weights(input: &[u8]) {
@@ -52,7 +52,10 @@ pub fn meta(input: &[u8]) {
     let text: String = tokenizer.chars().iter().collect();
     let ids: Vec<u32> = tokenizer.encode(&text).collect();
     assert!(ids.iter().copied().eq(0..tokenizer.chars().len() as u32));
-    for tokens in [tokenizer.document(&text), tokenizer.line(&text)] {
+    for tokens in [
+        tokenizer.encode_document(&text),
+        tokenizer.encode_line(&text),
+    ] {
         assert!(
             tokens
                 .iter()
@@ -68,25 +71,26 @@ pub fn meta(input: &[u8]) {
 /// train_state.json: one that is taken is the same once written and read again, and a run goes on
 /// from it or says why it can't.
 pub fn train_state(input: &[u8]) {
-    let read = |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| Progress::from_json(&json));
-    let Some(progress) = accepted(read(input)) else {
+    let read =
+        |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| TrainState::from_json(&json));
+    let Some(state) = accepted(read(input)) else {
         return;
     };
-    let written = progress.to_json().to_string();
+    let written = state.to_json().to_string();
     assert_eq!(
         read(written.as_bytes()).expect("it was written just now"),
-        progress
+        state
     );
     // More would only take longer.
-    if progress.hyperparameters.batch_size <= 32 {
-        accepted(go_on(progress));
+    if state.hyperparameters.batch_size <= 32 {
+        accepted(go_on(state));
     }
 }
 
 /// Makes two steps.
-fn go_on(progress: Progress) -> anyhow::Result<()> {
+fn go_on(state: TrainState) -> anyhow::Result<()> {
     let meta = small_meta(CorpusKind::Documents);
-    let hyperparameters = progress.hyperparameters;
+    let hyperparameters = state.hyperparameters;
     let config = TrainConfig {
         steps: 2,
         hyperparameters,
@@ -100,12 +104,12 @@ fn go_on(progress: Progress) -> anyhow::Result<()> {
         hyperparameters.seed,
     )?;
     if hyperparameters.validation_fraction > 0.0 {
-        dataset.hold_out(hyperparameters.validation_fraction)?;
+        dataset.split_validation(hyperparameters.validation_fraction)?;
     }
     let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
-    let mut state = TrainState::before_first_step(meta, weights);
-    state.progress = progress;
-    let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu)?;
+    let mut checkpoint = Checkpoint::untrained(meta, weights);
+    checkpoint.state = state;
+    let mut trainer = Trainer::new(config, checkpoint, dataset, &Device::Cpu)?;
     while !trainer.is_done() {
         trainer.step()?;
     }

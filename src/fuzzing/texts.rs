@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::{accepted, small_model};
 use crate::cli::score_on_this_thread;
-use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, decode_utf8, fit_prompt};
+use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, chat_prompt, decode_utf8};
 use crate::engine::{GenerateOptions, Generator, Sample, read_conversation};
 use crate::infer::InferenceGpt;
 
@@ -63,11 +63,11 @@ pub fn conversations(input: &[u8]) {
         panic!("conversations are conversations");
     };
     for messages in conversations {
-        let tokens = tokenizer.conversation(chat, messages);
+        let tokens = tokenizer.encode_conversation(chat, messages);
         let read = read_conversation(&tokenizer, &tokens);
         assert_eq!(read, Sample::Conversation(messages.clone()));
         for budget in 0..10 {
-            let fitted = fit_prompt(&tokenizer, chat, messages, budget);
+            let fitted = chat_prompt(&tokenizer, chat, messages, budget);
             assert!(fitted.tokens.len() <= budget.max(2));
             // What is left, and what the last `bos` and the role that asks for a reply stand for.
             assert_eq!(fitted.tokens.len() + fitted.dropped, tokens.len());
@@ -84,13 +84,13 @@ fn decode(tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> String {
 
 /// Takes batches from a corpus, with something held out and without.
 fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
-    assert!(tokenizer.unknown(corpus.texts()).is_empty());
+    assert!(tokenizer.unknown_chars(corpus.texts()).is_empty());
     for fraction in [0.0, 0.3] {
         let dataset = Dataset::new(corpus, tokenizer, BLOCK_SIZE, 1);
         let mut dataset = dataset.expect("the tokenizer is this corpus'");
         let held_out = match fraction {
             0.0 => None,
-            fraction => match accepted(dataset.hold_out(fraction)) {
+            fraction => match accepted(dataset.split_validation(fraction)) {
                 None => continue,
                 held_out => held_out,
             },

@@ -15,14 +15,14 @@ const LOCK: &str = "train.lock";
 
 /// A directory that is this process's to write models to, until this is dropped.
 #[derive(Debug)]
-pub struct Lock {
+pub struct DirectoryLock {
     path: PathBuf,
     file: File,
 }
 
-impl Lock {
+impl DirectoryLock {
     /// Takes a directory, which has to be there. Errors where another process has it, naming that.
-    pub fn take(dir: &Path) -> Result<Self> {
+    pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK);
         let cannot = || format!("cannot lock {}", dir.display());
         loop {
@@ -58,7 +58,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // A file that stays is no harm: the lock ends with the open file.
         if is_at(&self.file, &self.path) {
@@ -96,13 +96,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // As a process that was killed leaves it.
         fs::write(dir.path().join(LOCK), "12345678").unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        let lock = DirectoryLock::acquire(dir.path()).unwrap();
+        let error = DirectoryLock::acquire(dir.path()).unwrap_err().to_string();
         let process = format!("run (process {}) is writing", std::process::id());
         assert!(error.contains(&process), "{error}");
         drop(lock);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        drop(Lock::take(dir.path()).unwrap());
+        drop(DirectoryLock::acquire(dir.path()).unwrap());
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        if let Ok(lock) = Lock::take(dir.path()) {
+                        if let Ok(lock) = DirectoryLock::acquire(dir.path()) {
                             assert_eq!(inside.fetch_add(1, order), 0);
                             taken.fetch_add(1, order);
                             inside.fetch_sub(1, order);

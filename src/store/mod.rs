@@ -17,7 +17,7 @@ pub use disk::faults;
 
 pub use directory::{FileBytes, Snapshot, check_writable, save};
 pub use json::JsonObject;
-pub use lock::Lock;
+pub use lock::DirectoryLock;
 pub use tensors::{NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors};
 
 /// The weights.

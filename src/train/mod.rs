@@ -1,6 +1,7 @@
 //! Training: the loop over batches, Adam, the learning rate, and the state that a run goes on from.
 
 mod adam;
+mod checkpoint;
 mod hyperparameters;
 mod schedule;
 mod state;
@@ -8,7 +9,8 @@ mod trainer;
 mod workers;
 
 pub use adam::Adam;
+pub use checkpoint::Checkpoint;
 pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE};
 pub use schedule::Schedule;
-pub use state::{Progress, TrainState, bits};
+pub use state::{TrainState, nats_to_bits};
 pub use trainer::{StepReport, TrainConfig, Trainer};

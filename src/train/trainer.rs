@@ -7,7 +7,7 @@ use candle_core::Device;
 use candle_core::backprop::GradStore;
 
 use super::workers::Workers;
-use super::{Adam, Hyperparameters, Progress, TrainState};
+use super::{Adam, Checkpoint, Hyperparameters, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
 
@@ -49,28 +49,28 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A run that goes on from `state`, over the documents in the order of `dataset`.
+    /// A run that goes on from `checkpoint`, over the documents in the order of `dataset`.
     pub fn new(
         config: TrainConfig,
-        state: TrainState,
+        checkpoint: Checkpoint,
         dataset: Dataset,
         device: &Device,
     ) -> Result<Self> {
-        let TrainState {
+        let Checkpoint {
             meta,
             weights,
             m,
             v,
-            progress,
-        } = state;
+            state,
+        } = checkpoint;
         let model = Arc::new(TensorGpt::from_tensors(meta.config, &weights, device)?);
-        let step = progress.step;
+        let step = state.step;
         let last_step = step
             .checked_add(config.steps)
             .context("there are too many steps to count")?;
         // Where nobody wrote down how many documents were taken, it was the same number at every
         // step.
-        let documents = progress
+        let documents = state
             .documents
             .unwrap_or(step.wrapping_mul(config.hyperparameters.batch_size as u64));
         // Splitting a batch pays on a CPU only; another device is fastest with all of it.
@@ -80,7 +80,7 @@ impl Trainer {
             &model,
             &m,
             &v,
-            progress.adam_step,
+            state.adam_step,
             config.hyperparameters,
             threads,
         )?;
@@ -187,29 +187,33 @@ impl Trainer {
         Ok(losses.into_iter().map(f64::from).sum())
     }
 
-    /// The same as [`Self::state`], unless the run has failed: a model without a loss for the next
+    /// The same as [`Self::checkpoint`], unless the run has failed: a model without a loss for the next
     /// step, or one that could not be loaded, must not take the place of another.
-    pub fn state_to_keep(
+    pub fn checked_checkpoint(
         &self,
         input: Option<String>,
         validation_loss: Option<f64>,
-    ) -> Result<TrainState> {
+    ) -> Result<Checkpoint> {
         self.check_loss(self.evaluate(&self.next_batch())?)?;
-        let state = self.state(input, validation_loss)?;
+        let checkpoint = self.checkpoint(input, validation_loss)?;
         ensure!(
-            state.is_finite(),
+            checkpoint.is_finite(),
             "the weights or their moments became infinite at step {}: {}",
             self.step,
             self.advice()
         );
-        Ok(state)
+        Ok(checkpoint)
     }
 
     /// Everything that a model directory holds, as of now: with the file that it is trained on, and
     /// the validation loss, if that was measured after this step.
-    pub fn state(&self, input: Option<String>, validation_loss: Option<f64>) -> Result<TrainState> {
+    pub fn checkpoint(
+        &self,
+        input: Option<String>,
+        validation_loss: Option<f64>,
+    ) -> Result<Checkpoint> {
         let (m, v) = self.adam.moments()?;
-        let progress = Progress {
+        let state = TrainState {
             step: self.step,
             adam_step: self.adam.step,
             documents: Some(self.documents),
@@ -217,12 +221,12 @@ impl Trainer {
             validation_loss,
             input,
         };
-        Ok(TrainState {
+        Ok(Checkpoint {
             meta: self.meta.clone(),
             weights: self.model.to_tensors()?,
             m,
             v,
-            progress,
+            state,
         })
     }
 }

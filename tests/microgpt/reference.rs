@@ -13,7 +13,7 @@ use microgpt::model::{
     ModelConfig, ModelMeta, TensorGpt, initial_weights, to_named_tensor, unstack,
 };
 use microgpt::store::{NamedTensor, Tensors};
-use microgpt::train::{Hyperparameters, Schedule, TrainConfig, TrainState, Trainer};
+use microgpt::train::{Checkpoint, Hyperparameters, Schedule, TrainConfig, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -218,7 +218,7 @@ fn the_original_run_is_followed() {
         "",
     );
     let dataset = Dataset::new(&corpus, &meta.tokenizer, meta.config.block_size, 0).unwrap();
-    let dataset = dataset.in_order();
+    let dataset = dataset.unshuffled();
     let config = TrainConfig {
         steps: 1000,
         threads: 1,
@@ -227,8 +227,8 @@ fn the_original_run_is_followed() {
             ..Default::default()
         },
     };
-    let state = TrainState::before_first_step(meta, weights);
-    let mut trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
+    let checkpoint = Checkpoint::untrained(meta, weights);
+    let mut trainer = Trainer::new(config, checkpoint, dataset, &Device::Cpu).unwrap();
 
     let losses: Vec<f64> = expected
         .iter()
@@ -378,7 +378,7 @@ fn names_trainer(threads: usize, batch_size: usize) -> Trainer {
             ..Default::default()
         },
     };
-    Trainer::new(config, TrainState::fresh(meta, 1), dataset, &Device::Cpu).unwrap()
+    Trainer::new(config, Checkpoint::initial(meta, 1), dataset, &Device::Cpu).unwrap()
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn threads_change_nothing_but_the_rounding() {
     let run = |threads| {
         let mut trainer = names_trainer(threads, 13);
         let losses: Vec<f64> = (0..20).map(|_| trainer.step().unwrap().loss).collect();
-        (losses, trainer.state(None, None).unwrap().weights)
+        (losses, trainer.checkpoint(None, None).unwrap().weights)
     };
     let (one, _) = run(1);
     let (three, weights) = run(3);
@@ -401,10 +401,10 @@ fn threads_change_nothing_but_the_rounding() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
     let mut trainer = names_trainer(1, 4);
-    let mut state = trainer.state(None, None).unwrap();
-    state.weights.get_mut("lm_head").unwrap().values[0] = f32::INFINITY;
+    let mut checkpoint = trainer.checkpoint(None, None).unwrap();
+    checkpoint.weights.get_mut("lm_head").unwrap().values[0] = f32::INFINITY;
     let corpus = Corpus::documents("ab").unwrap();
-    let dataset = Dataset::new(&corpus, &state.meta.tokenizer, 16, 1).unwrap();
+    let dataset = Dataset::new(&corpus, &checkpoint.meta.tokenizer, 16, 1).unwrap();
     let config = TrainConfig {
         steps: 1,
         threads: 1,
@@ -414,9 +414,9 @@ fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
             ..Default::default()
         },
     };
-    let before = state.weights.clone();
-    trainer = Trainer::new(config, state, dataset, &Device::Cpu).unwrap();
+    let before = checkpoint.weights.clone();
+    trainer = Trainer::new(config, checkpoint, dataset, &Device::Cpu).unwrap();
     let error = trainer.step().unwrap_err().to_string();
     assert!(error.contains("--lr 0.5"), "{error}");
-    assert_eq!(trainer.state(None, None).unwrap().weights, before);
+    assert_eq!(trainer.checkpoint(None, None).unwrap().weights, before);
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::super::progress::ProgressMeter;
-use crate::train::{StepReport, bits};
+use crate::train::{StepReport, nats_to_bits};
 
 /// The log of a run.
 pub struct Log {
@@ -51,7 +51,7 @@ impl Log {
         });
         if let Some(loss) = validation_loss {
             line["validation_loss"] = Value::from(loss);
-            line["validation_bits"] = Value::from(bits(loss));
+            line["validation_bits"] = Value::from(nats_to_bits(loss));
         }
         writeln!(self.file, "{line}")
             .with_context(|| format!("cannot write the log {}", self.path.display()))?;

@@ -25,8 +25,8 @@ use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, Generator, Sample};
 use crate::infer::InferenceGpt;
 use crate::model::ModelMeta;
-use crate::store::{Lock, Snapshot, check_writable};
-use crate::train::{TrainState, Trainer};
+use crate::store::{DirectoryLock, Snapshot, check_writable};
+use crate::train::{Checkpoint, Trainer};
 use curve::{LossCurve, Point};
 use log::Log;
 pub use options::Options;
@@ -65,7 +65,7 @@ struct Run {
     threads: usize,
     output: PathBuf,
     /// The hold on the output, to the end of the run.
-    _lock: Lock,
+    _lock: DirectoryLock,
     /// What train_state.json says of the input.
     input: Option<String>,
     checkpoint_every: u64,
@@ -92,13 +92,13 @@ impl Run {
             dataset,
             held_out,
             config,
-            state,
+            checkpoint,
         } = plan;
         let steps = config.steps;
         check_writable(&output)?;
         let lock = match lock {
             Some(lock) => lock,
-            None => Lock::take(&output)?,
+            None => DirectoryLock::acquire(&output)?,
         };
         let log = options
             .log
@@ -108,7 +108,7 @@ impl Run {
         if let Some(path) = &options.plot {
             plot::check_writable(path)?;
         }
-        let trainer = Trainer::new(config, state, dataset, &device)?;
+        let trainer = Trainer::new(config, checkpoint, dataset, &device)?;
         let mut run = Self {
             progress: ProgressMeter::new(steps, trainer.last_step(), options.quiet),
             trainer,
@@ -144,7 +144,7 @@ impl Run {
                 None => Ok(()),
             };
             if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
-                match self.state(validation_loss)?.save(&self.output) {
+                match self.checkpoint(validation_loss)?.save(&self.output) {
                     Ok(()) => saved = Some(report.step),
                     // The model before it is still there, and the disk may have room again later.
                     Err(error) => self.progress.warn(&format!(
@@ -164,7 +164,7 @@ impl Run {
             let step = self.trainer.step_count();
             let validation = self.validation.as_ref();
             let loss = validation.and_then(|validation| validation.loss_at(step));
-            self.state(loss)?.save(&self.output)?;
+            self.checkpoint(loss)?.save(&self.output)?;
         }
         logged?;
         if let Some(path) = &self.plot {
@@ -205,18 +205,18 @@ impl Run {
     /// What the output holds when a run has failed: the last save that counts.
     fn kept(&self) -> String {
         let output = self.output.display();
-        match Snapshot::open(&self.output).and_then(|files| TrainState::load(&files)) {
-            Ok(state) => {
-                let step = console::thousands(state.progress.step);
+        match Snapshot::open(&self.output).and_then(|files| Checkpoint::load(&files)) {
+            Ok(checkpoint) => {
+                let step = console::group_thousands(checkpoint.state.step);
                 format!("{output} holds the model of step {step}")
             }
             Err(_) => format!("nothing was saved in {output}"),
         }
     }
 
-    fn state(&self, validation_loss: Option<f64>) -> Result<TrainState> {
+    fn checkpoint(&self, validation_loss: Option<f64>) -> Result<Checkpoint> {
         self.trainer
-            .state_to_keep(self.input.clone(), validation_loss)
+            .checked_checkpoint(self.input.clone(), validation_loss)
     }
 
     /// Says what was written, and shows what the model has learned; or how to go on, after a
@@ -233,7 +233,7 @@ impl Run {
             };
             let best = self.validation.as_ref().and_then(Validation::describe_best);
             let best = best.map_or(String::new(), |best| format!("; {best}"));
-            console::note(format_args!(
+            console::eprintln(format_args!(
                 "stopped after step {step}, saved in {output}{best}; go on with: microgpt train \
                 --resume {output}{more}"
             ));
@@ -244,19 +244,19 @@ impl Run {
             if validation.is_out_of_patience() {
                 self.progress.note(&format!(
                     "stopped at step {}: {} tests in a row brought no better model",
-                    console::thousands(step),
+                    console::group_thousands(step),
                     validation.tests_in_vain()
                 ));
             }
             let (best, loss) = validation.best();
             self.progress.note(&format!(
                 "saved   {output}, the best model by validation: step {}, loss {loss:.4}",
-                console::thousands(best)
+                console::group_thousands(best)
             ));
         } else {
             self.progress.note(&format!(
                 "saved   {output}, after {}",
-                console::counted(step, "step")
+                console::pluralize(step, "step")
             ));
         }
         self.progress.summary();

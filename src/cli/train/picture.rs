@@ -89,8 +89,8 @@ pub fn draw(curve: &LossCurve, ink: Ink, terminal: usize) -> Option<String> {
         let cells: String = (0..columns).map(cell).collect();
         text += &format!("{label:>7} {}\n", cells.trim_end_matches([' ', '\u{2800}']));
     }
-    let first = console::thousands(curve.steps.0);
-    let last = console::thousands(curve.steps.1);
+    let first = console::group_thousands(curve.steps.0);
+    let last = console::group_thousands(curve.steps.1);
     text += &format!(
         "{:>8}{first}{last:>width$}",
         "step ",

@@ -10,11 +10,11 @@ use super::super::{Failure, console, open_model};
 use super::input::Input;
 use super::memory;
 use super::options::{DeviceName, Options};
-use crate::data::{Corpus, CorpusKind, Dataset, HeldOut};
+use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
 use crate::engine::list_chars;
 use crate::model::{ModelConfig, ModelMeta};
-use crate::store::Lock;
-use crate::train::{Hyperparameters, TrainConfig, TrainState};
+use crate::store::DirectoryLock;
+use crate::train::{Checkpoint, Hyperparameters, TrainConfig};
 
 /// A run, checked as a whole; nothing is written yet.
 pub struct Plan<'a> {
@@ -22,13 +22,13 @@ pub struct Plan<'a> {
     pub input: Input,
     pub output: PathBuf,
     /// The hold on the output, if that is there already.
-    pub lock: Option<Lock>,
+    pub lock: Option<DirectoryLock>,
     pub device: Device,
     pub dataset: Dataset,
     /// What is kept to test on.
-    pub held_out: Option<HeldOut>,
+    pub held_out: Option<ValidationSet>,
     pub config: TrainConfig,
-    pub state: TrainState,
+    pub checkpoint: Checkpoint,
 }
 
 impl<'a> Plan<'a> {
@@ -38,7 +38,7 @@ impl<'a> Plan<'a> {
         let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
         // Before the model to go on from is read, so that nobody replaces it meanwhile.
         let lock = match output.is_dir() {
-            true => Some(Lock::take(&output)?),
+            true => Some(DirectoryLock::acquire(&output)?),
             false => None,
         };
         let device = options.device.open()?;
@@ -47,7 +47,9 @@ impl<'a> Plan<'a> {
         let input = input(&options, resumed.as_ref())?;
         let mut text = String::new();
         let corpus = input.read(kind, &mut text)?;
-        let before = resumed.as_ref().map(|state| state.progress.hyperparameters);
+        let before = resumed
+            .as_ref()
+            .map(|checkpoint| checkpoint.state.hyperparameters);
         let config = TrainConfig {
             steps: options.steps,
             hyperparameters: options.hyperparameters(before.unwrap_or_default())?,
@@ -55,16 +57,16 @@ impl<'a> Plan<'a> {
         };
         let hyperparameters = config.hyperparameters;
         options.check_tests(&hyperparameters)?;
-        let state = match resumed {
-            Some(state) => check_resumed(state, &corpus, &input)?,
+        let checkpoint = match resumed {
+            Some(checkpoint) => check_resumed(checkpoint, &corpus, &input)?,
             None => fresh(&corpus, &options, hyperparameters.seed)?,
         };
-        let block_size = state.meta.config.block_size;
-        let tokenizer = &state.meta.tokenizer;
+        let block_size = checkpoint.meta.config.block_size;
+        let tokenizer = &checkpoint.meta.tokenizer;
         let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
         let held_out = match hyperparameters.validation_fraction {
             0.0 => None,
-            fraction => Some(dataset.hold_out(fraction)?),
+            fraction => Some(dataset.split_validation(fraction)?),
         };
         let plan = Self {
             output,
@@ -73,7 +75,7 @@ impl<'a> Plan<'a> {
             dataset,
             held_out,
             config,
-            state,
+            checkpoint,
             input,
             options,
         };
@@ -92,20 +94,20 @@ impl<'a> Plan<'a> {
             n_head,
             n_layer,
             block_size,
-        } = self.state.meta.config;
-        console::note(format_args!(
+        } = self.checkpoint.meta.config;
+        console::eprintln(format_args!(
             "model   {} parameters: n_embd {n_embd}, n_head {n_head}, n_layer {n_layer}, \
             block_size {block_size}, vocabulary {}",
-            console::thousands(self.state.meta.parameters()? as u64),
-            self.state.meta.tokenizer.vocab_size(),
+            console::group_thousands(self.checkpoint.meta.parameters()? as u64),
+            self.checkpoint.meta.tokenizer.vocab_size(),
         ));
         self.say_training(corpus.kind());
         let device = match self.options.device {
             DeviceName::Cpu => "cpu",
             DeviceName::Metal => "metal",
         };
-        let threads = console::counted(self.config.threads as u64, "thread");
-        console::note(format_args!("on      {device}, {threads}"));
+        let threads = console::pluralize(self.config.threads as u64, "thread");
+        console::eprintln(format_args!("on      {device}, {threads}"));
         Ok(())
     }
 
@@ -116,26 +118,26 @@ impl<'a> Plan<'a> {
             CorpusKind::Continuous => "characters",
             CorpusKind::Conversations => "conversations",
         };
-        console::note(format_args!(
+        console::eprintln(format_args!(
             "text    {} {unit} from {}",
-            console::thousands(corpus.len() as u64),
+            console::group_thousands(corpus.len() as u64),
             self.input.describe(kind)
         ));
-        if self.dataset.cut > 0 {
-            console::note(format_args!(
+        if self.dataset.truncated > 0 {
+            console::eprintln(format_args!(
                 "        {} of them are longer than the context of {} tokens and are cut; \
                 --block-size sets it",
-                console::thousands(self.dataset.cut as u64),
-                self.state.meta.config.block_size,
+                console::group_thousands(self.dataset.truncated as u64),
+                self.checkpoint.meta.config.block_size,
             ));
         }
         if let Some(held_out) = &self.held_out {
-            console::note(format_args!(
+            console::eprintln(format_args!(
                 "        {} of them are held out, to test on every {}; the best model is kept",
-                console::thousands(held_out.count as u64),
+                console::group_thousands(held_out.count as u64),
                 match self.options.eval_every {
                     1 => "step".to_string(),
-                    steps => console::counted(steps, "step"),
+                    steps => console::pluralize(steps, "step"),
                 },
             ));
         }
@@ -155,28 +157,28 @@ impl<'a> Plan<'a> {
             seed,
             ..
         } = self.config.hyperparameters;
-        let from = match self.state.progress.step {
+        let from = match self.checkpoint.state.step {
             0 => String::new(),
-            step => format!(", from step {}", console::thousands(step)),
+            step => format!(", from step {}", console::group_thousands(step)),
         };
         let warmup = match warmup_steps {
             0 => String::new(),
-            steps => format!(" after {} of warm-up", console::counted(steps, "step")),
+            steps => format!(" after {} of warm-up", console::pluralize(steps, "step")),
         };
-        console::note(format_args!(
+        console::eprintln(format_args!(
             "train   {} of {batch_size} {unit}{from}, learning rate {lr} {}{warmup}, seed {seed}",
-            console::counted(self.config.steps, "step"),
+            console::pluralize(self.config.steps, "step"),
             schedule.name(),
         ));
     }
 }
 
 /// The kind of text: that of the resumed model, or the one that was asked for.
-fn kind(options: &Options, resumed: Option<&TrainState>) -> Result<CorpusKind> {
-    let Some(state) = resumed else {
+fn kind(options: &Options, resumed: Option<&Checkpoint>) -> Result<CorpusKind> {
+    let Some(checkpoint) = resumed else {
         return Ok(options.kind.unwrap_or(CorpusKind::Documents));
     };
-    let kind = state.meta.tokenizer.kind();
+    let kind = checkpoint.meta.tokenizer.kind();
     if options.kind.is_some_and(|asked| asked != kind) {
         let (what, how) = match kind {
             CorpusKind::Documents => ("documents, a line each", "without --chat and --text"),
@@ -189,8 +191,8 @@ fn kind(options: &Options, resumed: Option<&TrainState>) -> Result<CorpusKind> {
 }
 
 /// Where the text is: where `--input` says, or where the resumed run had it.
-fn input(options: &Options, resumed: Option<&TrainState>) -> Result<Input> {
-    let recorded = resumed.and_then(|state| state.progress.input.clone());
+fn input(options: &Options, resumed: Option<&Checkpoint>) -> Result<Input> {
+    let recorded = resumed.and_then(|checkpoint| checkpoint.state.input.clone());
     let input = Input::from_name(options.input.clone().or(recorded.map(PathBuf::from)));
     if input == Input::Stdin && options.input.is_none() {
         bail!("this model was trained on standard input; give its text again, with --input");
@@ -198,31 +200,31 @@ fn input(options: &Options, resumed: Option<&TrainState>) -> Result<Input> {
     Ok(input)
 }
 
-/// The state to go on from.
-fn load_resumed(dir: &Path) -> Result<TrainState> {
-    TrainState::load(&open_model(dir)?)
+/// The checkpoint to go on from.
+fn load_resumed(dir: &Path) -> Result<Checkpoint> {
+    Checkpoint::load(&open_model(dir)?)
 }
 
 /// Makes sure that a resumed model can learn from a text.
-fn check_resumed(state: TrainState, corpus: &Corpus, input: &Input) -> Result<TrainState> {
-    let unknown = state.meta.tokenizer.unknown(corpus.texts());
+fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Result<Checkpoint> {
+    let unknown = checkpoint.meta.tokenizer.unknown_chars(corpus.texts());
     ensure!(
         unknown.is_empty(),
         "{} has characters that the resumed model doesn't know: {}",
         input.describe(corpus.kind()),
         list_chars(&unknown)
     );
-    Ok(state)
+    Ok(checkpoint)
 }
 
-/// The state of a new model before its first step.
-fn fresh(corpus: &Corpus, options: &Options, seed: u64) -> Result<TrainState> {
+/// The checkpoint of a new model before its first step.
+fn fresh(corpus: &Corpus, options: &Options, seed: u64) -> Result<Checkpoint> {
     let meta = ModelMeta {
         config: options.config,
         tokenizer: corpus.tokenizer(),
     };
     check_memory(meta.parameters()?)?;
-    Ok(TrainState::fresh(meta, seed))
+    Ok(Checkpoint::initial(meta, seed))
 }
 
 /// Refuses a model that is beyond this machine's memory, before the system ends the program.
@@ -236,8 +238,8 @@ fn check_memory(parameters: usize) -> Result<()> {
     if !fits {
         bail!(
             "a model of {} parameters needs {} MB of memory, more than there is",
-            console::thousands(parameters as u64),
-            console::thousands(bytes as u64 / 1_000_000)
+            console::group_thousands(parameters as u64),
+            console::group_thousands(bytes as u64 / 1_000_000)
         );
     }
     Ok(())

@@ -152,7 +152,7 @@ fn grid(axes: &Axes, interval: f64) -> String {
             "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
             axes.x(step),
             HEIGHT - MARGINS[3] + 20.0,
-            console::thousands(step as u64)
+            console::group_thousands(step as u64)
         );
         step += interval;
     }

@@ -1,7 +1,7 @@
 //! Testing a model on what was held out while it learns, and keeping the best.
 //!
 //! The best model so far is kept in the subdirectory `best` of the output, a model directory by
-//! itself, so that no interruption loses it while the output holds the state to go on from. At the
+//! itself, so that no interruption loses it while the output holds the checkpoint to go on from. At the
 //! end it takes the output's place.
 
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 
 use super::super::console;
 use super::options::Options;
-use crate::data::{Batch, HeldOut};
+use crate::data::{Batch, ValidationSet};
 use crate::store::Snapshot;
-use crate::train::{TrainState, Trainer};
+use crate::train::{Checkpoint, Trainer};
 
 /// How many tokens are tested at a time: what a training step of a usual size takes.
 const BATCH_TOKENS: usize = 2048;
@@ -38,7 +38,7 @@ struct Tested {
 }
 
 impl Validation {
-    pub fn new(held_out: &HeldOut, options: &Options, output: &Path) -> Self {
+    pub fn new(held_out: &ValidationSet, options: &Options, output: &Path) -> Self {
         Self {
             batches: held_out.batches(BATCH_TOKENS),
             every: options.eval_every,
@@ -62,18 +62,18 @@ impl Validation {
         if !dir.exists() {
             return Ok(());
         }
-        let state = TrainState::load(&Snapshot::open(&dir)?)?;
-        let before = state.progress.validation_loss;
-        let same_test = state.progress.hyperparameters.seed == trainer.hyperparameters().seed
-            && state.progress.hyperparameters.validation_fraction
+        let checkpoint = Checkpoint::load(&Snapshot::open(&dir)?)?;
+        let before = checkpoint.state.validation_loss;
+        let same_test = checkpoint.state.hyperparameters.seed == trainer.hyperparameters().seed
+            && checkpoint.state.hyperparameters.validation_fraction
                 == trainer.hyperparameters().validation_fraction
-            && state.progress.input.as_deref() == input;
+            && checkpoint.state.input.as_deref() == input;
         if let (Some(loss), Some(best)) = (before, self.best)
             && same_test
             && loss < best.loss
         {
-            state.save(&self.dir)?;
-            let step = state.progress.step;
+            checkpoint.save(&self.dir)?;
+            let step = checkpoint.state.step;
             self.best = Some(Tested { step, loss });
         }
         Ok(())
@@ -91,8 +91,8 @@ impl Validation {
         self.latest = Some(Tested { step, loss });
         let is_best = self.best.is_none_or(|best| loss < best.loss);
         if is_best {
-            let state = trainer.state_to_keep(input.map(str::to_string), Some(loss))?;
-            state
+            let checkpoint = trainer.checked_checkpoint(input.map(str::to_string), Some(loss))?;
+            checkpoint
                 .save(&self.dir)
                 .context("cannot keep the best model so far")?;
             self.best = self.latest;
@@ -129,7 +129,7 @@ impl Validation {
         let best = self.best?;
         Some(format!(
             "the best model so far, of step {} with validation loss {:.4}, is in {}",
-            console::thousands(best.step),
+            console::group_thousands(best.step),
             best.loss,
             self.dir.display()
         ))
@@ -137,7 +137,7 @@ impl Validation {
 
     /// Leaves the best model in the output.
     pub fn keep_best(&self, output: &Path) -> Result<()> {
-        let best = TrainState::load(&Snapshot::open(&self.dir)?)?;
+        let best = Checkpoint::load(&Snapshot::open(&self.dir)?)?;
         best.save(output)?;
         std::fs::remove_dir_all(&self.dir)
             .with_context(|| format!("cannot remove {}", self.dir.display()))
