@@ -1,39 +1,39 @@
-//! The texts that the program brings along, for `train` to learn from when it is given nothing else.
+//! The built-in training texts.
+
+use std::ops::RangeInclusive;
 
 use anyhow::Result;
 
-use super::{Corpus, Message};
+use super::corpus::parse_conversations;
+use super::message::Message;
 
-/// First names from many languages, one a line.
+/// First names from many languages, one per line.
 pub const BUILT_IN_NAMES: &str = include_str!("names.txt");
 
-/// Short conversations, one a line as JSON.
-pub const BUILT_IN_CONVERSATIONS: &str = include_str!("conversations.jsonl");
+/// Short conversations as JSON, one per line.
+const SHORT_CONVERSATIONS: &str = include_str!("conversations.jsonl");
 
-/// How many longer conversations are made of the short ones.
-const STRUNG_TOGETHER: usize = 5000;
+/// The number of long conversations joined from short ones.
+const LONG_CONVERSATIONS: usize = 5000;
 
-/// About how long a longer conversation is, in tokens.
-const STRUNG_TOKENS: std::ops::RangeInclusive<usize> = 60..=280;
+/// The length of a long conversation in tokens, give or take a short one.
+const LONG_TOKENS: RangeInclusive<usize> = 60..=280;
 
-/// The built-in conversations, and many longer ones, strung together from them at random.
+/// Returns the built-in conversations, and long ones joined from them at random.
 ///
-/// From the short ones alone, a model learns to answer the first message and nothing after it, for
-/// it never sees a question late in its context. Asked 300 of the questions in conversations of
-/// seven turns, a model of 64/4/2/256 after 2,000 steps answered 43 as it was taught (all the first
-/// ones, no others); with the longer ones, 298.
-pub fn built_in_conversations() -> Result<Corpus<'static>> {
-    let Corpus::Conversations(mut conversations) = Corpus::conversations(BUILT_IN_CONVERSATIONS)?
-    else {
-        unreachable!("conversations are conversations");
-    };
+/// Short conversations alone teach a model to answer the first message only, because it never sees a
+/// question late in its context. Asked 300 of the questions in conversations of seven turns, a model
+/// of 64/4/2/256 after 2,000 steps gave 43 of the trained answers, all to first messages; with the
+/// long conversations, 298.
+pub fn built_in_conversations() -> Result<Vec<Vec<Message>>> {
+    let mut conversations = parse_conversations(SHORT_CONVERSATIONS)?;
     let short = conversations.len();
     let mut rng = fastrand::Rng::with_seed(0);
-    for _ in 0..STRUNG_TOGETHER {
-        let length = rng.usize(STRUNG_TOKENS);
+    for _ in 0..LONG_CONVERSATIONS {
+        let min_tokens = rng.usize(LONG_TOKENS);
         let mut messages: Vec<Message> = Vec::new();
         let mut tokens = 0;
-        while tokens < length {
+        while tokens < min_tokens {
             let next = &conversations[rng.usize(..short)];
             tokens += next
                 .iter()
@@ -41,27 +41,27 @@ pub fn built_in_conversations() -> Result<Corpus<'static>> {
                 .sum::<usize>();
             messages.extend_from_slice(next);
         }
-        // Some begin with a reply, as they do when a chat has become too long for the context.
+        // Half of them begin with a reply, like a chat truncated to the context.
         if rng.bool() {
             messages.remove(0);
         }
         conversations.push(messages);
     }
-    Ok(Corpus::Conversations(conversations))
+    Ok(conversations)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::Role;
+    use super::super::message::Role;
     use super::*;
 
     #[test]
-    fn the_names_are_what_the_documentation_says() {
+    fn names_match_the_documentation() {
         let names: Vec<&str> = BUILT_IN_NAMES.lines().collect();
-        let different: HashSet<_> = names.iter().collect();
-        assert!(different.len() >= 2000 && different.len() == names.len());
+        let distinct: HashSet<_> = names.iter().collect();
+        assert!(distinct.len() >= 2000 && distinct.len() == names.len());
         assert!(
             names
                 .iter()
@@ -70,25 +70,23 @@ mod tests {
     }
 
     #[test]
-    fn the_conversations_are_what_the_documentation_says() {
-        let Corpus::Conversations(all) = built_in_conversations().unwrap() else {
-            panic!("not conversations");
-        };
-        let short = &all[..all.len() - STRUNG_TOGETHER];
-        let different: HashSet<String> = short.iter().map(|c| format!("{c:?}")).collect();
-        assert!(different.len() >= 200 && different.len() == short.len());
+    fn conversations_match_the_documentation() {
+        let all = built_in_conversations().unwrap();
+        let short = &all[..all.len() - LONG_CONVERSATIONS];
+        let distinct: HashSet<String> = short.iter().map(|c| format!("{c:?}")).collect();
+        assert!(distinct.len() >= 200 && distinct.len() == short.len());
         for conversation in short {
             let tokens: usize = conversation
                 .iter()
                 .map(|m| m.content.chars().count() + 2)
                 .sum();
-            assert!(tokens + 2 <= 128, "it is short");
+            assert!(tokens + 2 <= 128);
             assert_eq!(conversation[0].role, Role::User);
         }
-        let taking_turns = |c: &Vec<Message>| c.windows(2).all(|pair| pair[0].role != pair[1].role);
+        let alternates = |c: &Vec<Message>| c.windows(2).all(|pair| pair[0].role != pair[1].role);
         assert!(
             all.iter()
-                .all(|c| taking_turns(c) && c.last().unwrap().role == Role::Assistant)
+                .all(|c| alternates(c) && c.last().unwrap().role == Role::Assistant)
         );
     }
 }

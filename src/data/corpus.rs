@@ -1,22 +1,12 @@
-//! What a model is trained on: documents, one a line; conversations, one a line as JSON; or one
-//! continuous text.
+//! A training text, split into documents or conversations.
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Message, Tokenizer, parse_conversation};
+use super::corpus_kind::CorpusKind;
+use super::message::{Message, parse_conversation};
+use super::tokenizer::Tokenizer;
 
-/// The kinds of text that there are models of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CorpusKind {
-    /// A document a line.
-    Documents,
-    /// One text without a beginning or an end that would matter.
-    Continuous,
-    /// A conversation a line.
-    Conversations,
-}
-
-/// A training text, taken apart.
+/// A training text.
 pub enum Corpus<'a> {
     Documents(Vec<&'a str>),
     Continuous(&'a str),
@@ -24,29 +14,29 @@ pub enum Corpus<'a> {
 }
 
 impl<'a> Corpus<'a> {
-    /// Takes a text of the given kind apart. Errors where it is empty or of another kind.
+    /// Parses a text of the given kind. Errors if it is empty or of another kind.
     pub fn new(text: &'a str, kind: CorpusKind) -> Result<Self> {
         match kind {
             CorpusKind::Documents => Self::documents(text),
             CorpusKind::Continuous => Self::continuous(text),
-            CorpusKind::Conversations => Self::conversations(text),
+            CorpusKind::Conversations => Ok(Corpus::Conversations(parse_conversations(text)?)),
         }
     }
 
-    /// Documents are the lines of `text`, trimmed, less the empty ones. Errors where there is none,
-    /// and where they are conversations, which are hardly meant to be learned as JSON.
+    /// Takes each non-empty line as a document, trimmed. Errors if there is none, or if the lines are
+    /// conversations in JSON.
     pub fn documents(text: &'a str) -> Result<Self> {
-        let documents: Vec<&str> = lines(text).map(|(_, line)| line).collect();
+        let documents: Vec<&str> = numbered_lines(text).map(|(_, line)| line).collect();
         let Some(first) = documents.first() else {
             bail!("there is no text to train on, only empty lines");
         };
         if first.starts_with("[{") && parse_conversation(first).is_ok() {
-            bail!("these are conversations, a line each: train on them with --chat");
+            bail!("the lines are conversations; train on them with --chat");
         }
         Ok(Corpus::Documents(documents))
     }
 
-    /// All of `text`, as it is. Errors where it has no two characters.
+    /// Takes all of `text`, white space included. Errors if it has fewer than two characters.
     pub fn continuous(text: &'a str) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.trim().is_empty() || text.chars().nth(1).is_none() {
@@ -55,29 +45,7 @@ impl<'a> Corpus<'a> {
         Ok(Corpus::Continuous(text))
     }
 
-    /// Conversations are the non-empty lines of `text`, as JSON. Errors name the line.
-    pub fn conversations(text: &str) -> Result<Self> {
-        let conversations = lines(text)
-            .map(|(number, line)| {
-                let messages = parse_conversation(line).with_context(|| {
-                    format!(
-                        "line {number} is not a conversation, [{{\"role\": \"user\", \
-                        \"content\": \"…\"}}, …] (plain text is trained on without --chat)"
-                    )
-                })?;
-                if messages.is_empty() {
-                    bail!("line {number} is a conversation without messages");
-                }
-                Ok(messages)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if conversations.is_empty() {
-            bail!("there is no conversation to train on, only empty lines");
-        }
-        Ok(Corpus::Conversations(conversations))
-    }
-
-    /// How many documents, characters or conversations there are.
+    /// The number of documents, characters or conversations.
     #[allow(clippy::len_without_is_empty)] // a corpus is never empty
     pub fn len(&self) -> usize {
         match self {
@@ -87,7 +55,7 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    /// All the text that the model is to learn the characters of.
+    /// Iterates over the strings that the vocabulary is built from.
     pub fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
             Corpus::Documents(documents) => Box::new(documents.iter().copied()),
@@ -109,13 +77,13 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    /// The vocabulary of this text.
+    /// Creates the tokenizer of this text.
     pub fn tokenizer(&self) -> Tokenizer {
         Tokenizer::from_texts(self.texts(), self.kind())
     }
 
-    /// Calls `visit` with each document's tokens, a continuous text being one. Errors where
-    /// `tokenizer` is of another kind.
+    /// Visits the tokens of each document; a continuous text is one document. Errors if the
+    /// tokenizer is of another kind.
     pub fn for_each(&self, tokenizer: &Tokenizer, mut visit: impl FnMut(Vec<u32>)) -> Result<()> {
         match (self, tokenizer.kind()) {
             (Corpus::Documents(documents), CorpusKind::Documents) => {
@@ -127,12 +95,12 @@ impl<'a> Corpus<'a> {
                 visit(tokenizer.encode(text).collect())
             }
             (Corpus::Conversations(conversations), CorpusKind::Conversations) => {
-                let chat = tokenizer.chat_tokens().expect("its kind has them");
+                let chat = tokenizer.chat_tokens().expect("the kind is checked");
                 conversations
                     .iter()
                     .for_each(|messages| visit(tokenizer.encode_conversation(chat, messages)));
             }
-            (_, CorpusKind::Documents) => bail!("this model is trained on documents, a line each"),
+            (_, CorpusKind::Documents) => bail!("this model is trained on documents, one per line"),
             (_, CorpusKind::Continuous) => bail!("this model is trained on one continuous text"),
             (_, CorpusKind::Conversations) => bail!("this model is trained on conversations"),
         }
@@ -140,23 +108,45 @@ impl<'a> Corpus<'a> {
     }
 }
 
-/// The non-empty lines, trimmed, with their numbers from 1.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+/// Parses conversations as JSON, one per non-empty line. Errors name the line.
+pub fn parse_conversations(text: &str) -> Result<Vec<Vec<Message>>> {
+    let parse = |(number, line)| {
+        let messages = parse_conversation(line).with_context(|| {
+            format!(
+                "line {number} is not a conversation, [{{\"role\": \"user\", \"content\": \
+                \"…\"}}, …] (for plain text, leave out --chat)"
+            )
+        })?;
+        if messages.is_empty() {
+            bail!("line {number} is a conversation without messages");
+        }
+        Ok(messages)
+    };
+    let conversations = numbered_lines(text)
+        .map(parse)
+        .collect::<Result<Vec<_>>>()?;
+    if conversations.is_empty() {
+        bail!("there is no conversation to train on, only empty lines");
+    }
+    Ok(conversations)
+}
+
+/// Iterates over the non-empty lines, trimmed, with their numbers from 1.
+fn numbered_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.lines()
-        .map(str::trim)
-        .enumerate()
+    let lines = text.lines().map(str::trim).enumerate();
+    lines
         .map(|(i, line)| (i + 1, line))
         .filter(|(_, line)| !line.is_empty())
 }
 
-/// Bytes as text. Errors where they are not UTF-8, or hold a NUL: such a file is no text, and `-0`
-/// could not tell its samples apart.
+/// Decodes UTF-8. Errors name the line. NUL is refused because `generate --null` ends samples with
+/// it.
 pub fn decode_utf8(bytes: Vec<u8>) -> Result<String> {
     let line = |at: usize, bytes: &[u8]| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
     if let Some(at) = bytes.iter().position(|&b| b == 0) {
         bail!(
-            "line {} holds a NUL byte, so this is not text",
+            "line {} has a NUL byte, which text does not contain",
             line(at, &bytes)
         );
     }
@@ -171,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_the_non_empty_lines_trimmed() {
+    fn documents_are_trimmed_non_empty_lines() {
         let Corpus::Documents(documents) =
             Corpus::documents("\u{feff} emma \r\n\n\t\nava").unwrap()
         else {
@@ -185,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_continuous_text_is_kept_as_it_is() {
+    fn continuous_text_keeps_white_space() {
         let corpus = Corpus::continuous("\u{feff} ab \n\nc\n").unwrap();
         assert_eq!(corpus.len(), 8);
         let mut tokens = Vec::new();
@@ -197,18 +187,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_conversation_is_named_by_its_line() {
+    fn conversation_error_names_the_line() {
         let text = "\n[{\"role\": \"user\", \"content\": \"hi\"}]\nhello\n";
-        let error = Corpus::conversations(text).err().unwrap();
+        let error = parse_conversations(text).err().unwrap();
         assert!(
             format!("{error:#}").starts_with("line 3 is not a conversation"),
             "{error:#}"
         );
-        assert!(Corpus::conversations("[]").is_err());
+        assert!(parse_conversations("[]").is_err());
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_named_by_its_line() {
+    fn utf8_error_names_the_line() {
         let error = decode_utf8(b"ab\ncd\n\xff\n".to_vec()).unwrap_err();
         assert_eq!(error.to_string(), "line 3 is not UTF-8 text");
     }

@@ -1,35 +1,36 @@
-//! The tokens of a training text, and the batches taken from them.
+//! Training batches from tokenized text.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use super::{Corpus, Tokenizer};
+use super::corpus::Corpus;
+use super::tokenizer::Tokenizer;
 
-/// The tokens of a training text, and the order in which training takes pieces of it.
+/// The tokens of a training text and the order of its examples.
 pub struct Dataset {
     tokens: Vec<u32>,
-    pieces: Pieces,
-    /// How many documents were cut to fit the context.
+    examples: Examples,
+    /// The number of documents truncated to the context.
     pub truncated: usize,
 }
 
-/// What a batch is made of.
-enum Pieces {
-    /// Documents end to end: document `d` is `tokens[offsets[d]..offsets[d + 1]]`. They are taken
-    /// in a given order, over and over.
+/// The division of a dataset into examples.
+enum Examples {
+    /// Documents end to end, in shuffled order: document `d` is `tokens[offsets[d]..offsets[d + 1]]`.
     Documents {
         offsets: Vec<usize>,
         order: Vec<u32>,
     },
-    /// Windows of so many tokens, and one more to predict, from anywhere in a continuous text.
+    /// Windows of `length + 1` tokens at random positions of a continuous text.
     Windows { length: usize, seed: u64 },
 }
 
 impl Dataset {
-    /// Tokenizes a corpus; documents of more than `block_size + 1` tokens are cut there. The seed
-    /// gives the order in which they are taken.
+    /// Tokenizes a corpus and truncates its documents to `block_size + 1` tokens. The seed determines
+    /// the order of the examples.
     pub fn new(
         corpus: &Corpus,
         tokenizer: &Tokenizer,
@@ -39,154 +40,146 @@ impl Dataset {
         if let Corpus::Continuous(_) = corpus {
             let mut tokens = Vec::new();
             corpus.for_each(tokenizer, |text| tokens = text)?;
-            return Ok(Self::windows(tokens, block_size, seed));
+            let length = block_size.min(tokens.len() - 1);
+            return Ok(Self {
+                tokens,
+                examples: Examples::Windows { length, seed },
+                truncated: 0,
+            });
         }
         let (mut tokens, mut offsets, mut truncated) = (Vec::new(), vec![0], 0);
         corpus.for_each(tokenizer, |document| {
-            let kept = document.len().min(block_size + 1);
-            truncated += usize::from(kept < document.len());
-            tokens.extend_from_slice(&document[..kept]);
+            let length = document.len().min(block_size + 1);
+            truncated += usize::from(length < document.len());
+            tokens.extend_from_slice(&document[..length]);
             offsets.push(tokens.len());
         })?;
         let mut order: Vec<u32> = (0..offsets.len() as u32 - 1).collect();
         fastrand::Rng::with_seed(seed).shuffle(&mut order);
         Ok(Self {
             tokens,
-            pieces: Pieces::Documents { offsets, order },
+            examples: Examples::Documents { offsets, order },
             truncated,
         })
     }
 
-    fn windows(tokens: Vec<u32>, block_size: usize, seed: u64) -> Self {
-        let length = block_size.min(tokens.len() - 1);
-        Self {
-            tokens,
-            pieces: Pieces::Windows { length, seed },
-            truncated: 0,
-        }
-    }
-
-    /// Takes documents in the order in which the corpus has them.
+    /// Restores the documents' order in the corpus.
     pub fn unshuffled(mut self) -> Self {
-        if let Pieces::Documents { order, .. } = &mut self.pieces {
+        if let Examples::Documents { order, .. } = &mut self.examples {
             order.sort_unstable();
         }
         self
     }
 
-    /// Takes a share away, to test on: the documents that come last in the order, or the last part
-    /// of a continuous text. Errors where that leaves nothing to train or to test on.
+    /// Removes a fraction of the data for validation: the last documents in shuffled order, or the
+    /// end of a continuous text. Errors if either part would be empty.
     pub fn split_validation(&mut self, fraction: f64) -> Result<ValidationSet> {
-        let share = |total: usize| (total as f64 * fraction).round() as usize;
-        match &mut self.pieces {
-            Pieces::Documents { offsets, order } => {
-                let count = share(order.len()).max(1);
+        let part_of = |total: usize| (total as f64 * fraction).round() as usize;
+        match &mut self.examples {
+            Examples::Documents { offsets, order } => {
+                let count = part_of(order.len()).max(1);
                 ensure!(
                     count < order.len(),
                     "--validation-fraction {fraction} of {} leaves nothing to train on",
                     order.len()
                 );
-                let held_out = order.split_off(order.len() - count);
+                let validation_order = order.split_off(order.len() - count);
                 let document = |&d: &u32| self.tokens[range(offsets, d)].to_vec();
-                let documents = held_out.iter().map(document).collect();
-                Ok(ValidationSet { documents, count })
+                let examples = validation_order.iter().map(document).collect();
+                Ok(ValidationSet { examples, count })
             }
-            Pieces::Windows { length, .. } => {
-                let count = share(self.tokens.len());
+            Examples::Windows { length, .. } => {
+                let count = part_of(self.tokens.len());
                 ensure!(
                     count > 1 && self.tokens.len() - count > 1,
                     "--validation-fraction {fraction} of {} characters leaves too few",
                     self.tokens.len()
                 );
                 let tokens = self.tokens.split_off(self.tokens.len() - count);
-                // Each token but the first is predicted once: a window begins with the last one
-                // of the window before.
+                // Adjacent windows overlap by one token, so that every token but the first is
+                // predicted once.
                 let starts = (0..tokens.len() - 1).step_by(*length);
                 let window = |start: usize| tokens[start..].iter().take(*length + 1);
-                let documents = starts.map(|start| window(start).copied().collect());
-                let documents = documents.collect();
+                let examples = starts.map(|start| window(start).copied().collect());
+                let examples = examples.collect();
                 *length = (*length).min(self.tokens.len() - 1);
-                Ok(ValidationSet { documents, count })
+                Ok(ValidationSet { examples, count })
             }
         }
     }
 
-    /// The batch of `count` documents from the one with number `first` in their order, beginning
-    /// again after the last. It comes in at most `parts` parts of about the same number of tokens.
-    pub fn batch(&self, first: u64, count: usize, parts: usize) -> Vec<Batch> {
-        let piece = |number| self.piece(first.wrapping_add(number));
-        let documents: Vec<&[u32]> = (0..count as u64).map(piece).collect();
-        let sizes: Vec<usize> = documents
-            .iter()
-            .map(|document| document.len() - 1)
-            .collect();
-        let part = |dealt: Vec<usize>| -> Vec<&[u32]> {
-            dealt.into_iter().map(|i| documents[i]).collect()
-        };
-        let parts = partition(&sizes, parts).into_iter().map(part);
-        parts
-            .filter(|part| !part.is_empty())
-            .map(|part| Batch::new(&part))
+    /// Returns `count` examples from number `first` on, wrapping around at the last document. The
+    /// batch comes in at most `shards` shards with about the same number of tokens each.
+    pub fn batch(&self, first: u64, count: usize, shards: usize) -> Vec<Batch> {
+        let example = |i| self.example(first.wrapping_add(i));
+        let examples: Vec<&[u32]> = (0..count as u64).map(example).collect();
+        let sizes: Vec<usize> = examples.iter().map(|example| example.len() - 1).collect();
+        partition(&sizes, shards)
+            .into_iter()
+            .filter(|shard| !shard.is_empty())
+            .map(|shard| {
+                let examples: Vec<&[u32]> = shard.into_iter().map(|i| examples[i]).collect();
+                Batch::new(&examples)
+            })
             .collect()
     }
 
-    /// The document, or window, with this number in the order of training.
-    fn piece(&self, number: u64) -> &[u32] {
-        match &self.pieces {
-            Pieces::Documents { offsets, order } => {
-                let place = (number % order.len() as u64) as usize;
-                &self.tokens[range(offsets, order[place])]
+    /// Returns the example with this number in training order.
+    fn example(&self, number: u64) -> &[u32] {
+        match &self.examples {
+            Examples::Documents { offsets, order } => {
+                let index = (number % order.len() as u64) as usize;
+                &self.tokens[range(offsets, order[index])]
             }
-            Pieces::Windows { length, seed } => {
-                // Neighbouring numbers give unrelated places once they have gone through a
-                // generator themselves.
-                let number = fastrand::Rng::with_seed(number).u64(..);
+            Examples::Windows { length, seed } => {
+                // Hashing the number decorrelates the generators of adjacent windows.
+                let hash = fastrand::Rng::with_seed(number).u64(..);
                 let start =
-                    fastrand::Rng::with_seed(seed ^ number).usize(..self.tokens.len() - length);
+                    fastrand::Rng::with_seed(seed ^ hash).usize(..self.tokens.len() - length);
                 &self.tokens[start..=start + length]
             }
         }
     }
 }
 
-/// Deals things of these sizes to so many hands, by their numbers: the largest first, each to the hand
-/// that has least, since work is done when the fullest hand is. A single hand has them in their order.
-pub fn partition(sizes: &[usize], hands: usize) -> Vec<Vec<usize>> {
-    let mut numbers: Vec<usize> = (0..sizes.len()).collect();
-    if hands > 1 {
-        numbers.sort_by_key(|&i| Reverse(sizes[i]));
+/// Partitions the indices of `sizes` into shards of about the same total size: greedily, the largest
+/// first, into the smallest shard. A single shard keeps the order.
+pub fn partition(sizes: &[usize], shards: usize) -> Vec<Vec<usize>> {
+    let mut indices: Vec<usize> = (0..sizes.len()).collect();
+    if shards > 1 {
+        indices.sort_by_key(|&i| Reverse(sizes[i]));
     }
-    let mut dealt = vec![(0, Vec::new()); hands];
-    for i in numbers {
-        let least = dealt.iter_mut().min_by_key(|(size, _)| *size);
-        let (size, hand) = least.expect("there is a hand");
+    let mut shards = vec![(0, Vec::new()); shards];
+    for i in indices {
+        let smallest = shards.iter_mut().min_by_key(|(size, _)| *size);
+        let (size, shard) = smallest.expect("there is at least one shard");
         *size += sizes[i];
-        hand.push(i);
+        shard.push(i);
     }
-    dealt.into_iter().map(|(_, hand)| hand).collect()
+    shards.into_iter().map(|(_, shard)| shard).collect()
 }
 
-/// Where in the tokens a document is.
-fn range(offsets: &[usize], document: u32) -> std::ops::Range<usize> {
+/// The range of a document's tokens.
+fn range(offsets: &[usize], document: u32) -> Range<usize> {
     offsets[document as usize]..offsets[document as usize + 1]
 }
 
-/// What is kept from training, to test on.
+/// The examples held out for validation.
 pub struct ValidationSet {
-    documents: Vec<Vec<u32>>,
-    /// How many documents that is, or characters of a continuous text.
+    examples: Vec<Vec<u32>>,
+    /// The number of documents, or of characters of a continuous text.
     pub count: usize,
 }
 
 impl ValidationSet {
-    /// All of it, in batches of about `tokens` tokens.
-    pub fn batches(&self, tokens: usize) -> Vec<Batch> {
+    /// Returns all examples, in batches of at least `min_tokens` tokens but for the last.
+    pub fn batches(&self, min_tokens: usize) -> Vec<Batch> {
         let mut batches = Vec::new();
         let (mut batch, mut size) = (Vec::new(), 0);
-        for document in &self.documents {
-            batch.push(&document[..]);
-            size += document.len() - 1;
-            if size >= tokens {
+        for example in &self.examples {
+            batch.push(&example[..]);
+            size += example.len() - 1;
+            if size >= min_tokens {
                 batches.push(Batch::new(&batch));
                 (batch, size) = (Vec::new(), 0);
             }
@@ -198,16 +191,16 @@ impl ValidationSet {
     }
 }
 
-/// The tokens of some documents, packed end to end, ready for the model; `N` in all.
+/// Documents packed end to end without padding, `N` tokens in all.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// What the model sees, `[N]`: each document but its last token.
+    /// The model's input, `[N]`: each document without its last token.
     pub tokens: Arc<[u32]>,
-    /// Where in its document each token stands, `[N]`.
+    /// The position of each token in its document, `[N]`.
     pub positions: Arc<[u32]>,
-    /// What comes next, `[N]`: each document but its first token.
+    /// The next tokens, `[N]`: each document without its first token.
     pub targets: Arc<[u32]>,
-    /// Document `d` is `offsets[d]..offsets[d + 1]` of the above.
+    /// The bounds of the documents: document `d` is `offsets[d]..offsets[d + 1]` of the above.
     pub offsets: Arc<[usize]>,
 }
 
@@ -241,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_packed_without_padding() {
+    fn batch_is_packed_without_padding() {
         let dataset = dataset("ab\nc\ndefg", 4, 1).unshuffled();
         assert_eq!(dataset.truncated, 1);
         let [batch] = &dataset.batch(4, 3, 1)[..] else {
-            panic!("more than one part")
+            panic!("more than one shard")
         };
         assert_eq!(*batch.tokens, [7, 2, 7, 3, 4, 5, 7, 0, 1]);
         assert_eq!(*batch.targets, [2, 7, 3, 4, 5, 6, 0, 1, 7]);
@@ -254,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_follows_the_seed_and_loses_nothing() {
+    fn order_is_a_permutation_by_seed() {
         let order = |seed| {
             let dataset = dataset("a\nb\nc\nd\ne\nf\ng", 4, seed);
             dataset.batch(0, 7, 1)[0].tokens.to_vec()
@@ -268,30 +261,30 @@ mod tests {
     }
 
     #[test]
-    fn parts_share_the_tokens_and_lose_none() {
+    fn shards_are_balanced_and_complete() {
         let text: String = (0..40).map(|d| "x".repeat(1 + d % 7) + "\n").collect();
         let dataset = dataset(&text, 16, 1);
         let whole = dataset.batch(3, 40, 1)[0].tokens.len();
-        for parts in 1..50 {
+        for shards in 1..50 {
             let sizes: Vec<usize> = dataset
-                .batch(3, 40, parts)
+                .batch(3, 40, shards)
                 .iter()
                 .map(|b| b.tokens.len())
                 .collect();
             assert_eq!(sizes.iter().sum::<usize>(), whole);
-            assert!(sizes.len() <= parts && sizes.iter().all(|&n| n > 0));
+            assert!(sizes.len() <= shards && sizes.iter().all(|&n| n > 0));
             assert!(
-                sizes.iter().all(|n| *n <= whole / parts + 8),
-                "{parts}: {sizes:?}"
+                sizes.iter().all(|n| *n <= whole / shards + 8),
+                "{shards}: {sizes:?}"
             );
-            if parts <= 4 {
-                assert!(sizes.iter().all(|n| n.abs_diff(whole / parts) <= 1));
+            if shards <= 4 {
+                assert!(sizes.iter().all(|n| n.abs_diff(whole / shards) <= 1));
             }
         }
     }
 
     #[test]
-    fn what_is_held_out_is_not_trained_on() {
+    fn validation_documents_are_not_trained_on() {
         let text: String = ('a'..='t').map(|c| format!("{c}\n")).collect();
         let tokens = |batches: Vec<Batch>| {
             let tokens = batches.iter().flat_map(|b| b.targets.to_vec());
@@ -300,10 +293,10 @@ mod tests {
             tokens
         };
         let mut split = dataset(&text, 4, 5);
-        let held_out = split.split_validation(0.25).unwrap();
-        assert_eq!(held_out.count, 5);
+        let validation = split.split_validation(0.25).unwrap();
+        assert_eq!(validation.count, 5);
         let mut all = tokens(split.batch(0, 15, 2));
-        all.extend(tokens(held_out.batches(3)));
+        all.extend(tokens(validation.batches(3)));
         all.sort_unstable();
         assert_eq!(all, (0..20).collect::<Vec<u32>>());
         assert!(dataset("a\nb", 4, 1).split_validation(0.9).is_err());
@@ -311,15 +304,15 @@ mod tests {
     }
 
     #[test]
-    fn windows_come_from_anywhere_but_the_last_part() {
+    fn windows_cover_all_but_the_validation_tokens() {
         let text: String = (0..100)
             .map(|i| char::from_u32(0x4e00 + i).unwrap())
             .collect();
         let corpus = Corpus::continuous(&text).unwrap();
         let mut dataset = Dataset::new(&corpus, &corpus.tokenizer(), 8, 1).unwrap();
-        let held_out = dataset.split_validation(0.2).unwrap();
+        let validation = dataset.split_validation(0.2).unwrap();
         let [batch] = &dataset.batch(0, 2000, 1)[..] else {
-            panic!("more than one part")
+            panic!("more than one shard")
         };
         assert_eq!(batch.tokens.len(), 16_000);
         assert!(
@@ -331,10 +324,26 @@ mod tests {
         );
         let seen: std::collections::BTreeSet<u32> = batch.targets.iter().copied().collect();
         assert_eq!(seen, (1..80).collect());
-        let targets = held_out.batches(10);
+        let targets = validation.batches(10);
         let targets: Vec<u32> = targets.iter().flat_map(|b| b.targets.to_vec()).collect();
         assert_eq!(targets, (81..100).collect::<Vec<u32>>());
-        // The same number is the same window in any batch.
+        // A window depends on its number, not on its batch.
         assert_eq!(dataset.batch(7, 1, 1)[0].tokens[..], batch.tokens[56..64]);
+    }
+
+    #[test]
+    fn partition_balances_the_sizes() {
+        let sizes = [30_000, 10_000, 40_000, 40_000, 20_000, 1_000];
+        for count in [1, 2, 3] {
+            let shards = partition(&sizes, count);
+            let mut all: Vec<usize> = shards.concat();
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3, 4, 5]);
+            let totals = shards
+                .iter()
+                .map(|shard| shard.iter().map(|&i| sizes[i]).sum::<usize>());
+            // The bound of greedy partitioning: 4/3 of the optimum (Graham 1969).
+            assert!(totals.max().unwrap() * 3 <= 141_000 / count * 4);
+        }
     }
 }

@@ -1,14 +1,17 @@
-//! From text to tokens: documents and conversations, the tokenizer, and the batches that training
-//! takes.
+//! From text to tokens: messages, corpora, the tokenizer, and the batches of training.
 
 mod built_in;
-mod conversation;
+mod chat_prompt;
 mod corpus;
+mod corpus_kind;
 mod dataset;
+mod message;
 mod tokenizer;
 
 pub use built_in::{BUILT_IN_NAMES, built_in_conversations};
-pub use conversation::{ChatPrompt, Message, Role, chat_prompt, parse_conversation};
-pub use corpus::{Corpus, CorpusKind, decode_utf8};
+pub use chat_prompt::{ChatPrompt, chat_prompt};
+pub use corpus::{Corpus, decode_utf8, parse_conversations};
+pub use corpus_kind::CorpusKind;
 pub use dataset::{Batch, Dataset, ValidationSet, partition};
+pub use message::{Message, Role, parse_conversation};
 pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer};

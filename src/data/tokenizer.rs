@@ -1,16 +1,16 @@
-//! Characters to token ids and back.
+//! The character tokenizer.
 //!
-//! Ids 0…n-1 are the characters of the training text in code point order. A text model has one more
-//! token, `bos`, that stands before and after each document; a chat model has `user`, `assistant`
-//! and `end_turn` before `bos`.
+//! Ids 0…n-1 are the characters of the training text in code point order. A chat model's special
+//! tokens `user`, `assistant` and `end_turn` follow. The last id is `bos`, which delimits documents.
 
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, bail};
 
-use super::{CorpusKind, Message, Role};
+use super::corpus_kind::CorpusKind;
+use super::message::{Message, Role};
 
-/// The names of a chat model's special tokens in meta.json, in the order of their ids.
+/// A chat model's special tokens as meta.json names them, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 3] = ["user", "assistant", "end_turn"];
 
 /// The ids of a chat model's special tokens.
@@ -22,6 +22,7 @@ pub struct ChatTokens {
 }
 
 impl ChatTokens {
+    /// Returns the token that starts a turn of this role.
     pub fn role(&self, role: Role) -> u32 {
         match role {
             Role::User => self.user,
@@ -39,34 +40,34 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// A vocabulary of the given characters, in the given order. Errors where one stands twice.
+    /// Creates a vocabulary of characters in the order of their ids. Errors if one is repeated.
     pub fn new(chars: Vec<char>, kind: CorpusKind) -> Result<Self> {
         let mut ids = HashMap::with_capacity(chars.len());
         for (id, &c) in chars.iter().enumerate() {
             if ids.insert(c, id as u32).is_some() {
-                bail!("the character {c:?} stands twice in the vocabulary");
+                bail!("the vocabulary repeats the character {c:?}");
             }
         }
         Ok(Self { chars, ids, kind })
     }
 
-    /// The vocabulary of a training text: all its characters, sorted by code point.
+    /// Creates the vocabulary of a training text: its characters, sorted by code point.
     pub fn from_texts<'a>(texts: impl Iterator<Item = &'a str>, kind: CorpusKind) -> Self {
         let chars: BTreeSet<char> = texts.flat_map(str::chars).collect();
-        Self::new(chars.into_iter().collect(), kind).expect("a set holds each character once")
+        Self::new(chars.into_iter().collect(), kind).expect("a set has no repeated characters")
     }
 
-    /// What kind of text the tokens make up.
+    /// The kind of corpus that the tokens encode.
     pub fn kind(&self) -> CorpusKind {
         self.kind
     }
 
-    /// The characters, by id.
+    /// The characters, indexed by id.
     pub fn chars(&self) -> &[char] {
         &self.chars
     }
 
-    /// The number of tokens: the characters and the special ones.
+    /// The number of tokens, special tokens included.
     pub fn vocab_size(&self) -> usize {
         let special = match self.kind {
             CorpusKind::Conversations => SPECIAL_TOKENS.len(),
@@ -75,12 +76,12 @@ impl Tokenizer {
         self.chars.len() + special + 1
     }
 
-    /// The token that stands before and after each document. Always the last id.
+    /// The token before and after each document: the last id.
     pub fn bos(&self) -> u32 {
         self.vocab_size() as u32 - 1
     }
 
-    /// The special tokens of a chat model; none for a text model.
+    /// The special tokens of a chat model; `None` for other models.
     pub fn chat_tokens(&self) -> Option<ChatTokens> {
         let n = self.chars.len() as u32;
         (self.kind == CorpusKind::Conversations).then_some(ChatTokens {
@@ -90,17 +91,17 @@ impl Tokenizer {
         })
     }
 
-    /// The character of an id; none for the special tokens.
+    /// The character of an id; `None` for special tokens.
     pub fn char_of(&self, id: u32) -> Option<char> {
         self.chars.get(id as usize).copied()
     }
 
-    /// The ids of a text's characters, leaving out those that the vocabulary lacks.
+    /// Encodes a text and drops unknown characters.
     pub fn encode<'a>(&'a self, text: &'a str) -> impl Iterator<Item = u32> + 'a {
         text.chars().filter_map(|c| self.ids.get(&c).copied())
     }
 
-    /// The characters of a text that the vocabulary lacks, each once, sorted.
+    /// Returns the distinct unknown characters of texts, sorted.
     pub fn unknown_chars<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Vec<char> {
         let unknown: BTreeSet<char> = texts
             .flat_map(str::chars)
@@ -109,8 +110,8 @@ impl Tokenizer {
         unknown.into_iter().collect()
     }
 
-    /// The token that a text of this model goes on from where nothing comes before it: `bos`, or,
-    /// within a continuous text, a line break.
+    /// The token that generation and scoring start from: `bos`, or a line break in a model of a
+    /// continuous text that has one.
     pub fn start_token(&self) -> u32 {
         match (self.kind, self.ids.get(&'\n')) {
             (CorpusKind::Continuous, Some(&line_break)) => line_break,
@@ -118,13 +119,13 @@ impl Tokenizer {
         }
     }
 
-    /// Whether the vocabulary has all characters of a text.
+    /// Whether the vocabulary has every character of a text.
     pub fn can_encode(&self, text: &str) -> bool {
         text.chars().all(|c| self.ids.contains_key(&c))
     }
 
-    /// A line of a continuous text: the line break before it, its characters, and the line break
-    /// after it. In a vocabulary without line breaks, `bos` and the characters.
+    /// Encodes a line of a continuous text with the line breaks around it. A vocabulary without line
+    /// breaks gives `[bos, characters…]`.
     pub fn encode_line(&self, text: &str) -> Vec<u32> {
         let mut ids = vec![self.start_token()];
         ids.extend(self.encode(text));
@@ -132,13 +133,13 @@ impl Tokenizer {
         ids
     }
 
-    /// `[bos, the characters, bos]`.
+    /// Encodes a document: `[bos, characters…, bos]`.
     pub fn encode_document(&self, text: &str) -> Vec<u32> {
         let bos = std::iter::once(self.bos());
         bos.clone().chain(self.encode(text)).chain(bos).collect()
     }
 
-    /// `[role, the characters, end_turn]`.
+    /// Encodes a message: `[role, characters…, end_turn]`.
     pub fn encode_turn(&self, tokens: ChatTokens, message: &Message) -> Vec<u32> {
         let mut turn = vec![tokens.role(message.role)];
         turn.extend(self.encode(&message.content));
@@ -146,7 +147,7 @@ impl Tokenizer {
         turn
     }
 
-    /// `[bos]`, each message's turn, `[bos]`.
+    /// Encodes a conversation: `[bos, turns…, bos]`.
     pub fn encode_conversation(&self, tokens: ChatTokens, messages: &[Message]) -> Vec<u32> {
         let mut ids = vec![self.bos()];
         for message in messages {
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_vocabulary_is_sorted_and_ends_with_bos() {
+    fn text_vocabulary_is_sorted_and_ends_with_bos() {
         let t = Tokenizer::from_texts(["héllo", "abba"].into_iter(), CorpusKind::Documents);
         assert_eq!(t.chars(), ['a', 'b', 'h', 'l', 'o', 'é']);
         assert_eq!((t.bos(), t.vocab_size(), t.chat_tokens()), (6, 7, None));
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_vocabulary_has_its_roles_before_bos() {
+    fn chat_vocabulary_has_special_tokens_before_bos() {
         let t = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Conversations);
         let tokens = t.chat_tokens().unwrap();
         assert_eq!(
@@ -182,7 +183,7 @@ mod tests {
             Message::new(Role::User, "b?"),
             Message::new(Role::Assistant, "a"),
         ];
-        // The unknown '?' is left out.
+        // The unknown '?' is dropped.
         assert_eq!(
             t.encode_conversation(tokens, &messages),
             [5, 2, 1, 4, 3, 0, 4, 5]
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_that_stands_twice_is_refused() {
+    fn repeated_characters_are_rejected() {
         assert!(
             Tokenizer::new(vec!['a', 'b', 'a'], CorpusKind::Documents)
                 .unwrap_err()

@@ -54,7 +54,7 @@ pub fn conversations(input: &[u8]) {
     let Some(text) = accepted(decode_utf8(input.to_vec())) else {
         return;
     };
-    let Some(corpus) = accepted(Corpus::conversations(&text)) else {
+    let Some(corpus) = accepted(Corpus::new(&text, CorpusKind::Conversations)) else {
         return;
     };
     let tokenizer = corpus.tokenizer();

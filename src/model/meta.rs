@@ -166,7 +166,7 @@ mod tests {
             error("n_embd", json!("16"))
                 .contains("\"n_embd\" has to be a whole number, found \"16\"")
         );
-        assert!(error("chars", json!(["a", "a"])).contains("'a' stands twice"));
+        assert!(error("chars", json!(["a", "a"])).contains("repeats the character 'a'"));
         assert!(error("chars", json!(["ab"])).contains("\"ab\""));
         assert!(error("special_tokens", json!(["x"])).contains("special_tokens"));
         assert!(error("n_embd", json!(1u64 << 40)).contains("more weights than"));

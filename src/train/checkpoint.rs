@@ -1,4 +1,4 @@
-//! The checkpoint of a run: everything that a model directory holds.
+//! Checkpoints of a run.
 
 use std::path::Path;
 
@@ -11,24 +11,25 @@ use crate::store::{
     WEIGHTS, encode_tensors, save,
 };
 
-/// Everything that a model directory holds.
+/// The complete state of a run: everything that a model directory holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     pub meta: ModelMeta,
     pub weights: Tensors,
+    /// Adam's first and second moments, under the weights' names.
     pub m: Tensors,
     pub v: Tensors,
     pub state: TrainState,
 }
 
 impl Checkpoint {
-    /// The checkpoint before the first step: fresh weights, from the seed.
+    /// The checkpoint before the first step, with random weights.
     pub fn initial(meta: ModelMeta, seed: u64) -> Self {
         let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), seed);
         Self::untrained(meta, weights)
     }
 
-    /// The checkpoint before the first step from given weights.
+    /// The checkpoint before the first step, with given weights.
     pub fn untrained(meta: ModelMeta, weights: Tensors) -> Self {
         let mut zeros = weights.clone();
         zeros
@@ -43,16 +44,16 @@ impl Checkpoint {
         }
     }
 
-    /// Whether all numbers are finite; only such a checkpoint can be loaded.
+    /// Whether all weights and moments are finite. [`Self::load`] refuses any others.
     pub fn is_finite(&self) -> bool {
-        let tensors = [&self.weights, &self.m, &self.v].into_iter();
-        let mut values = tensors
+        [&self.weights, &self.m, &self.v]
+            .into_iter()
             .flat_map(Tensors::values)
-            .map(|tensor| &tensor.values);
-        values.all(|values| values.iter().all(|value| value.is_finite()))
+            .flat_map(|tensor| &tensor.values)
+            .all(|value| value.is_finite())
     }
 
-    /// Saves everything, all or nothing.
+    /// Writes a model directory, all files or none.
     pub fn save(&self, dir: &Path) -> Result<()> {
         save(dir, &FILES, |name| match name {
             WEIGHTS => encode_tensors(&self.weights, Precision::F32),
@@ -64,22 +65,24 @@ impl Checkpoint {
         })
     }
 
-    /// Reads and checks everything. Errors where the directory holds a model without its training
-    /// checkpoint.
+    /// Reads and checks a model directory. Errors if it was exported without the training state, or
+    /// in half precision.
     pub fn load(snapshot: &Snapshot) -> Result<Self> {
         let (meta, weights) = ModelMeta::load(snapshot)?;
         if weights.precision != Precision::F32 {
             bail!(
-                "{} holds half precision weights, which can't be trained on",
+                "{} holds half precision weights, which can't be trained",
                 snapshot.path(WEIGHTS).display()
             );
         }
-        let state = Self::train_state(snapshot)?.with_context(|| {
-            format!(
-                "{} is missing: this model was exported without what training needs to go on",
+        if !snapshot.has(TRAIN_STATE) {
+            bail!(
+                "{} is missing: the model was exported without its training state",
                 snapshot.path(TRAIN_STATE).display()
-            )
-        })?;
+            );
+        }
+        let state = TrainState::from_json(&snapshot.read_json(TRAIN_STATE)?)
+            .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())?;
         let moments = |name| {
             let file = TensorFile::new(snapshot.map(name)?, meta.tensors(), false);
             file.map(|file| file.to_tensors())
@@ -92,16 +95,6 @@ impl Checkpoint {
             meta,
             state,
         })
-    }
-
-    fn train_state(snapshot: &Snapshot) -> Result<Option<TrainState>> {
-        if !snapshot.has(TRAIN_STATE) {
-            return Ok(None);
-        }
-        let state = TrainState::from_json(&snapshot.read_json(TRAIN_STATE)?);
-        state
-            .map(Some)
-            .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())
     }
 }
 
@@ -122,7 +115,7 @@ mod tests {
 
     const TEXT: &str = "abc\ncab\nbb\ncabba\naa";
 
-    fn beginning() -> Checkpoint {
+    fn initial() -> Checkpoint {
         let config = ModelConfig {
             n_embd: 4,
             n_head: 2,
@@ -133,7 +126,7 @@ mod tests {
         Checkpoint::initial(ModelMeta { config, tokenizer }, 1)
     }
 
-    /// Goes on from a checkpoint.
+    /// Trains `steps` more steps.
     fn train(checkpoint: Checkpoint, steps: u64) -> Checkpoint {
         let hyperparameters = Hyperparameters {
             batch_size: 2,
@@ -154,7 +147,7 @@ mod tests {
         trainer.checked_checkpoint(None, None).unwrap()
     }
 
-    /// What a reader makes of a directory.
+    /// Generates samples from a model directory.
     fn generate(dir: &Path) -> Vec<Sample> {
         let (meta, weights) = ModelMeta::load(&Snapshot::open(dir).unwrap()).unwrap();
         let model = Arc::new(InferenceGpt::new(meta, weights));
@@ -162,12 +155,12 @@ mod tests {
         (0..5).map(|index| generator.sample(index)).collect()
     }
 
-    /// A save that is stopped at each of its steps leaves a model that loads, speaks and goes on as
-    /// if it had never been stopped, with the old checkpoint or the new one.
+    /// An interrupted save leaves a directory that loads, generates and resumes as the old or the new
+    /// checkpoint does.
     #[test]
-    fn a_model_goes_on_whatever_step_of_a_save_was_the_last() {
+    fn save_interrupted_at_every_step_leaves_a_resumable_checkpoint() {
         let root = tempfile::tempdir().unwrap();
-        let old = train(beginning(), 2);
+        let old = train(initial(), 2);
         let new = train(old.clone(), 1);
         let end = train(new.clone(), 2);
         let samples = [&old, &new].map(|checkpoint| {
@@ -196,14 +189,14 @@ mod tests {
                     break;
                 }
             }
-            // It counts once the commit file has its name, after five files and that one.
+            // The rename of the commit file decides. Six files are written before it.
             assert!(found[0] > 6 * 3 && found[1] > 5, "{fault:?}: {found:?}");
         }
     }
 
     #[test]
-    fn a_state_that_could_not_be_loaded_is_not_to_be_kept() {
-        let mut checkpoint = train(beginning(), 1);
+    fn infinite_moments_are_not_finite() {
+        let mut checkpoint = train(initial(), 1);
         assert!(checkpoint.is_finite());
         checkpoint.v.get_mut("wpe").unwrap().values[0] = f32::INFINITY;
         assert!(!checkpoint.is_finite());

@@ -1,4 +1,4 @@
-//! How a model is trained: everything that shapes the result beside the model and the text.
+//! Training hyperparameters: their defaults, ranges and JSON.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -10,26 +10,27 @@ use crate::store::JsonObject;
 /// The maximum number of documents per step. A larger one is taken for a mistake.
 pub const MAX_BATCH_SIZE: usize = 1_000_000;
 
-/// The settings of a run, which one that goes on from it takes over.
+/// The settings of a run that shape the trained model, besides its size and text. A resumed run
+/// inherits them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Hyperparameters {
-    /// The seed of the initial weights, of the documents' order, and of what is held out.
+    /// Seeds the initial weights, the order of documents and the validation split.
     pub seed: u64,
-    /// How many documents a step takes.
+    /// Documents, conversations or windows per step.
     pub batch_size: usize,
     /// The peak learning rate.
     pub lr: f64,
     pub schedule: Schedule,
-    /// How many steps it takes to reach the peak.
+    /// Steps of linear warm-up to the peak learning rate.
     pub warmup_steps: u64,
-    /// How much of a weight each step takes away, as a multiple of the learning rate.
+    /// Decoupled weight decay (AdamW): each step shrinks the weights by `lr * weight_decay`.
     pub weight_decay: f64,
-    /// The longest that the gradient of all weights together may be; a longer one is scaled.
+    /// The maximum global gradient norm; a longer gradient is scaled down to it.
     pub grad_clip: Option<f64>,
-    /// Adam's decay rates of the mean gradient and of the mean squared gradient.
+    /// Adam's decay rates of the first and the second moments.
     pub beta1: f64,
     pub beta2: f64,
-    /// The share of the text that is held out for validation.
+    /// The fraction of the data held out for validation.
     pub validation_fraction: f64,
 }
 
@@ -51,14 +52,14 @@ impl Default for Hyperparameters {
 }
 
 impl Hyperparameters {
-    /// The learning rate of step `step` (from 0) of `steps`: up to the peak in a straight line
-    /// while it warms up, then as the schedule has it over the steps that are left.
-    pub fn rate(&self, step: u64, steps: u64) -> f64 {
+    /// Returns the learning rate of step `step` (from 0) of `steps`: linear warm-up, then the
+    /// schedule over the remaining steps.
+    pub fn lr_at(&self, step: u64, steps: u64) -> f64 {
         match step.checked_sub(self.warmup_steps) {
             None => self.lr * (step + 1) as f64 / self.warmup_steps as f64,
-            Some(done) => {
-                self.schedule
-                    .rate(self.lr, done, steps.saturating_sub(self.warmup_steps))
+            Some(step) => {
+                let steps = steps.saturating_sub(self.warmup_steps);
+                self.schedule.lr_at(self.lr, step, steps)
             }
         }
     }
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn json_round_trip_and_ranges() {
         let hyperparameters = Hyperparameters {
             seed: 7,
             batch_size: 3,
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn any_rate_is_read_to_its_last_bit() {
+    fn learning_rate_round_trip_is_bit_exact() {
         let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..1000 {
             let hyperparameters = Hyperparameters {
@@ -167,18 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_rises_before_it_falls() {
+    fn warmup_precedes_the_schedule() {
         let hyperparameters = Hyperparameters {
             lr: 1.0,
             warmup_steps: 4,
             ..Default::default()
         };
-        let rates: Vec<f64> = (0..8).map(|step| hyperparameters.rate(step, 8)).collect();
+        let rates: Vec<f64> = (0..8).map(|step| hyperparameters.lr_at(step, 8)).collect();
         assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]);
         assert_eq!(
-            hyperparameters.rate(1, 3),
+            hyperparameters.lr_at(1, 3),
             0.5,
-            "all of a short run is a warm-up"
+            "a run shorter than its warm-up"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Training: the loop over batches, Adam, the learning rate, and the state that a run goes on from.
+//! Training: the step loop, the optimizer, learning rate schedules, and checkpoints.
 
 mod adam;
 mod checkpoint;

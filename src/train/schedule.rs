@@ -1,4 +1,4 @@
-//! The learning rate over a run.
+//! Learning rate schedules.
 
 use std::f64::consts::PI;
 use std::str::FromStr;
@@ -6,23 +6,23 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-/// How the learning rate goes from its peak.
+/// The decay of the learning rate from its peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// Down to 0 in a straight line.
+    /// To 0, linearly.
     Linear,
-    /// Down to 0 along half a cosine.
+    /// To 0, along half a cosine (Loshchilov and Hutter 2017, <https://arxiv.org/abs/1608.03983>).
     Cosine,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
 impl Schedule {
     pub const NAMES: [&str; 3] = ["linear", "cosine", "constant"];
 
-    /// The learning rate of step `step` (from 0) of `steps`.
-    pub fn rate(self, peak: f64, step: u64, steps: u64) -> f64 {
+    /// Returns the learning rate of step `step` (from 0) of `steps`.
+    pub fn lr_at(self, peak: f64, step: u64, steps: u64) -> f64 {
         let done = step as f64 / steps as f64;
         match self {
             Schedule::Linear => peak * (1.0 - done),
@@ -58,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_follow_their_formulas() {
+    fn learning_rates_match_their_formulas() {
         let rates = |name: &str| {
             let schedule: Schedule = name.parse().unwrap();
-            [0, 25, 50, 100].map(|step| (schedule.rate(0.01, step, 100) * 1e6).round() / 1e6)
+            [0, 25, 50, 100].map(|step| (schedule.lr_at(0.01, step, 100) * 1e6).round() / 1e6)
         };
         assert_eq!(rates("linear"), [0.01, 0.0075, 0.005, 0.0]);
         assert_eq!(rates("cosine"), [0.01, 0.008536, 0.005, 0.0]);

@@ -1,4 +1,4 @@
-//! The training loop, a step at a time.
+//! The training loop, one step at a time.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use super::{Adam, Checkpoint, Hyperparameters, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
 
-/// What a run is to do.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
-    /// How many steps to make now.
+    /// The number of steps to train, on top of those of the checkpoint.
     pub steps: u64,
     pub hyperparameters: Hyperparameters,
-    /// How many parts a batch is split into, each on a thread of its own.
+    /// The number of shards of a batch, each on its own thread.
     pub threads: usize,
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
-    /// How many steps were made, this one and those before a resume included.
+    /// Completed steps, those before a resume included.
     pub step: u64,
-    /// The mean cross-entropy over the batch's predictions, in nats, before the update.
+    /// The mean cross-entropy over the batch before the update, in nats per token.
     pub loss: f64,
     pub lr: f64,
-    /// How many tokens were predicted.
+    /// The number of predicted tokens.
     pub tokens: usize,
 }
 
@@ -40,16 +40,15 @@ pub struct Trainer {
     model: Arc<TensorGpt>,
     adam: Adam,
     dataset: Dataset,
-    /// How many documents were taken.
+    /// Documents consumed so far: the position in the dataset.
     documents: u64,
     step: u64,
-    /// The step after which the run ends.
     last_step: u64,
     workers: Workers,
 }
 
 impl Trainer {
-    /// A run that goes on from `checkpoint`, over the documents in the order of `dataset`.
+    /// Creates a trainer that continues from `checkpoint`.
     pub fn new(
         config: TrainConfig,
         checkpoint: Checkpoint,
@@ -67,13 +66,12 @@ impl Trainer {
         let step = state.step;
         let last_step = step
             .checked_add(config.steps)
-            .context("there are too many steps to count")?;
-        // Where nobody wrote down how many documents were taken, it was the same number at every
-        // step.
+            .with_context(|| format!("{step} steps and {} more overflow", config.steps))?;
+        // Without a recorded position, assume that the batch size never changed.
         let documents = state
             .documents
             .unwrap_or(step.wrapping_mul(config.hyperparameters.batch_size as u64));
-        // Splitting a batch pays on a CPU only; another device is fastest with all of it.
+        // A GPU is fastest with the whole batch at once.
         let threads = if device.is_cpu() { config.threads } else { 1 };
         let workers = Workers::start(threads)?;
         let adam = Adam::new(
@@ -97,33 +95,30 @@ impl Trainer {
         })
     }
 
-    /// Whether all steps were made.
     pub fn is_done(&self) -> bool {
         self.step >= self.last_step
     }
 
-    /// The step after which the run ends.
+    /// The step that ends the run.
     pub fn last_step(&self) -> u64 {
         self.last_step
     }
 
-    /// How the model is trained.
     pub fn hyperparameters(&self) -> Hyperparameters {
         self.config.hyperparameters
     }
 
-    /// How many steps were made.
+    /// Completed steps, those before a resume included.
     pub fn step_count(&self) -> u64 {
         self.step
     }
 
-    /// Makes one step. Errors where the loss is no longer a number; the weights are not changed by
-    /// it then.
+    /// Trains one step. Errors if the loss is not finite, and leaves the weights as they were.
     pub fn step(&mut self) -> Result<StepReport> {
-        let parts = self.next_batch();
-        let tokens = parts.iter().map(|part| part.tokens.len()).sum();
-        let lr = self.config.hyperparameters.rate(self.step, self.last_step);
-        let (loss, gradients) = self.differentiate(parts, tokens)?;
+        let shards = self.next_batch();
+        let tokens = shards.iter().map(|shard| shard.tokens.len()).sum();
+        let lr = self.config.hyperparameters.lr_at(self.step, self.last_step);
+        let (loss, gradients) = self.loss_and_gradients(shards, tokens)?;
         self.check_loss(loss)?;
         self.adam.update(gradients, lr, &self.workers)?;
         let batch_size = self.config.hyperparameters.batch_size as u64;
@@ -137,58 +132,45 @@ impl Trainer {
         })
     }
 
-    /// The batch of the next step, in a part for each worker.
+    /// Returns the batch of the next step, in one shard per worker.
     fn next_batch(&self) -> Vec<Batch> {
         let Hyperparameters { batch_size, .. } = self.config.hyperparameters;
-        let parts = self.workers.count();
-        self.dataset.batch(self.documents, batch_size, parts)
+        let shards = self.workers.count();
+        self.dataset.batch(self.documents, batch_size, shards)
     }
 
-    /// Errors where the loss of the next step is no longer a number.
-    fn check_loss(&self, loss: f64) -> Result<()> {
-        ensure!(
-            loss.is_finite(),
-            "the loss became {loss} at step {}: {}",
-            self.step + 1,
-            self.advice()
-        );
-        Ok(())
-    }
-
-    /// What to change when a run has failed.
-    fn advice(&self) -> String {
-        let lr = self.config.hyperparameters.lr;
-        format!("training with --lr {lr:?} fails, try a smaller one")
-    }
-
-    /// The loss of a batch and its gradients, each part's apart. The parts are added in their
-    /// order, so that the result depends on how many there are but not on which is done first.
-    fn differentiate(&self, parts: Vec<Batch>, count: usize) -> Result<(f64, Vec<GradStore>)> {
+    /// Returns the loss of a batch of `count` predictions, and the gradients of each shard. The
+    /// losses are added in the order of the shards, so that the result depends on their number but
+    /// not on their timing.
+    fn loss_and_gradients(
+        &self,
+        shards: Vec<Batch>,
+        count: usize,
+    ) -> Result<(f64, Vec<GradStore>)> {
         let model = Arc::clone(&self.model);
-        let part = move |batch: Batch| -> candle_core::Result<(f32, GradStore)> {
-            let loss = model.loss(&batch, count)?;
+        let differentiate = move |shard: Batch| -> candle_core::Result<(f32, GradStore)> {
+            let loss = model.loss(&shard, count)?;
             let gradients = loss.backward()?;
             Ok((loss.to_scalar()?, gradients))
         };
-        let results = self.workers.map(parts, part)?;
+        let results = self.workers.map(shards, differentiate)?;
         let results: Vec<_> = results.into_iter().collect::<candle_core::Result<_>>()?;
         let (losses, gradients): (Vec<f32>, Vec<GradStore>) = results.into_iter().unzip();
         Ok((losses.into_iter().map(f64::from).sum(), gradients))
     }
 
-    /// The mean cross-entropy over the predictions of all the given batches, in nats, as the model
-    /// is now.
+    /// Returns the mean cross-entropy over all predictions of the batches, in nats per token.
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let count = batches.iter().map(|batch| batch.targets.len()).sum();
         let model = Arc::clone(&self.model);
-        let part = move |batch: Batch| model.loss(&batch, count)?.to_scalar::<f32>();
-        let losses = self.workers.map(batches.to_vec(), part)?;
+        let loss = move |batch: Batch| model.loss(&batch, count)?.to_scalar::<f32>();
+        let losses = self.workers.map(batches.to_vec(), loss)?;
         let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
         Ok(losses.into_iter().map(f64::from).sum())
     }
 
-    /// The same as [`Self::checkpoint`], unless the run has failed: a model without a loss for the next
-    /// step, or one that could not be loaded, must not take the place of another.
+    /// Returns [`Self::checkpoint`] if training can continue from it. Errors if the loss of the next
+    /// step or a tensor is not finite, so that a diverged run never replaces a good checkpoint.
     pub fn checked_checkpoint(
         &self,
         input: Option<String>,
@@ -200,13 +182,13 @@ impl Trainer {
             checkpoint.is_finite(),
             "the weights or their moments became infinite at step {}: {}",
             self.step,
-            self.advice()
+            self.divergence_hint()
         );
         Ok(checkpoint)
     }
 
-    /// Everything that a model directory holds, as of now: with the file that it is trained on, and
-    /// the validation loss, if that was measured after this step.
+    /// Returns the current checkpoint. `input` is the path of the training text; `validation_loss`
+    /// was measured after the latest step.
     pub fn checkpoint(
         &self,
         input: Option<String>,
@@ -228,5 +210,21 @@ impl Trainer {
             v,
             state,
         })
+    }
+
+    /// Errors if the loss of the next step is not finite.
+    fn check_loss(&self, loss: f64) -> Result<()> {
+        ensure!(
+            loss.is_finite(),
+            "the loss became {loss} at step {}: {}",
+            self.step + 1,
+            self.divergence_hint()
+        );
+        Ok(())
+    }
+
+    fn divergence_hint(&self) -> String {
+        let lr = self.config.hyperparameters.lr;
+        format!("training diverges with --lr {lr:?}; try a smaller one")
     }
 }

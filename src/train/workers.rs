@@ -1,7 +1,7 @@
-//! The threads that a training step is split over.
+//! A pool of threads for the shards of a training step.
 //!
-//! A step of a small model takes less time than waking a sleeping thread, so they look for work a
-//! little while before they go to sleep.
+//! A step of a small model takes less time than waking a sleeping thread, so idle threads poll
+//! before they sleep.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -10,83 +10,83 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// How long a thread looks for work before it sleeps: some steps of a small model.
-const PATIENCE: Duration = Duration::from_micros(300);
+/// Polling time before a thread sleeps: several steps of a small model.
+const POLL_TIME: Duration = Duration::from_micros(300);
 
-type Work = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that wait for work. The one that asks for it is one of them; the others end with this.
+/// A pool of threads that includes the calling one. Dropping it ends the others.
 pub struct Workers {
-    helpers: Vec<Sender<Work>>,
+    /// The job queues of the spawned threads.
+    queues: Vec<Sender<Job>>,
 }
 
 impl Workers {
-    /// As many threads as asked for, this one included.
+    /// Starts `threads - 1` threads.
     pub fn start(threads: usize) -> Result<Self> {
-        let helper = |_| {
-            let (sender, work) = channel::<Work>();
+        let spawn = |_| {
+            let (queue, jobs) = channel::<Job>();
             thread::Builder::new().spawn(move || {
-                while let Some(work) = receive(&work) {
-                    work();
+                while let Some(job) = receive(&jobs) {
+                    job();
                 }
             })?;
-            Ok(sender)
+            Ok(queue)
         };
-        let helpers = (1..threads).map(helper).collect::<std::io::Result<_>>();
+        let queues = (1..threads).map(spawn).collect::<std::io::Result<_>>();
         Ok(Self {
-            helpers: helpers.with_context(|| format!("cannot start {threads} threads"))?,
+            queues: queues.with_context(|| format!("cannot start {threads} threads"))?,
         })
     }
 
-    /// How many threads there are.
+    /// The number of threads, the calling one included.
     pub fn count(&self) -> usize {
-        self.helpers.len() + 1
+        self.queues.len() + 1
     }
 
-    /// Applies `work` to each item, and gives the results in the order of the items. The items are
-    /// dealt to the threads in turn.
+    /// Applies `function` to each item, round robin over the threads. Returns the results in the
+    /// order of the items; errors if a thread panicked.
     pub fn map<T, R>(
         &self,
         items: Vec<T>,
-        work: impl Fn(T) -> R + Send + Sync + 'static,
+        function: impl Fn(T) -> R + Send + Sync + 'static,
     ) -> Result<Vec<R>>
     where
         T: Send + 'static,
         R: Send + 'static,
     {
-        let work = Arc::new(work);
-        let (done, found) = channel();
+        let function = Arc::new(function);
+        let (sender, receiver) = channel();
         let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
-        let mut own = Vec::new();
+        let mut own_items = Vec::new();
         for (i, item) in items.into_iter().enumerate() {
-            let turn = i % self.count();
-            if turn == 0 {
-                own.push((i, item));
+            let Some(thread) = (i % self.count()).checked_sub(1) else {
+                own_items.push((i, item));
                 continue;
-            }
-            let (work, done) = (Arc::clone(&work), done.clone());
-            // Nobody waits any more where this fails.
-            let job: Work = Box::new(move || drop(done.send((i, work(item)))));
-            let sent = self.helpers[turn - 1].send(job);
-            sent.ok().context("a training thread ended")?;
+            };
+            let (function, sender) = (Arc::clone(&function), sender.clone());
+            // Sending fails only after this call has returned with an error.
+            let job: Job = Box::new(move || drop(sender.send((i, function(item)))));
+            let sent = self.queues[thread].send(job);
+            sent.ok().context("a training thread panicked")?;
         }
-        drop(done);
-        let helped = results.len() - own.len();
-        for (i, item) in own {
-            results[i] = Some(work(item));
+        drop(sender);
+        let sent_items = results.len() - own_items.len();
+        for (i, item) in own_items {
+            results[i] = Some(function(item));
         }
-        for _ in 0..helped {
-            let (i, result) = receive(&found).context("a training thread ended")?;
+        for _ in 0..sent_items {
+            let (i, result) = receive(&receiver).context("a training thread panicked")?;
             results[i] = Some(result);
         }
         Ok(results.into_iter().flatten().collect())
     }
 }
 
-/// The next message, looked for a while before the thread sleeps; none where no more can come.
+/// Polls for the next message, then sleeps until it comes. Returns `None` if all senders are gone.
 fn receive<T>(messages: &Receiver<T>) -> Option<T> {
     let start = Instant::now();
-    loop {
+    while start.elapsed() < POLL_TIME {
         for _ in 0..100 {
             match messages.try_recv() {
                 Ok(message) => return Some(message),
@@ -94,12 +94,10 @@ fn receive<T>(messages: &Receiver<T>) -> Option<T> {
                 Err(TryRecvError::Empty) => std::hint::spin_loop(),
             }
         }
-        if start.elapsed() > PATIENCE {
-            return messages.recv().ok();
-        }
-        // On a busy machine, what this thread waits for may be waiting for its processor.
+        // On a busy machine, the sender may wait for this core.
         thread::yield_now();
     }
+    messages.recv().ok()
 }
 
 #[cfg(test)]
@@ -107,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_come_in_the_order_of_the_items() {
+    fn results_keep_the_order_of_the_items() {
         for threads in [1, 2, 5] {
             let workers = Workers::start(threads).unwrap();
             assert_eq!(workers.count(), threads);
@@ -120,11 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_panics_is_an_error() {
+    fn worker_panic_is_an_error() {
         let workers = Workers::start(2).unwrap();
-        let results = workers.map(vec![0, 1], |i| {
-            assert_eq!(i, 0, "this panics, as it should")
-        });
+        let results = workers.map(vec![0, 1], |i| assert_eq!(i, 0, "intended panic"));
         assert!(results.is_err());
     }
 }

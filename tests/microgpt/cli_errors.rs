@@ -116,11 +116,11 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let cases: [(&str, &[u8], &str); 14] = [
         ("--input -", b"", "there is no text to train on"),
-        ("--input -", b"a\n\0\0", "line 2 holds a NUL byte"),
+        ("--input -", b"a\n\0\0", "line 2 has a NUL byte"),
         (
             "--text --input -",
             b"\x7fELF\x02\x01\x01\0",
-            "line 1 holds a NUL byte",
+            "line 1 has a NUL byte",
         ),
         // A file that can be opened, and fails while it is read.
         ("--input /proc/self/mem", b"", "cannot read /proc/self/mem"),
@@ -142,7 +142,7 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
         (
             "--input -",
             b"[{\"role\": \"user\", \"content\": \"a\"}]\n",
-            "these are conversations, a line each: train on them with --chat",
+            "the lines are conversations; train on them with --chat",
         ),
         (
             "--validation-fraction 0.5 --input -",

@@ -32,7 +32,9 @@ impl Input {
     /// Reads the source; `text` keeps what the corpus points into.
     pub fn read<'a>(&self, kind: CorpusKind, text: &'a mut String) -> Result<Corpus<'a>> {
         let bytes = match (self, kind) {
-            (Input::BuiltIn, CorpusKind::Conversations) => return built_in_conversations(),
+            (Input::BuiltIn, CorpusKind::Conversations) => {
+                return built_in_conversations().map(Corpus::Conversations);
+            }
             (Input::BuiltIn, _) => return Corpus::new(BUILT_IN_NAMES, kind),
             (Input::Stdin, _) => read(io::stdin().lock()),
             (Input::File(path), _) => File::open(path).and_then(read),
