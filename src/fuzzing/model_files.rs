@@ -36,7 +36,7 @@ pub fn meta(input: &[u8]) {
         let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
         encode_tensors(&weights, Precision::F32).expect("they are finite")
     });
-    let read = |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| ModelMeta::from_json(&json));
+    let read = |bytes: &[u8]| ModelMeta::from_json(&JsonObject::parse(bytes)?);
     let Some(meta) = accepted(read(input)) else {
         return;
     };
@@ -71,8 +71,7 @@ pub fn meta(input: &[u8]) {
 /// train_state.json: one that is taken is the same once written and read again, and a run goes on
 /// from it or says why it can't.
 pub fn train_state(input: &[u8]) {
-    let read =
-        |bytes: &[u8]| JsonObject::parse(bytes).and_then(|json| TrainState::from_json(&json));
+    let read = |bytes: &[u8]| TrainState::from_json(&JsonObject::parse(bytes)?);
     let Some(state) = accepted(read(input)) else {
         return;
     };

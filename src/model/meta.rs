@@ -78,10 +78,7 @@ impl ModelMeta {
 
     /// Reads and checks the content of meta.json.
     pub fn from_json(meta: &JsonObject) -> Result<Self> {
-        let size = |key| {
-            meta.whole(key)
-                .and_then(|value| Ok(usize::try_from(value)?))
-        };
+        let size = |key| Ok::<usize, anyhow::Error>(meta.integer(key)?.try_into()?);
         let config = ModelConfig {
             n_embd: size("n_embd")?,
             n_head: size("n_head")?,
@@ -94,13 +91,13 @@ impl ModelMeta {
             .into_iter()
             .map(|text| match text.chars().collect::<Vec<_>>()[..] {
                 [c] => Ok(c),
-                _ => bail!("\"chars\" has to hold single characters, found {text:?}"),
+                _ => bail!("chars must hold single characters, got {text:?}"),
             })
             .collect::<Result<Vec<char>>>()?;
         let special = meta.get_strings("special_tokens")?.unwrap_or_default();
         ensure!(
             special.is_empty() || special == SPECIAL_TOKENS,
-            "\"special_tokens\" has to be {SPECIAL_TOKENS:?} or missing, found {special:?}"
+            "special_tokens must be {SPECIAL_TOKENS:?} or missing, got {special:?}"
         );
         let kind = match (special.is_empty(), meta.get_bool(CONTINUOUS)?) {
             (false, _) => CorpusKind::Conversations,
@@ -163,8 +160,7 @@ mod tests {
         assert!(error("vocab_size", json!(7)).contains("\"vocab_size\" is 7"));
         assert!(error("n_head", json!(0)).contains("n_head must be >= 1, got 0"));
         assert!(
-            error("n_embd", json!("16"))
-                .contains("\"n_embd\" has to be a whole number, found \"16\"")
+            error("n_embd", json!("16")).contains("n_embd must be a whole number >= 0, got \"16\"")
         );
         assert!(error("chars", json!(["a", "a"])).contains("repeats the character 'a'"));
         assert!(error("chars", json!(["ab"])).contains("\"ab\""));

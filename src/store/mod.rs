@@ -16,7 +16,7 @@ mod tensors;
 pub use disk::faults;
 
 pub use directory::{FileBytes, Snapshot, check_writable, save};
-pub use json::JsonObject;
+pub use json::{JsonError, JsonObject, required};
 pub use lock::DirectoryLock;
 pub use tensors::{NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors};
 

@@ -94,19 +94,19 @@ impl Hyperparameters {
                 .parse()
                 .with_context(|| format!("\"schedule\" is {name:?}"))?,
         };
-        let batch_size = match state.get_whole("batch_size")? {
+        let batch_size = match state.get_integer("batch_size")? {
             None => default.batch_size,
             Some(size) => usize::try_from(size).unwrap_or(usize::MAX),
         };
         let number =
             |key, default: f64| Ok::<f64, anyhow::Error>(state.get_number(key)?.unwrap_or(default));
         let hyperparameters = Self {
-            seed: state.get_whole("seed")?.unwrap_or(default.seed),
+            seed: state.get_integer("seed")?.unwrap_or(default.seed),
             batch_size,
             lr: number("lr", default.lr)?,
             schedule,
             warmup_steps: state
-                .get_whole("warmup_steps")?
+                .get_integer("warmup_steps")?
                 .unwrap_or(default.warmup_steps),
             weight_decay: number("weight_decay", default.weight_decay)?,
             grad_clip: state.get_number("grad_clip")?,

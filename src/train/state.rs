@@ -44,9 +44,9 @@ impl TrainState {
     /// Reads and checks the content of train_state.json.
     pub fn from_json(json: &JsonObject) -> Result<Self> {
         Ok(Self {
-            step: json.whole("step")?,
-            adam_step: json.whole("adam_step")?,
-            documents: json.get_whole("documents")?,
+            step: json.integer("step")?,
+            adam_step: json.integer("adam_step")?,
+            documents: json.get_integer("documents")?,
             hyperparameters: Hyperparameters::from_json(json)?,
             validation_loss: json.get_number("validation_loss")?,
             input: json.get_string("input")?.map(str::to_string),
