@@ -1,6 +1,6 @@
 //! From logits to the next token.
 
-use crate::kernels::softmax_f64::softmax_weights;
+use crate::kernels::softmax_f64::unnormalized_softmax;
 use crate::model::InvalidValue;
 
 /// How the next token is chosen.
@@ -120,7 +120,7 @@ impl Sampler {
         if let Some(top_k) = top_k {
             self.leave_out(top_k.min(self.order.len()), f64::NEG_INFINITY);
         }
-        let mut total = softmax_weights(&mut self.weights, temperature);
+        let mut total = unnormalized_softmax(&mut self.weights, temperature);
         if let Some(top_p) = top_p {
             let mut reached = 0.0;
             let enough = self.order.iter().position(|&token| {

@@ -8,7 +8,7 @@ use super::Prefix;
 use super::prefix_cache::{Node, PrefixCache};
 use crate::data::{CorpusKind, Tokenizer, parse_conversation};
 use crate::infer::{Chunk, InferenceGpt, MAX_BATCH, SequenceCache, Workspace};
-use crate::kernels::softmax_f64::{all_bits, bits};
+use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 
 /// How many tokens go through the model together: enough for all it shares between them.
 const TOGETHER: usize = 256;
@@ -51,7 +51,7 @@ struct Window<'t> {
 impl<'a> Scorer<'a> {
     pub fn new(model: &'a InferenceGpt) -> Self {
         let beginning = model.meta().tokenizer.start_token();
-        let prefix = Arc::new(Prefix::new(model, &[beginning], all_bits));
+        let prefix = Arc::new(Prefix::new(model, &[beginning], neg_log2_probs));
         Self {
             model,
             room: Workspace::default(),
@@ -131,11 +131,11 @@ impl<'a> Scorer<'a> {
                 if number == 0
                     && let Some(node) = window.left
                 {
-                    let bits = all_bits(logits);
+                    let bits = neg_log2_probs(logits);
                     scores[window.text].bits += bits[token as usize];
                     self.prefix_cache.add(node, window.tokens[0], &bits, stream);
                 } else {
-                    scores[window.text].bits += bits(logits, token);
+                    scores[window.text].bits += neg_log2_prob(logits, token);
                 }
             }
         }

@@ -5,8 +5,8 @@ use super::thread_group::{Barrier, Rank};
 use super::weights::Matrix;
 use super::{InferenceGpt, Layer};
 use crate::kernels::RMS_NORM_EPS;
-use crate::kernels::math_f64::{larger, padded};
-use crate::kernels::simd::{F64x8, Kernel, total_of};
+use crate::kernels::math_f64::{max, pad};
+use crate::kernels::simd::{F64x8, Kernel, reduce_sum};
 
 /// A pass of some columns through the model, as one member of a team makes it.
 pub struct Forward<'a> {
@@ -20,11 +20,11 @@ impl Kernel for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: F64x8>(mut self, lanes: L) {
-        self.embed(lanes);
+    fn run<S: F64x8>(mut self, simd: S) {
+        self.embed(simd);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            self.attention_block(lanes, index, layer);
-            self.mlp_block(lanes, layer);
+            self.attention_block(simd, index, layer);
+            self.mlp_block(simd, layer);
         }
         self.logits();
     }
@@ -33,7 +33,7 @@ impl Kernel for Forward<'_> {
 impl Forward<'_> {
     /// `x = rms_norm(wte[token] + wpe[position])`.
     #[inline(always)]
-    fn embed<L: F64x8>(&mut self, lanes: L) {
+    fn embed<S: F64x8>(&mut self, simd: S) {
         let Self {
             model, space, runs, ..
         } = self;
@@ -49,17 +49,17 @@ impl Forward<'_> {
                 model.wpe.add_row(position, column);
             }
         }
-        rms_norm(lanes, n_embd, &space.normed, &mut space.x);
+        rms_norm(simd, n_embd, &space.normed, &mut space.x);
     }
 
     /// `x += wo · attention(rms_norm(x))`.
     #[inline(always)]
-    fn attention_block<L: F64x8>(&mut self, lanes: L, index: usize, layer: &Layer) {
+    fn attention_block<S: F64x8>(&mut self, simd: S, index: usize, layer: &Layer) {
         let config = self.model.meta.config;
         let heads = self.member.share(config.n_head);
         let own = heads.start * config.head_dim()..heads.end * config.head_dim();
         let space = &mut *self.space;
-        rms_norm(lanes, config.n_embd, &space.x, &mut space.normed);
+        rms_norm(simd, config.n_embd, &space.x, &mut space.normed);
         for (matrix, out) in [
             (&layer.attn_wq, &mut space.query),
             (&layer.attn_wk, &mut space.key),
@@ -67,7 +67,7 @@ impl Forward<'_> {
         ] {
             matrix.matmul(own.clone(), &space.normed, out);
         }
-        self.attend(lanes, index, heads.len());
+        self.attend(simd, index, heads.len());
         let Scratch {
             x,
             normed,
@@ -84,7 +84,7 @@ impl Forward<'_> {
     /// Remembers the keys and values of all columns, and lets the queries attend to them, which makes
     /// `part`.
     #[inline(always)]
-    fn attend<L: F64x8>(&mut self, lanes: L, layer: usize, heads: usize) {
+    fn attend<S: F64x8>(&mut self, simd: S, layer: usize, heads: usize) {
         let head_dim = self.model.meta.config.head_dim();
         let Scratch {
             query,
@@ -102,7 +102,7 @@ impl Forward<'_> {
             for position in run.positions() {
                 for head in 0..heads {
                     let (key, value) = (&key[from..][..head_dim], &value[from..][..head_dim]);
-                    run.cache(head, layer).insert(position, key, value);
+                    run.cache(head, layer).write(position, key, value);
                     from += head_dim;
                 }
             }
@@ -115,7 +115,7 @@ impl Forward<'_> {
                 let from = from + head * head_dim;
                 let (queries, out) = (&query[from..], &mut part[from..]);
                 let cache = run.cache(head, layer);
-                cache.attend(lanes, positions.clone(), step, queries, out, scores);
+                cache.attention(simd, positions.clone(), step, queries, out, scores);
             }
             from += positions.len() * step;
         }
@@ -123,7 +123,7 @@ impl Forward<'_> {
 
     /// `x += fc2 · relu(fc1 · rms_norm(x))`.
     #[inline(always)]
-    fn mlp_block<L: F64x8>(&mut self, lanes: L, layer: &Layer) {
+    fn mlp_block<S: F64x8>(&mut self, simd: S, layer: &Layer) {
         let Scratch {
             x,
             normed,
@@ -131,9 +131,9 @@ impl Forward<'_> {
             part,
             ..
         } = &mut *self.space;
-        rms_norm(lanes, self.model.meta.config.n_embd, x, normed);
+        rms_norm(simd, self.model.meta.config.n_embd, x, normed);
         product(&mut self.member, &layer.mlp_fc1, normed, part, hidden);
-        relu(lanes, hidden);
+        relu(simd, hidden);
         product(&mut self.member, &layer.mlp_fc2, hidden, part, normed);
         add(x, normed);
     }
@@ -245,16 +245,16 @@ impl Scratch {
 
 /// Every column of `x`, `[columns, elements]`, over its root mean square.
 #[inline(always)]
-fn rms_norm<L: F64x8>(lanes: L, elements: usize, x: &[f64], out: &mut [f64]) {
+fn rms_norm<S: F64x8>(simd: S, elements: usize, x: &[f64], out: &mut [f64]) {
     let columns = x.chunks_exact(elements);
     for (x, out) in columns.zip(out.chunks_exact_mut(elements)) {
         let (eights, rest) = x.as_chunks();
-        let mut sums = lanes.splat(0.0);
-        for x in eights.iter().chain([&padded(rest)]) {
-            let x = lanes.load(x);
-            sums = lanes.mul_add(x, x, sums);
+        let mut sums = simd.splat(0.0);
+        for x in eights.iter().chain([&pad(rest)]) {
+            let x = simd.load(x);
+            sums = simd.mul_add(x, x, sums);
         }
-        let mean = total_of(lanes.store(sums)) / elements as f64;
+        let mean = reduce_sum(simd.store(sums)) / elements as f64;
         let scale = 1.0 / (mean + RMS_NORM_EPS).sqrt();
         for (out, x) in out.iter_mut().zip(x) {
             *out = x * scale;
@@ -263,13 +263,13 @@ fn rms_norm<L: F64x8>(lanes: L, elements: usize, x: &[f64], out: &mut [f64]) {
 }
 
 #[inline(always)]
-fn relu<L: F64x8>(lanes: L, x: &mut [f64]) {
+fn relu<S: F64x8>(simd: S, x: &mut [f64]) {
     let (eights, rest) = x.as_chunks_mut();
     for x in eights {
-        *x = lanes.store(lanes.max(lanes.load(x), lanes.splat(0.0)));
+        *x = simd.store(simd.max(simd.load(x), simd.splat(0.0)));
     }
     for x in rest {
-        *x = larger(*x, 0.0);
+        *x = max(*x, 0.0);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::thread_group::share;
-use crate::kernels::attention_f64::KvCache;
+use crate::kernels::attention_f64::HeadCache;
 use crate::model::ModelConfig;
 
 /// What the model remembers of one text.
@@ -12,7 +12,7 @@ pub struct SequenceCache {
     length: usize,
     layers: usize,
     /// `[heads, layers]`: who computes some heads needs theirs alone.
-    caches: Vec<KvCache>,
+    caches: Vec<HeadCache>,
 }
 
 impl SequenceCache {
@@ -22,13 +22,15 @@ impl SequenceCache {
         Self {
             length: 0,
             layers: config.n_layer,
-            caches: caches.map(|_| KvCache::new(config)).collect(),
+            caches: caches
+                .map(|_| HeadCache::new(config.head_dim(), config.block_size))
+                .collect(),
         }
     }
 
     /// How much memory a stream takes, full.
     pub fn bytes(config: ModelConfig) -> usize {
-        config.n_head * config.n_layer * KvCache::bytes(config)
+        config.n_head * config.n_layer * HeadCache::bytes(config.head_dim(), config.block_size)
     }
 
     /// How many tokens the model has seen.
@@ -112,7 +114,7 @@ pub struct HeadShard<'a> {
     length: usize,
     layers: usize,
     /// `[heads, layers]`.
-    caches: &'a mut [KvCache],
+    caches: &'a mut [HeadCache],
     pub tokens: &'a [u32],
     pub logits_from: usize,
 }
@@ -124,7 +126,7 @@ impl HeadShard<'_> {
     }
 
     /// What one of these heads remembers in a layer.
-    pub fn cache(&mut self, head: usize, layer: usize) -> &mut KvCache {
+    pub fn cache(&mut self, head: usize, layer: usize) -> &mut HeadCache {
         &mut self.caches[head * self.layers + layer]
     }
 }

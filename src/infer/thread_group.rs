@@ -246,7 +246,7 @@ mod tests {
     impl Kernel for Gathering<'_> {
         type Output = ();
 
-        fn run<L: F64x8>(mut self, _: L) {
+        fn run<S: F64x8>(mut self, _: S) {
             let own = self.member.share(5);
             let mut all = Vec::new();
             for time in 0..100 {

@@ -6,9 +6,8 @@
 
 use std::ops::Range;
 
-use super::math_f64::{exponentials, larger, largest, nearest, sum};
+use super::math_f64::{exponentials, max, nearest, slice_max, slice_sum};
 use super::simd::{F64x8, LANES};
-use crate::model::ModelConfig;
 
 /// How many queries are computed together, where there are several: what is read of keys and values
 /// is widened once for all of them.
@@ -27,23 +26,22 @@ const TILE: usize = 32;
 
 /// The keys and values of one head of one layer for one text, with room for the whole context.
 #[derive(Clone, Debug)]
-pub struct KvCache {
+pub struct HeadCache {
     head_dim: usize,
     /// `1/√D`.
     score_factor: f64,
     /// `[tokens / 8, D, 8]`: a vector holds one element of eight tokens' keys.
     keys: Vec<i32>,
-    /// `[tokens, D]`, each row filled up to whole lanes.
+    /// `[tokens, D]`, each row filled up to whole simd.
     values: Vec<i32>,
     /// `[tokens]` each. Those of the keys are over `√D`, as scores are.
     key_scales: Vec<f64>,
     value_scales: Vec<f64>,
 }
 
-impl KvCache {
-    pub fn new(config: ModelConfig) -> Self {
-        let tokens = config.block_size.next_multiple_of(LANES);
-        let head_dim = config.head_dim();
+impl HeadCache {
+    pub fn new(head_dim: usize, block_size: usize) -> Self {
+        let tokens = block_size.next_multiple_of(LANES);
         Self {
             head_dim,
             score_factor: 1.0 / (head_dim as f64).sqrt(),
@@ -56,11 +54,10 @@ impl KvCache {
     }
 
     /// How much memory a cache takes.
-    pub fn bytes(config: ModelConfig) -> usize {
-        let head_dim = config.head_dim();
+    pub fn bytes(head_dim: usize, block_size: usize) -> usize {
         let numbers = head_dim + head_dim.next_multiple_of(LANES);
         let of_token = numbers * size_of::<i32>() + 2 * size_of::<f64>();
-        config.block_size.next_multiple_of(LANES) * of_token
+        block_size.next_multiple_of(LANES) * of_token
     }
 
     pub fn head_dim(&self) -> usize {
@@ -79,7 +76,7 @@ impl KvCache {
 
     /// Remembers a token's key and value, `[D]` each.
     #[inline(always)]
-    pub fn insert(&mut self, token: usize, key: &[f64], value: &[f64]) {
+    pub fn write(&mut self, token: usize, key: &[f64], value: &[f64]) {
         let (place, width) = (self.key(token), self.width());
         let places = self.keys[place..].iter_mut().step_by(LANES);
         self.key_scales[token] = to_whole(key, places) * self.score_factor;
@@ -123,9 +120,9 @@ impl KvCache {
     /// its own. Each query, and each result, begins `step` numbers after the one before. `scores` is room
     /// to compute in.
     #[inline(always)]
-    pub fn attend<L: F64x8>(
+    pub fn attention<S: F64x8>(
         &self,
-        lanes: L,
+        simd: S,
         positions: Range<usize>,
         step: usize,
         queries: &[f64],
@@ -142,10 +139,10 @@ impl KvCache {
                 step,
             };
             if rest >= QUERIES {
-                pass(QUERIES).run::<L, QUERIES>(lanes, queries, scores, out);
+                pass(QUERIES).run::<S, QUERIES>(simd, queries, scores, out);
                 query += QUERIES;
             } else {
-                pass(1).run::<L, 1>(lanes, queries, scores, out);
+                pass(1).run::<S, 1>(simd, queries, scores, out);
                 query += 1;
             }
         }
@@ -159,8 +156,8 @@ fn to_whole<'a>(numbers: &[f64], places: impl Iterator<Item = &'a mut i32>) -> f
     // Never 0, so that it can be divided by.
     let largest = numbers
         .iter()
-        .fold(f64::MIN_POSITIVE * MOST, |max, number| {
-            larger(max, number.abs())
+        .fold(f64::MIN_POSITIVE * MOST, |largest, number| {
+            max(largest, number.abs())
         });
     let inverse = MOST / largest;
     for (place, number) in places.zip(numbers) {
@@ -171,22 +168,22 @@ fn to_whole<'a>(numbers: &[f64], places: impl Iterator<Item = &'a mut i32>) -> f
 
 /// Attention of `Q` queries at once.
 struct Pass<'a> {
-    cache: &'a KvCache,
+    cache: &'a HeadCache,
     /// The tokens that the last query sees; each other one sees one less than the one after.
     seen: usize,
     step: usize,
 }
 
 impl Pass<'_> {
-    /// The tokens that are seen, filled up to whole lanes.
+    /// The tokens that are seen, filled up to whole simd.
     fn padded(&self) -> usize {
         self.seen.next_multiple_of(LANES)
     }
 
     #[inline(always)]
-    fn run<L: F64x8, const Q: usize>(
+    fn run<S: F64x8, const Q: usize>(
         self,
-        lanes: L,
+        simd: S,
         queries: &[f64],
         scores: &mut Vec<f64>,
         out: &mut [f64],
@@ -196,20 +193,20 @@ impl Pass<'_> {
         scores.resize(size.max(scores.len()), 0.0);
         let scores = &mut scores[..size];
         let queries = std::array::from_fn(|q| &queries[q * self.step..][..head_dim]);
-        if Q * BLOCKS <= L::SUMS {
-            self.scores::<L, Q, BLOCKS>(lanes, queries, scores);
+        if Q * BLOCKS <= S::ACCUMULATORS {
+            self.scores::<S, Q, BLOCKS>(simd, queries, scores);
         } else {
-            self.scores::<L, Q, 1>(lanes, queries, scores);
+            self.scores::<S, Q, 1>(simd, queries, scores);
         }
-        self.softmax::<L, Q>(lanes, scores);
+        self.softmax::<S, Q>(simd, scores);
         for first in (0..self.seen).step_by(TILE) {
             let mut column = 0;
             while column < head_dim {
-                if Q == 1 && 2 * SUMS <= L::SUMS && head_dim - column > LANES {
-                    self.weigh::<L, Q, 2>(lanes, first, column, scores, out);
+                if Q == 1 && 2 * SUMS <= S::ACCUMULATORS && head_dim - column > LANES {
+                    self.weigh::<S, Q, 2>(simd, first, column, scores, out);
                     column += 2 * LANES;
                 } else {
-                    self.weigh::<L, Q, 1>(lanes, first, column, scores, out);
+                    self.weigh::<S, Q, 1>(simd, first, column, scores, out);
                     column += LANES;
                 }
             }
@@ -218,9 +215,9 @@ impl Pass<'_> {
 
     /// The scores, `[Q, tokens]`.
     #[inline(always)]
-    fn scores<L: F64x8, const Q: usize, const BLOCKS: usize>(
+    fn scores<S: F64x8, const Q: usize, const BLOCKS: usize>(
         &self,
-        lanes: L,
+        simd: S,
         queries: [&[f64]; Q],
         scores: &mut [f64],
     ) {
@@ -234,23 +231,23 @@ impl Pass<'_> {
             // longer.
             let blocks: [usize; BLOCKS] = std::array::from_fn(|b| (block + b).min(all - 1));
             let keys = blocks.map(|block| &keys[block * head_dim..][..head_dim]);
-            let mut sums = [[lanes.splat(0.0); BLOCKS]; Q];
+            let mut sums = [[simd.splat(0.0); BLOCKS]; Q];
             for d in 0..head_dim {
-                let mut wide = [lanes.splat(0.0); BLOCKS];
+                let mut wide = [simd.splat(0.0); BLOCKS];
                 for b in 0..BLOCKS {
-                    wide[b] = lanes.widen_whole(&keys[b][d]);
+                    wide[b] = simd.from_i32(&keys[b][d]);
                 }
                 for q in 0..Q {
-                    let query = lanes.splat(queries[q][d]);
+                    let query = simd.splat(queries[q][d]);
                     for b in 0..BLOCKS {
-                        sums[q][b] = lanes.mul_add(query, wide[b], sums[q][b]);
+                        sums[q][b] = simd.mul_add(query, wide[b], sums[q][b]);
                     }
                 }
             }
             for (q, sums) in sums.into_iter().enumerate() {
                 for (sum, block) in sums.into_iter().zip(blocks) {
-                    let scale = lanes.load(&scales[block]);
-                    scores[q * all + block] = lanes.store(lanes.mul(sum, scale));
+                    let scale = simd.load(&scales[block]);
+                    scores[q * all + block] = simd.store(simd.mul(sum, scale));
                 }
             }
         }
@@ -258,21 +255,21 @@ impl Pass<'_> {
 
     /// Turns scores into weights of the values, whose scales these take along.
     #[inline(always)]
-    fn softmax<L: F64x8, const Q: usize>(&self, lanes: L, scores: &mut [f64]) {
+    fn softmax<S: F64x8, const Q: usize>(&self, simd: S, scores: &mut [f64]) {
         for (later, scores) in scores.chunks_exact_mut(self.padded()).enumerate() {
             scores[self.seen - Q + 1 + later..].fill(f64::NEG_INFINITY);
-            let max = lanes.splat(-largest(lanes, scores));
+            let max = simd.splat(-slice_max(simd, scores));
             for scores in scores.as_chunks_mut::<LANES>().0 {
-                *scores = lanes.store(lanes.add(lanes.load(scores), max));
+                *scores = simd.store(simd.add(simd.load(scores), max));
             }
         }
         exponentials(scores);
         let (scales, _) = self.cache.value_scales.as_chunks::<LANES>();
         for scores in scores.chunks_exact_mut(self.padded()) {
-            let factor = lanes.splat(1.0 / sum(lanes, scores));
+            let factor = simd.splat(1.0 / slice_sum(simd, scores));
             for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
-                let scales = lanes.mul(lanes.load(scales), factor);
-                *scores = lanes.store(lanes.mul(lanes.load(scores), scales));
+                let scales = simd.mul(simd.load(scales), factor);
+                *scores = simd.store(simd.mul(simd.load(scores), scales));
             }
         }
     }
@@ -282,9 +279,9 @@ impl Pass<'_> {
     // By numbers, as below.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn weigh<L: F64x8, const Q: usize, const C: usize>(
+    fn weigh<S: F64x8, const Q: usize, const C: usize>(
         &self,
-        lanes: L,
+        simd: S,
         first: usize,
         column: usize,
         p: &[f64],
@@ -297,14 +294,14 @@ impl Pass<'_> {
         let p: [&[[f64; SUMS]]; Q] =
             std::array::from_fn(|q| p[q * self.padded() + first..][..tokens].as_chunks().0);
         let rows = &values[first * chunks + column / LANES..(first + tokens) * chunks];
-        let sums = if Q * C * SUMS <= L::SUMS {
-            some_sums::<L, Q, C, SUMS>(lanes, p, rows, chunks, 0)
+        let sums = if Q * C * SUMS <= S::ACCUMULATORS {
+            some_sums::<S, Q, C, SUMS>(simd, p, rows, chunks, 0)
         } else {
             // As a loop: written out, LLVM keeps what becomes of one sum in registers while it adds up
             // the next one in memory.
-            let mut sums = [[[lanes.splat(0.0); SUMS]; C]; Q];
+            let mut sums = [[[simd.splat(0.0); SUMS]; C]; Q];
             for number in 0..SUMS {
-                let one = some_sums::<L, Q, C, 1>(lanes, p, rows, chunks, number);
+                let one = some_sums::<S, Q, C, 1>(simd, p, rows, chunks, number);
                 for q in 0..Q {
                     for c in 0..C {
                         sums[q][c][number] = one[q][c][0];
@@ -317,8 +314,8 @@ impl Pass<'_> {
             let out = &mut out[q * self.step..][column..head_dim];
             for (out, sums) in out.chunks_mut(LANES).zip(sums) {
                 let [first_sum, second, third, fourth] = sums;
-                let sum = lanes.add(lanes.add(first_sum, third), lanes.add(second, fourth));
-                for (out, sum) in out.iter_mut().zip(lanes.store(sum)) {
+                let sum = simd.add(simd.add(first_sum, third), simd.add(second, fourth));
+                for (out, sum) in out.iter_mut().zip(simd.store(sum)) {
                     *out = if first == 0 { sum } else { *out + sum };
                 }
             }
@@ -332,23 +329,23 @@ impl Pass<'_> {
 // By numbers, so that all loops are unrolled and the sums stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn some_sums<L: F64x8, const Q: usize, const C: usize, const N: usize>(
-    lanes: L,
+fn some_sums<S: F64x8, const Q: usize, const C: usize, const N: usize>(
+    simd: S,
     p: [&[[f64; SUMS]]; Q],
     rows: &[[i32; LANES]],
     chunks: usize,
     first: usize,
-) -> [[[L::V; N]; C]; Q] {
+) -> [[[S::Vector; N]; C]; Q] {
     let step = SUMS / N;
-    let mut sums = [[[lanes.splat(0.0); N]; C]; Q];
+    let mut sums = [[[simd.splat(0.0); N]; C]; Q];
     for (four, rows) in rows.chunks(SUMS * chunks).enumerate() {
         for n in 0..N {
             let t = (first + n * step) % SUMS;
             for c in 0..C {
-                let value = lanes.widen_whole(&rows[t * chunks + c]);
+                let value = simd.from_i32(&rows[t * chunks + c]);
                 for q in 0..Q {
-                    let p = lanes.splat(p[q][four][t]);
-                    sums[q][c][n] = lanes.mul_add(p, value, sums[q][c][n]);
+                    let p = simd.splat(p[q][four][t]);
+                    sums[q][c][n] = simd.mul_add(p, value, sums[q][c][n]);
                 }
             }
         }

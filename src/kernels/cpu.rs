@@ -17,7 +17,7 @@ impl Cpu {
     /// The processor at hand.
     pub fn detect() -> Self {
         #[cfg(test)]
-        if let Some(chosen) = width::chosen() {
+        if let Some(chosen) = test_override::chosen() {
             return chosen;
         }
         #[cfg(target_arch = "x86_64")]
@@ -38,9 +38,9 @@ pub fn cores() -> usize {
 /// Runs a closure compiled for the processor at hand. What it calls has to be inlined into it to
 /// profit.
 #[inline(always)]
-pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+pub fn dispatch<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(test)]
-    match width::chosen() {
+    match test_override::chosen() {
         #[cfg(target_arch = "x86_64")]
         Some(Cpu::Avx2(instructions)) => return pulp::Simd::vectorize(instructions, body),
         Some(_) => return body(),
@@ -51,12 +51,12 @@ pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
 
 /// Lets tests choose for which vectors their thread's code is compiled.
 #[cfg(test)]
-pub mod width {
+pub mod test_override {
     use super::Cpu;
     use std::cell::Cell;
 
     #[derive(Clone, Copy, Debug)]
-    pub enum Width {
+    pub enum CpuOverride {
         Any,
         None,
         #[cfg(target_arch = "x86_64")]
@@ -64,31 +64,31 @@ pub mod width {
     }
 
     thread_local! {
-        static WIDTH: Cell<Width> = const { Cell::new(Width::Any) };
+        static WIDTH: Cell<CpuOverride> = const { Cell::new(CpuOverride::Any) };
     }
 
-    impl Width {
+    impl CpuOverride {
         /// Does something with each that this processor has.
         pub fn for_each(mut visit: impl FnMut(Self)) {
-            let mut all = vec![Width::Any, Width::None];
+            let mut all = vec![CpuOverride::Any, CpuOverride::None];
             #[cfg(target_arch = "x86_64")]
             if pulp::x86::V3::try_new().is_some() {
-                all.push(Width::Avx2);
+                all.push(CpuOverride::Avx2);
             }
             for width in all {
                 WIDTH.set(width);
                 visit(width);
             }
-            WIDTH.set(Width::Any);
+            WIDTH.set(CpuOverride::Any);
         }
     }
 
     pub fn chosen() -> Option<Cpu> {
         match WIDTH.get() {
-            Width::Any => None,
-            Width::None => Some(Cpu::Scalar),
+            CpuOverride::Any => None,
+            CpuOverride::None => Some(Cpu::Scalar),
             #[cfg(target_arch = "x86_64")]
-            Width::Avx2 => pulp::x86::V3::try_new().map(Cpu::Avx2),
+            CpuOverride::Avx2 => pulp::x86::V3::try_new().map(Cpu::Avx2),
         }
     }
 }

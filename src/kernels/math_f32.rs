@@ -1,4 +1,4 @@
-//! The small functions that vectorized loops are made of.
+//! The small functions that dispatch loops are made of.
 //!
 //! Sums run over a fixed number of lanes, so that the width of the vectors does not change them.
 
@@ -137,7 +137,7 @@ pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::vectorized;
+    use crate::kernels::cpu::dispatch;
 
     #[test]
     fn powers_of_two_are_right_to_two_units_in_the_last_place() {
@@ -161,7 +161,7 @@ mod tests {
         for length in 1..70 {
             let a: Vec<f32> = (0..length).map(|_| rng.f32() * 9.0 - 4.0).collect();
             let (mut wide, mut plain) = (a.clone(), a.clone());
-            let sums = vectorized(
+            let sums = dispatch(
                 #[inline(always)]
                 || (dot(&a, &a), softmax_in_place(&mut wide)),
             );

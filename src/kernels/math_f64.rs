@@ -1,15 +1,15 @@
 //! Sums and exponentials in f64 that give the same bits everywhere.
 //!
-//! A sum runs over eight lanes, element `i` in lane `i mod 8`, whose totals are then added two
+//! A sum runs over eight simd, element `i` in lane `i mod 8`, whose reduce_sums are then added two
 //! halves at a time; every product is fused with its sum. So neither the width of a processor's
 //! vectors nor how many columns are computed together changes a result. `exp` is our own for the
 //! same reason, and so that it can be computed for a whole vector.
 
-use super::simd::{F64x8, LANES, total_of};
+use super::simd::{F64x8, LANES, reduce_sum};
 
 /// Eight numbers, the last ones 0 where there are fewer.
 #[inline(always)]
-pub fn padded<T: Copy + Default>(numbers: &[T]) -> [T; LANES] {
+pub fn pad<T: Copy + Default>(numbers: &[T]) -> [T; LANES] {
     let mut padded = [T::default(); LANES];
     for (padded, number) in padded.iter_mut().zip(numbers) {
         *padded = *number;
@@ -64,23 +64,23 @@ pub fn exp(x: f64) -> f64 {
 
 /// The larger of two numbers, neither of which is NaN.
 #[inline(always)]
-pub fn larger(a: f64, b: f64) -> f64 {
+pub fn max(a: f64, b: f64) -> f64 {
     if b > a { b } else { a }
 }
 
 /// The largest of some numbers; negative infinity where there are none.
 #[inline(always)]
-pub fn largest<L: F64x8>(lanes: L, numbers: &[f64]) -> f64 {
+pub fn slice_max<S: F64x8>(simd: S, numbers: &[f64]) -> f64 {
     let (eights, rest) = numbers.as_chunks::<LANES>();
-    let mut max = lanes.splat(f64::NEG_INFINITY);
+    let mut running = simd.splat(f64::NEG_INFINITY);
     for numbers in eights {
-        max = lanes.max(max, lanes.load(numbers));
+        running = simd.max(running, simd.load(numbers));
     }
-    let max = lanes.store(max);
+    let lanes = simd.store(running);
     // Two halves at a time, which is faster than one number after the other.
-    let four: [f64; 4] = std::array::from_fn(|l| larger(max[l], max[l + 4]));
-    let max = larger(larger(four[0], four[2]), larger(four[1], four[3]));
-    rest.iter().copied().fold(max, larger)
+    let four: [f64; 4] = std::array::from_fn(|l| max(lanes[l], lanes[l + 4]));
+    let largest = max(max(four[0], four[2]), max(four[1], four[3]));
+    rest.iter().copied().fold(largest, max)
 }
 
 /// `e^x` for each number, all of them up to 0, in place.
@@ -93,13 +93,13 @@ pub fn exponentials(numbers: &mut [f64]) {
 
 /// The sum of some numbers.
 #[inline(always)]
-pub fn sum<L: F64x8>(lanes: L, numbers: &[f64]) -> f64 {
+pub fn slice_sum<S: F64x8>(simd: S, numbers: &[f64]) -> f64 {
     let (eights, rest) = numbers.as_chunks::<LANES>();
-    let mut sums = lanes.load(&padded(rest));
+    let mut sums = simd.load(&pad(rest));
     for numbers in eights {
-        sums = lanes.add(sums, lanes.load(numbers));
+        sums = simd.add(sums, simd.load(numbers));
     }
-    total_of(lanes.store(sums))
+    reduce_sum(simd.store(sums))
 }
 
 #[cfg(test)]
@@ -128,8 +128,8 @@ mod tests {
         for length in 0..40 {
             let numbers: Vec<f64> = (0..length).map(|i| f64::from(i * 5 % 7) - 3.0).collect();
             let expected = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            assert_eq!(largest(Scalar, &numbers), expected);
-            assert_eq!(sum(Scalar, &numbers), numbers.iter().sum::<f64>());
+            assert_eq!(slice_max(Scalar, &numbers), expected);
+            assert_eq!(slice_sum(Scalar, &numbers), numbers.iter().sum::<f64>());
         }
     }
 }

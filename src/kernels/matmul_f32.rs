@@ -3,7 +3,7 @@
 
 /// A read-only matrix within a slice: element (r, c) is `data[r * row_stride + c * col_stride]`.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -11,7 +11,7 @@ pub struct Matrix<'a> {
     col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatrixView<'a> {
     /// A matrix of `rows` × `cols` whose rows begin `row_stride` apart in `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows > 0 && cols > 0 && row_stride >= cols);
@@ -66,7 +66,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// `a·b`, row by row.
-pub fn matmul(a: Matrix, b: Matrix) -> Vec<f32> {
+pub fn matmul(a: MatrixView, b: MatrixView) -> Vec<f32> {
     let size = a.rows * b.cols;
     let mut out: Vec<f32> = Vec::with_capacity(size);
     // SAFETY: there is room for `size` values, all of which gemm writes without reading them.
@@ -79,7 +79,7 @@ pub fn matmul(a: Matrix, b: Matrix) -> Vec<f32> {
 }
 
 /// `out += a·b`; `out` is dense.
-pub fn matmul_add(out: &mut [f32], a: Matrix, b: Matrix) {
+pub fn matmul_add(out: &mut [f32], a: MatrixView, b: MatrixView) {
     assert_eq!(out.len(), a.rows * b.cols, "the size of the product");
     // SAFETY: there is room for the result, as was just checked, and it has values to add to.
     unsafe { multiply(out.as_mut_ptr(), true, a, b) }
@@ -92,9 +92,9 @@ pub fn matmul_add(out: &mut [f32], a: Matrix, b: Matrix) {
 ///
 /// From `out` on there has to be room for `a.rows` rows of `b.cols` values, which nothing else uses;
 /// where the product is added to them they must have values.
-unsafe fn multiply(out: *mut f32, add: bool, a: Matrix, b: Matrix) {
+unsafe fn multiply(out: *mut f32, add: bool, a: MatrixView, b: MatrixView) {
     assert_eq!(b.rows, a.cols, "inner sizes");
-    // SAFETY: `Matrix::new` keeps every index that the sizes and strides reach inside its slice,
+    // SAFETY: `MatrixView::new` keeps every index that the sizes and strides reach inside its slice,
     // the caller does so for `out`, and f32 is a type that gemm knows.
     unsafe {
         gemm::gemm(

@@ -4,8 +4,8 @@
 //! are both read as they lie. Some rows and some columns are multiplied together, which takes fewer
 //! loads than products. Every result is the sum of the same products in the same order.
 
-use super::math_f64::padded;
-use super::simd::{self, F64x8, Kernel, LANES, Weight, total_of};
+use super::math_f64::pad;
+use super::simd::{self, F64x8, Kernel, LANES, Weight, reduce_sum};
 
 /// How many columns meet all rows before the next ones do: few enough to stay near the processor.
 const NEAR: usize = 8;
@@ -44,18 +44,18 @@ impl<T: Weight> Kernel for Product<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: F64x8>(self, lanes: L) {
+    fn run<S: F64x8>(self, simd: S) {
         if self.x.len() == self.cols {
-            return self.run_single(lanes);
+            return self.run_single(simd);
         }
         let Self { values, cols, .. } = self;
         let rows = values.len() / cols;
         let near = self.x.chunks(NEAR * cols);
         for (x, out) in near.zip(self.out.chunks_mut(NEAR * rows)) {
-            if L::SUMS >= 4 * 4 {
-                multiply_near::<L, T, 4, 4>(lanes, values, cols, x, out);
+            if S::ACCUMULATORS >= 4 * 4 {
+                multiply_near::<S, T, 4, 4>(simd, values, cols, x, out);
             } else {
-                multiply_near::<L, T, 2, 3>(lanes, values, cols, x, out);
+                multiply_near::<S, T, 2, 3>(simd, values, cols, x, out);
             }
         }
     }
@@ -65,28 +65,28 @@ impl<T: Weight> Product<'_, T> {
     /// One column. F32x16 by row: where weights come from memory, it is the next ones in their order that
     /// a processor fetches ahead.
     #[inline(always)]
-    fn run_single<L: F64x8>(self, lanes: L) {
+    fn run_single<S: F64x8>(self, simd: S) {
         let (x_eights, x_rest) = self.x.as_chunks::<LANES>();
-        let x_rest = padded(x_rest);
+        let x_rest = pad(x_rest);
         for (out, row) in self.out.iter_mut().zip(self.values.chunks_exact(self.cols)) {
             let (eights, rest) = row.as_chunks::<LANES>();
-            let mut sums = lanes.splat(0.0);
+            let mut sums = simd.splat(0.0);
             for (weights, x) in eights.iter().zip(x_eights) {
-                sums = lanes.mul_add(T::load(lanes, weights), lanes.load(x), sums);
+                sums = simd.mul_add(T::load(simd, weights), simd.load(x), sums);
             }
             if !rest.is_empty() {
-                let weights = T::load(lanes, &padded(rest));
-                sums = lanes.mul_add(weights, lanes.load(&x_rest), sums);
+                let weights = T::load(simd, &pad(rest));
+                sums = simd.mul_add(weights, simd.load(&x_rest), sums);
             }
-            *out = total_of(lanes.store(sums));
+            *out = reduce_sum(simd.store(sums));
         }
     }
 }
 
 /// All rows with some columns, `R` rows and `C` columns at a time.
 #[inline(always)]
-fn multiply_near<L: F64x8, T: Weight, const R: usize, const C: usize>(
-    lanes: L,
+fn multiply_near<S: F64x8, T: Weight, const R: usize, const C: usize>(
+    simd: S,
     values: &[T],
     cols: usize,
     x: &[f64],
@@ -94,20 +94,20 @@ fn multiply_near<L: F64x8, T: Weight, const R: usize, const C: usize>(
 ) {
     let (rows, eights) = (values.len() / cols, cols.div_ceil(LANES));
     let panel = (PANEL / cols).next_multiple_of(R).max(R);
-    let (mut x_room, mut room, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut x_room, mut room, mut f32s) = (Vec::new(), Vec::new(), Vec::new());
     let x = in_eights(x, cols, &mut x_room);
     let columns = x.len() / eights;
     for (index, values) in values.chunks(panel * cols).enumerate() {
         let values = in_eights(values, cols, &mut room);
-        let values = T::singles(lanes, values, &mut singles);
+        let values = T::f32s(simd, values, &mut f32s);
         let mut column = 0;
         while column < columns {
             let x = &x[column * eights..];
             let out = &mut out[column * rows + index * panel..];
             column += match columns - column {
-                left if left >= C => multiply_panel::<L, R, C>(lanes, values, eights, x, out, rows),
-                1 => multiply_panel::<L, R, 1>(lanes, values, eights, x, out, rows),
-                _ => multiply_panel::<L, R, 2>(lanes, values, eights, x, out, rows),
+                left if left >= C => multiply_panel::<S, R, C>(simd, values, eights, x, out, rows),
+                1 => multiply_panel::<S, R, 1>(simd, values, eights, x, out, rows),
+                _ => multiply_panel::<S, R, 2>(simd, values, eights, x, out, rows),
             };
         }
     }
@@ -126,7 +126,7 @@ fn in_eights<'a, N: Copy + Default>(
     }
     room.clear();
     for row in rows.chunks_exact(cols) {
-        room.extend(row.chunks(LANES).map(padded));
+        room.extend(row.chunks(LANES).map(pad));
     }
     room
 }
@@ -134,8 +134,8 @@ fn in_eights<'a, N: Copy + Default>(
 /// Some rows with `C` columns, `R` rows at a time. The results of a column are `step` numbers after those
 /// of the one before. Gives `C`.
 #[inline(always)]
-fn multiply_panel<L: F64x8, const R: usize, const C: usize>(
-    lanes: L,
+fn multiply_panel<S: F64x8, const R: usize, const C: usize>(
+    simd: S,
     values: &[[f32; LANES]],
     eights: usize,
     x: &[[f64; LANES]],
@@ -147,11 +147,11 @@ fn multiply_panel<L: F64x8, const R: usize, const C: usize>(
     let rest = tiles.remainder();
     let mut row = 0;
     for values in tiles {
-        multiply_tile::<L, R, C>(lanes, values, x, &mut out[row..], step);
+        multiply_tile::<S, R, C>(simd, values, x, &mut out[row..], step);
         row += R;
     }
     for values in rest.chunks_exact(eights) {
-        multiply_tile::<L, 1, C>(lanes, values, x, &mut out[row..], step);
+        multiply_tile::<S, 1, C>(simd, values, x, &mut out[row..], step);
         row += 1;
     }
     C
@@ -159,8 +159,8 @@ fn multiply_panel<L: F64x8, const R: usize, const C: usize>(
 
 /// `R` rows with `C` columns.
 #[inline(always)]
-fn multiply_tile<L: F64x8, const R: usize, const C: usize>(
-    lanes: L,
+fn multiply_tile<S: F64x8, const R: usize, const C: usize>(
+    simd: S,
     values: &[[f32; LANES]],
     x: [&[[f64; LANES]]; C],
     out: &mut [f64],
@@ -169,16 +169,16 @@ fn multiply_tile<L: F64x8, const R: usize, const C: usize>(
     let eights = x[0].len();
     let values: [_; R] = std::array::from_fn(|r| &values[r * eights..][..eights]);
     let x: [_; C] = std::array::from_fn(|c| &x[c][..eights]);
-    let mut sums = [[lanes.splat(0.0); R]; C];
+    let mut sums = [[simd.splat(0.0); R]; C];
     for i in 0..eights {
         let values = std::array::from_fn(|r| &values[r][i]);
         let x = std::array::from_fn(|c| &x[c][i]);
-        sums = lanes.add_products(values, x, sums);
+        sums = simd.mul_add_tile(values, x, sums);
     }
     for (sums, out) in sums.into_iter().zip(out.chunks_mut(step)) {
-        let mut four = [lanes.splat(0.0); 4];
+        let mut four = [simd.splat(0.0); 4];
         four[..R].copy_from_slice(&sums);
-        out[..R].copy_from_slice(&lanes.totals(four)[..R]);
+        out[..R].copy_from_slice(&simd.reduce_sums(four)[..R]);
     }
 }
 
@@ -201,9 +201,9 @@ mod tests {
                     for (x, out) in x.chunks(cols).zip(single.chunks_mut(rows)) {
                         Product::new(&values, cols, x, out).run_single(Scalar);
                     }
-                    let lanes = Scalar;
-                    multiply_near::<_, _, 2, 3>(lanes, &values, cols, &x, &mut small);
-                    multiply_near::<_, _, 4, 4>(lanes, &values, cols, &x, &mut large);
+                    let simd = Scalar;
+                    multiply_near::<_, _, 2, 3>(simd, &values, cols, &x, &mut small);
+                    multiply_near::<_, _, 4, 4>(simd, &values, cols, &x, &mut large);
                     assert_eq!(small, single, "{rows}, {cols}, {columns}");
                     assert_eq!(large, single, "{rows}, {cols}, {columns}");
                 }

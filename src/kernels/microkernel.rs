@@ -2,7 +2,7 @@
 //! small for a general one, which takes as long to choose how it goes about them, and to copy what it
 //! reads to where it wants it.
 
-use super::matmul_f32::Matrix;
+use super::matmul_f32::MatrixView;
 use crate::kernels::cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
@@ -20,8 +20,8 @@ impl F32x16 {
 }
 
 /// A panel as what may be the first factor of a product.
-pub fn matrix(panel: &[F32x16]) -> Matrix<'_> {
-    Matrix::dense(bytemuck::cast_slice(panel), panel.len(), COLUMNS)
+pub fn matrix(panel: &[F32x16]) -> MatrixView<'_> {
+    MatrixView::dense(bytemuck::cast_slice(panel), panel.len(), COLUMNS)
 }
 
 /// A matrix as panels side by side, the last of which is filled up with zeros.
@@ -99,30 +99,30 @@ impl Panels {
 }
 
 /// `out = a·b`.
-pub fn matmul(out: &mut [F32x16], a: Matrix, b: &[F32x16]) {
+pub fn matmul(out: &mut [F32x16], a: MatrixView, b: &[F32x16]) {
     multiply(out, a, b, false);
 }
 
 /// `out += a·b`.
-pub fn matmul_add(out: &mut [F32x16], a: Matrix, b: &[F32x16]) {
+pub fn matmul_add(out: &mut [F32x16], a: MatrixView, b: &[F32x16]) {
     multiply(out, a, b, true);
 }
 
-fn multiply(out: &mut [F32x16], a: Matrix, b: &[F32x16], add: bool) {
+fn multiply(out: &mut [F32x16], a: MatrixView, b: &[F32x16], add: bool) {
     assert_eq!((out.len(), b.len()), (a.rows(), a.cols()), "sizes");
     let product = Product { out, a, b, add };
     match Cpu::detect() {
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx512(lanes) => pulp::Simd::vectorize(
-            lanes,
+        Cpu::Avx512(simd) => pulp::Simd::vectorize(
+            simd,
             #[inline(always)]
-            || product.run(lanes),
+            || product.run(simd),
         ),
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx2(lanes) => pulp::Simd::vectorize(
-            lanes,
+        Cpu::Avx2(simd) => pulp::Simd::vectorize(
+            simd,
             #[inline(always)]
-            || product.run(lanes),
+            || product.run(simd),
         ),
         Cpu::Scalar => product.run(Scalar),
     }
@@ -131,7 +131,7 @@ fn multiply(out: &mut [F32x16], a: Matrix, b: &[F32x16], add: bool) {
 /// `out` has as many rows as `a`, and `b` as many as `a` has columns.
 struct Product<'a> {
     out: &'a mut [F32x16],
-    a: Matrix<'a>,
+    a: MatrixView<'a>,
     b: &'a [F32x16],
     add: bool,
 }
@@ -140,26 +140,26 @@ impl Product<'_> {
     /// As many rows at a time as have their sums in registers, and about as many each time: a few that
     /// are left would wait for one another's sums.
     #[inline(always)]
-    fn run<L: F32x16Arithmetic>(mut self, lanes: L) {
+    fn run<S: F32x16Arithmetic>(mut self, simd: S) {
         let rows = self.out.len();
-        let tiles = rows.div_ceil(L::SUMS);
+        let tiles = rows.div_ceil(S::ACCUMULATORS);
         let (height, higher) = (rows / tiles, rows % tiles);
         let mut first = 0;
         for tile in 0..tiles {
             let height = height + usize::from(tile < higher);
             match height {
-                1 => self.tile::<L, 1>(lanes, first),
-                2 => self.tile::<L, 2>(lanes, first),
-                3 => self.tile::<L, 3>(lanes, first),
-                4 => self.tile::<L, 4>(lanes, first),
-                5 => self.tile::<L, 5>(lanes, first),
-                6 => self.tile::<L, 6>(lanes, first),
-                7 => self.tile::<L, 7>(lanes, first),
-                8 => self.tile::<L, 8>(lanes, first),
-                9 => self.tile::<L, 9>(lanes, first),
-                10 => self.tile::<L, 10>(lanes, first),
-                11 => self.tile::<L, 11>(lanes, first),
-                12 => self.tile::<L, 12>(lanes, first),
+                1 => self.tile::<S, 1>(simd, first),
+                2 => self.tile::<S, 2>(simd, first),
+                3 => self.tile::<S, 3>(simd, first),
+                4 => self.tile::<S, 4>(simd, first),
+                5 => self.tile::<S, 5>(simd, first),
+                6 => self.tile::<S, 6>(simd, first),
+                7 => self.tile::<S, 7>(simd, first),
+                8 => self.tile::<S, 8>(simd, first),
+                9 => self.tile::<S, 9>(simd, first),
+                10 => self.tile::<S, 10>(simd, first),
+                11 => self.tile::<S, 11>(simd, first),
+                12 => self.tile::<S, 12>(simd, first),
                 _ => unreachable!("more rows than there are sums"),
             }
             first += height;
@@ -168,21 +168,21 @@ impl Product<'_> {
 
     /// `R` rows from row `first`.
     #[inline(always)]
-    fn tile<L: F32x16Arithmetic, const R: usize>(&mut self, lanes: L, first: usize) {
+    fn tile<S: F32x16Arithmetic, const R: usize>(&mut self, simd: S, first: usize) {
         let out = &mut self.out[first..first + R];
-        let mut sums = [lanes.load(&F32x16::ZERO); R];
+        let mut sums = [simd.load(&F32x16::ZERO); R];
         for (k, b) in self.b.iter().enumerate() {
-            let b = lanes.load(b);
+            let b = simd.load(b);
             for (r, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: `a` has as many rows as `out`, of which the slice above holds these, and as
                 // many columns as `b` has rows.
                 let a = unsafe { self.a.get_unchecked(first + r, k) };
-                *sum = lanes.mul_add(a, b, *sum);
+                *sum = simd.mul_add(a, b, *sum);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = lanes.store(if self.add {
-                lanes.add(lanes.load(out), sum)
+            *out = simd.store(if self.add {
+                simd.add(simd.load(out), sum)
             } else {
                 sum
             });
@@ -193,22 +193,22 @@ impl Product<'_> {
 /// What a kind of processor does with a row.
 trait F32x16Arithmetic: Copy {
     /// As many bytes as a row.
-    type V: bytemuck::Pod;
+    type Vector: bytemuck::Pod;
 
     /// How many rows can be summed up in registers.
-    const SUMS: usize;
+    const ACCUMULATORS: usize;
 
     #[inline(always)]
-    fn load(self, row: &F32x16) -> Self::V {
+    fn load(self, row: &F32x16) -> Self::Vector {
         pulp::cast(*row)
     }
     #[inline(always)]
-    fn store(self, v: Self::V) -> F32x16 {
+    fn store(self, v: Self::Vector) -> F32x16 {
         pulp::cast(v)
     }
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a·b + c`, rounded once where the processor can.
-    fn mul_add(self, a: f32, b: Self::V, c: Self::V) -> Self::V;
+    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }
 
 /// A processor of which nothing is known.
@@ -219,15 +219,15 @@ struct Scalar;
 const FUSES: bool = cfg!(target_arch = "aarch64");
 
 impl F32x16Arithmetic for Scalar {
-    type V = [f32; COLUMNS];
-    const SUMS: usize = if FUSES { 6 } else { 3 };
+    type Vector = [f32; COLUMNS];
+    const ACCUMULATORS: usize = if FUSES { 6 } else { 3 };
 
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| {
             if FUSES {
                 a.mul_add(b[i], c[i])
@@ -240,15 +240,15 @@ impl F32x16Arithmetic for Scalar {
 
 #[cfg(target_arch = "x86_64")]
 impl F32x16Arithmetic for V4 {
-    type V = std::arch::x86_64::__m512;
-    const SUMS: usize = 12;
+    type Vector = std::arch::x86_64::__m512;
+    const ACCUMULATORS: usize = 12;
 
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         self.avx512f._mm512_add_ps(a, b)
     }
     #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         let a = self.avx512f._mm512_set1_ps(a);
         self.avx512f._mm512_fmadd_ps(a, b, c)
     }
@@ -256,16 +256,16 @@ impl F32x16Arithmetic for V4 {
 
 #[cfg(target_arch = "x86_64")]
 impl F32x16Arithmetic for V3 {
-    type V = [std::arch::x86_64::__m256; 2];
-    const SUMS: usize = 6;
+    type Vector = [std::arch::x86_64::__m256; 2];
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         let add = self.avx;
         [add._mm256_add_ps(a[0], b[0]), add._mm256_add_ps(a[1], b[1])]
     }
     #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         let (a, fma) = (self.avx._mm256_set1_ps(a), self.fma);
         [
             fma._mm256_fmadd_ps(a, b[0], c[0]),
@@ -277,7 +277,7 @@ impl F32x16Arithmetic for V3 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::width::Width;
+    use crate::kernels::cpu::test_override::CpuOverride;
 
     #[test]
     fn products_are_those_of_a_plain_loop() {
@@ -287,18 +287,22 @@ mod tests {
                 .take(count)
                 .collect()
         };
-        Width::for_each(|width| {
+        CpuOverride::for_each(|width| {
             for (rows, inner) in (1..40).zip([1, 16, 5, 40].into_iter().cycle()) {
                 let (a, b) = (numbers(rows * inner), numbers(inner * COLUMNS));
                 let b: Vec<F32x16> = b.as_chunks().0.iter().copied().map(F32x16).collect();
                 let transposed: Vec<f32> = (0..rows * inner)
                     .map(|at| a[at % rows * inner + at / rows])
                     .collect();
-                let a = Matrix::dense(&a, rows, inner);
+                let a = MatrixView::dense(&a, rows, inner);
                 let mut once = vec![F32x16([f32::NAN; COLUMNS]); rows];
                 matmul(&mut once, a, &b);
                 let mut twice = once.clone();
-                matmul_add(&mut twice, Matrix::dense(&transposed, inner, rows).t(), &b);
+                matmul_add(
+                    &mut twice,
+                    MatrixView::dense(&transposed, inner, rows).t(),
+                    &b,
+                );
                 for r in 0..rows {
                     for c in 0..COLUMNS {
                         let exact: f64 = (0..inner)

@@ -1,4 +1,4 @@
-//! Kernels: vectorized arithmetic for each kind of CPU.
+//! Kernels: dispatch arithmetic for each kind of CPU.
 
 pub mod attention_f32;
 pub mod attention_f64;

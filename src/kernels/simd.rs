@@ -14,7 +14,7 @@ pub const LANES: usize = 8;
 
 /// The total of a sum that runs over the numbers of one value.
 #[inline(always)]
-pub fn total_of(sums: [f64; LANES]) -> f64 {
+pub fn reduce_sum(sums: [f64; LANES]) -> f64 {
     let [a, b, c, d, e, f, g, h] = sums;
     let four = [a + e, b + f, c + g, d + h];
     let two = [four[0] + four[2], four[1] + four[3]];
@@ -23,40 +23,40 @@ pub fn total_of(sums: [f64; LANES]) -> f64 {
 
 /// What a kind of processor does with eight numbers, each apart from the others.
 pub trait F64x8: Copy {
-    type V: Copy;
+    type Vector: Copy;
 
     /// How many values can be summed up in registers, with what is added to them in registers too.
-    const SUMS: usize;
+    const ACCUMULATORS: usize;
 
-    fn load(self, numbers: &[f64; LANES]) -> Self::V;
-    fn widen(self, numbers: &[f32; LANES]) -> Self::V;
+    fn load(self, numbers: &[f64; LANES]) -> Self::Vector;
+    fn from_f32(self, numbers: &[f32; LANES]) -> Self::Vector;
     /// Finite numbers as f32, which holds them exactly.
     fn single(self, numbers: &[f16; LANES]) -> [f32; LANES];
-    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V;
-    fn store(self, v: Self::V) -> [f64; LANES];
-    fn splat(self, number: f64) -> Self::V;
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn from_i32(self, numbers: &[i32; LANES]) -> Self::Vector;
+    fn store(self, v: Self::Vector) -> [f64; LANES];
+    fn splat(self, number: f64) -> Self::Vector;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger of two numbers, neither of which is NaN.
-    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a·b + c`, rounded once.
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The total of each value's numbers, added up as by [`total_of`].
-    fn totals(self, values: [Self::V; 4]) -> [f64; 4];
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The total of each value's numbers, added up as by [`reduce_sum`].
+    fn reduce_sums(self, values: [Self::Vector; 4]) -> [f64; 4];
 
     /// `sums[c][r] + weights[r]·x[c]`, in an order in which it fits into the registers.
     // By numbers, so that all loops are unrolled and the sums stay in registers.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn add_products<const R: usize, const C: usize>(
+    fn mul_add_tile<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        mut sums: [[Self::V; R]; C],
-    ) -> [[Self::V; R]; C] {
+        mut sums: [[Self::Vector; R]; C],
+    ) -> [[Self::Vector; R]; C] {
         let mut wide = [self.splat(0.0); R];
         for r in 0..R {
-            wide[r] = self.widen(weights[r]);
+            wide[r] = self.from_f32(weights[r]);
         }
         for c in 0..C {
             let x = self.load(x[c]);
@@ -68,10 +68,10 @@ pub trait F64x8: Copy {
     }
 }
 
-/// The totals of four numbers each, added up as by the second half of [`total_of`].
+/// The reduce_sums of four numbers each, added up as by the second half of [`reduce_sum`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn totals_of_fours(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256d; 4]) -> [f64; 4] {
+fn reduce_sum_quads(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256d; 4]) -> [f64; 4] {
     let lower = avx._mm256_permute2f128_pd::<0x20>(a, c);
     let ac = avx._mm256_add_pd(lower, avx._mm256_permute2f128_pd::<0x31>(a, c));
     let lower = avx._mm256_permute2f128_pd::<0x20>(b, d);
@@ -82,23 +82,23 @@ fn totals_of_fours(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256d; 4]) -
 /// Kernel that is compiled for each kind of processor. All that it calls has to be inlined into it.
 pub trait Kernel {
     type Output;
-    fn run<L: F64x8>(self, lanes: L) -> Self::Output;
+    fn run<S: F64x8>(self, simd: S) -> Self::Output;
 }
 
 /// Does some work as the processor at hand does it fastest.
 pub fn run<W: Kernel>(work: W) -> W::Output {
     match Cpu::detect() {
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx512(lanes) => pulp::Simd::vectorize(
-            lanes,
+        Cpu::Avx512(simd) => pulp::Simd::vectorize(
+            simd,
             #[inline(always)]
-            || work.run(lanes),
+            || work.run(simd),
         ),
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx2(lanes) => pulp::Simd::vectorize(
-            lanes,
+        Cpu::Avx2(simd) => pulp::Simd::vectorize(
+            simd,
             #[inline(always)]
-            || work.run(lanes),
+            || work.run(simd),
         ),
         Cpu::Scalar => work.run(Scalar),
     }
@@ -109,15 +109,15 @@ pub fn run<W: Kernel>(work: W) -> W::Output {
 pub struct Scalar;
 
 impl F64x8 for Scalar {
-    type V = [f64; LANES];
-    const SUMS: usize = 6;
+    type Vector = [f64; LANES];
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
-    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+    fn load(self, numbers: &[f64; LANES]) -> Self::Vector {
         *numbers
     }
     #[inline(always)]
-    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+    fn from_f32(self, numbers: &[f32; LANES]) -> Self::Vector {
         numbers.map(f64::from)
     }
     #[inline(always)]
@@ -125,50 +125,50 @@ impl F64x8 for Scalar {
         numbers.map(Weight::to_f32)
     }
     #[inline(always)]
-    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+    fn from_i32(self, numbers: &[i32; LANES]) -> Self::Vector {
         numbers.map(f64::from)
     }
     #[inline(always)]
-    fn store(self, v: Self::V) -> [f64; LANES] {
+    fn store(self, v: Self::Vector) -> [f64; LANES] {
         v
     }
     #[inline(always)]
-    fn splat(self, number: f64) -> Self::V {
+    fn splat(self, number: f64) -> Self::Vector {
         [number; LANES]
     }
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|l| a[l] + b[l])
     }
     #[inline(always)]
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|l| a[l] * b[l])
     }
     #[inline(always)]
-    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
     }
     #[inline(always)]
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
     #[inline(always)]
-    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
-        values.map(total_of)
+    fn reduce_sums(self, values: [Self::Vector; 4]) -> [f64; 4] {
+        values.map(reduce_sum)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl F64x8 for V4 {
-    type V = std::arch::x86_64::__m512d;
-    const SUMS: usize = 24;
+    type Vector = std::arch::x86_64::__m512d;
+    const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
-    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+    fn load(self, numbers: &[f64; LANES]) -> Self::Vector {
         pulp::cast(*numbers)
     }
     #[inline(always)]
-    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+    fn from_f32(self, numbers: &[f32; LANES]) -> Self::Vector {
         self.avx512f._mm512_cvtps_pd(pulp::cast(*numbers))
     }
     #[inline(always)]
@@ -178,56 +178,56 @@ impl F64x8 for V4 {
         pulp::cast(self.avx512f._mm512_castps512_ps256(wide))
     }
     #[inline(always)]
-    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+    fn from_i32(self, numbers: &[i32; LANES]) -> Self::Vector {
         self.avx512f._mm512_cvtepi32_pd(pulp::cast(*numbers))
     }
     #[inline(always)]
-    fn store(self, v: Self::V) -> [f64; LANES] {
+    fn store(self, v: Self::Vector) -> [f64; LANES] {
         pulp::cast(v)
     }
     #[inline(always)]
-    fn splat(self, number: f64) -> Self::V {
+    fn splat(self, number: f64) -> Self::Vector {
         self.avx512f._mm512_set1_pd(number)
     }
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         self.avx512f._mm512_add_pd(a, b)
     }
     #[inline(always)]
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         self.avx512f._mm512_mul_pd(a, b)
     }
     #[inline(always)]
-    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         self.avx512f._mm512_max_pd(a, b)
     }
     #[inline(always)]
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         self.avx512f._mm512_fmadd_pd(a, b, c)
     }
     #[inline(always)]
-    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
+    fn reduce_sums(self, values: [Self::Vector; 4]) -> [f64; 4] {
         let (avx, avx512f) = (self.avx, self.avx512f);
         let mut fours = [avx._mm256_setzero_pd(); 4];
         for (four, value) in fours.iter_mut().zip(values) {
             let lower = avx512f._mm512_castpd512_pd256(value);
             *four = avx._mm256_add_pd(lower, avx512f._mm512_extractf64x4_pd::<1>(value));
         }
-        totals_of_fours(avx, fours)
+        reduce_sum_quads(avx, fours)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl F64x8 for V3 {
-    type V = [__m256d; 2];
-    const SUMS: usize = 6;
+    type Vector = [__m256d; 2];
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
-    fn load(self, numbers: &[f64; LANES]) -> Self::V {
+    fn load(self, numbers: &[f64; LANES]) -> Self::Vector {
         pulp::cast(*numbers)
     }
     #[inline(always)]
-    fn widen(self, numbers: &[f32; LANES]) -> Self::V {
+    fn from_f32(self, numbers: &[f32; LANES]) -> Self::Vector {
         // Not by `map`, into which this processor's instructions would not be inlined.
         let [lower, upper]: [_; 2] = pulp::cast(*numbers);
         let avx = self.avx;
@@ -246,36 +246,36 @@ impl F64x8 for V3 {
         pulp::cast(avx._mm256_or_ps(rest, sign))
     }
     #[inline(always)]
-    fn widen_whole(self, numbers: &[i32; LANES]) -> Self::V {
+    fn from_i32(self, numbers: &[i32; LANES]) -> Self::Vector {
         let [lower, upper]: [_; 2] = pulp::cast(*numbers);
         let avx = self.avx;
         [avx._mm256_cvtepi32_pd(lower), avx._mm256_cvtepi32_pd(upper)]
     }
     #[inline(always)]
-    fn store(self, v: Self::V) -> [f64; LANES] {
+    fn store(self, v: Self::Vector) -> [f64; LANES] {
         pulp::cast(v)
     }
     #[inline(always)]
-    fn splat(self, number: f64) -> Self::V {
+    fn splat(self, number: f64) -> Self::Vector {
         [self.avx._mm256_set1_pd(number); 2]
     }
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         let add = self.avx;
         [add._mm256_add_pd(a[0], b[0]), add._mm256_add_pd(a[1], b[1])]
     }
     #[inline(always)]
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         let mul = self.avx;
         [mul._mm256_mul_pd(a[0], b[0]), mul._mm256_mul_pd(a[1], b[1])]
     }
     #[inline(always)]
-    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         let max = self.avx;
         [max._mm256_max_pd(a[0], b[0]), max._mm256_max_pd(a[1], b[1])]
     }
     #[inline(always)]
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         let fma = self.fma;
         [
             fma._mm256_fmadd_pd(a[0], b[0], c[0]),
@@ -285,12 +285,12 @@ impl F64x8 for V3 {
     // By numbers, so that all loops are unrolled and the sums stay in registers.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn add_products<const R: usize, const C: usize>(
+    fn mul_add_tile<const R: usize, const C: usize>(
         self,
         weights: [&[f32; LANES]; R],
         x: [&[f64; LANES]; C],
-        mut sums: [[Self::V; R]; C],
-    ) -> [[Self::V; R]; C] {
+        mut sums: [[Self::Vector; R]; C],
+    ) -> [[Self::Vector; R]; C] {
         let (avx, fma) = (self.avx, self.fma);
         let mut wide = [avx._mm256_setzero_pd(); R];
         for half in 0..2 {
@@ -307,26 +307,26 @@ impl F64x8 for V3 {
         sums
     }
     #[inline(always)]
-    fn totals(self, values: [Self::V; 4]) -> [f64; 4] {
+    fn reduce_sums(self, values: [Self::Vector; 4]) -> [f64; 4] {
         let avx = self.avx;
         let mut fours = [avx._mm256_setzero_pd(); 4];
         for (four, [lower, upper]) in fours.iter_mut().zip(values) {
             *four = avx._mm256_add_pd(lower, upper);
         }
-        totals_of_fours(avx, fours)
+        reduce_sum_quads(avx, fours)
     }
 }
 
 /// A weight as it is stored.
 pub trait Weight: bytemuck::Pod + Default + Send + Sync {
     /// Eight of them as f64.
-    fn load<L: F64x8>(lanes: L, weights: &[Self; LANES]) -> L::V;
+    fn load<S: F64x8>(simd: S, weights: &[Self; LANES]) -> S::Vector;
 
     fn to_f32(self) -> f32;
 
     /// Some weights as f32, in `room` if they are not stored as such.
-    fn singles<'a, L: F64x8>(
-        lanes: L,
+    fn f32s<'a, S: F64x8>(
+        simd: S,
         weights: &'a [[Self; LANES]],
         room: &'a mut Vec<[f32; LANES]>,
     ) -> &'a [[f32; LANES]];
@@ -334,8 +334,8 @@ pub trait Weight: bytemuck::Pod + Default + Send + Sync {
 
 impl Weight for f32 {
     #[inline(always)]
-    fn load<L: F64x8>(lanes: L, weights: &[f32; LANES]) -> L::V {
-        lanes.widen(weights)
+    fn load<S: F64x8>(simd: S, weights: &[f32; LANES]) -> S::Vector {
+        simd.from_f32(weights)
     }
 
     #[inline(always)]
@@ -344,8 +344,8 @@ impl Weight for f32 {
     }
 
     #[inline(always)]
-    fn singles<'a, L: F64x8>(
-        _lanes: L,
+    fn f32s<'a, S: F64x8>(
+        _simd: S,
         weights: &'a [[f32; LANES]],
         _room: &'a mut Vec<[f32; LANES]>,
     ) -> &'a [[f32; LANES]] {
@@ -355,8 +355,8 @@ impl Weight for f32 {
 
 impl Weight for f16 {
     #[inline(always)]
-    fn load<L: F64x8>(lanes: L, weights: &[f16; LANES]) -> L::V {
-        lanes.widen(&lanes.single(weights))
+    fn load<S: F64x8>(simd: S, weights: &[f16; LANES]) -> S::Vector {
+        simd.from_f32(&simd.single(weights))
     }
 
     /// Of finite numbers alone. Unlike `half`'s own conversion, this is one that loops are
@@ -371,14 +371,14 @@ impl Weight for f16 {
     }
 
     #[inline(always)]
-    fn singles<'a, L: F64x8>(
-        lanes: L,
+    fn f32s<'a, S: F64x8>(
+        simd: S,
         weights: &'a [[f16; LANES]],
         room: &'a mut Vec<[f32; LANES]>,
     ) -> &'a [[f32; LANES]] {
         room.resize(weights.len(), [0.0; LANES]);
         for (single, weights) in room.iter_mut().zip(weights) {
-            *single = lanes.single(weights);
+            *single = simd.single(weights);
         }
         room
     }

@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, rms_norm, values, with_values};
+use super::{reference, rms_norm, values, with_slices};
 use crate::kernels::attention_f32::{Attended, Heads};
-use crate::kernels::matmul_f32::{Matrix, matmul, matmul_add};
+use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 
 /// `x + attention(q, k, v)·Woᵀ`, where `q`, `k` and `v` are the thirds of `rms_norm(x)·Wqkvᵀ`, for `x`
 /// `[N, E]`, `qkv_weight` `[3E, E]` and `out_weight` `[E, E]`, giving `[N, E]`.
@@ -80,14 +80,14 @@ impl CustomOp3 for AttentionBlock {
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, n_embd) = x_l.shape().dims2()?;
         let x = values(x, x_l)?;
-        let qkv_weight = Matrix::dense(values(qkv_weight, qkv_l)?, 3 * n_embd, n_embd);
-        let out_weight = Matrix::dense(values(out_weight, out_l)?, n_embd, n_embd);
+        let qkv_weight = MatrixView::dense(values(qkv_weight, qkv_l)?, 3 * n_embd, n_embd);
+        let out_weight = MatrixView::dense(values(out_weight, out_l)?, n_embd, n_embd);
 
         let h = rms_norm::forward(x, n_embd);
-        let qkv = matmul(Matrix::dense(&h, tokens, n_embd), qkv_weight.t());
+        let qkv = matmul(MatrixView::dense(&h, tokens, n_embd), qkv_weight.t());
         let attended = self.heads(n_embd).forward(&qkv);
         let mut y = x.to_vec();
-        let values = Matrix::dense(&attended.out, tokens, n_embd);
+        let values = MatrixView::dense(&attended.out, tokens, n_embd);
         matmul_add(&mut y, values, out_weight.t());
         // An operation runs once.
         let _ = self.kept.set(Kept { h, qkv, attended });
@@ -108,15 +108,15 @@ impl CustomOp3 for AttentionBlock {
         };
         let heads = self.heads(n_embd);
         let arguments = [x, qkv_weight, out_weight, dy];
-        let gradients = with_values(arguments, |[x, qkv_weight, out_weight, dy]| {
-            let rows = |values, cols| Matrix::dense(values, tokens, cols);
+        let gradients = with_slices(arguments, |[x, qkv_weight, out_weight, dy]| {
+            let rows = |values, cols| MatrixView::dense(values, tokens, cols);
             let dout_weight = matmul(rows(dy, n_embd).t(), rows(&attended.out, n_embd));
-            let out_weight = Matrix::dense(out_weight, n_embd, n_embd);
+            let out_weight = MatrixView::dense(out_weight, n_embd, n_embd);
             let dattended = matmul(rows(dy, n_embd), out_weight);
             let dqkv = heads.backward(qkv, attended, &dattended);
             let dqkv = rows(&dqkv, 3 * n_embd);
             let dqkv_weight = matmul(dqkv.t(), rows(h, n_embd));
-            let dh = matmul(dqkv, Matrix::dense(qkv_weight, 3 * n_embd, n_embd));
+            let dh = matmul(dqkv, MatrixView::dense(qkv_weight, 3 * n_embd, n_embd));
             let mut dx = dy.to_vec();
             rms_norm::add_gradient(&mut dx, x, h, &dh, n_embd);
             [dx, dqkv_weight, dout_weight]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_values};
-use crate::kernels::cpu::vectorized;
+use super::{reference, values, with_slices};
+use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::softmax_in_place;
 
 /// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
@@ -55,7 +55,7 @@ impl CustomOp1 for CrossEntropy {
         let logits = values(logits, layout)?;
         let mut row = vec![0f32; vocab_size];
         let mut sum = 0f64;
-        vectorized(
+        dispatch(
             #[inline(always)]
             || {
                 for (logits, &target) in logits.chunks_exact(vocab_size).zip(&*self.targets) {
@@ -74,8 +74,8 @@ impl CustomOp1 for CrossEntropy {
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
         let (_, vocab_size) = logits.dims2()?;
         let scale = dloss.to_scalar::<f32>()? / self.count as f32;
-        let mut grad = with_values([logits], |[logits]| logits.to_vec())?;
-        vectorized(
+        let mut grad = with_slices([logits], |[logits]| logits.to_vec())?;
+        dispatch(
             #[inline(always)]
             || {
                 for (row, &target) in grad.chunks_exact_mut(vocab_size).zip(&*self.targets) {

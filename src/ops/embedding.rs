@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_values};
+use super::{reference, values, with_slices};
 
 /// `wte[tokens[n]] + wpe[positions[n]]` for each of the `N` tokens, giving `[N, E]`.
 ///
@@ -76,7 +76,7 @@ impl CustomOp2 for Embedding {
         let scatter = |table: &Tensor, ids: &[u32]| {
             let n_embd = table.dim(1)?;
             let mut sums = vec![0f32; table.elem_count()];
-            with_values([dx], |[dx]| {
+            with_slices([dx], |[dx]| {
                 for (&id, row) in ids.iter().zip(dx.chunks_exact(n_embd)) {
                     for (sum, x) in sums[id as usize * n_embd..][..n_embd].iter_mut().zip(row) {
                         *sum += x;

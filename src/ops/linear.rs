@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_values};
-use crate::kernels::matmul_f32::{Matrix, matmul};
+use super::{reference, values, with_slices};
+use crate::kernels::matmul_f32::{MatrixView, matmul};
 
 /// `x·Wᵀ` for `x` `[N, in]` and `weight` `[out, in]`, giving `[N, out]`. No bias.
 ///
@@ -41,8 +41,8 @@ impl CustomOp2 for Linear {
         if inputs != weight_inputs {
             bail!("linear: x is [{tokens}, {inputs}], the weight [{outputs}, {weight_inputs}]");
         }
-        let x = Matrix::dense(values(x, x_l)?, tokens, inputs);
-        let w = Matrix::dense(values(w, w_l)?, outputs, inputs);
+        let x = MatrixView::dense(values(x, x_l)?, tokens, inputs);
+        let w = MatrixView::dense(values(w, w_l)?, outputs, inputs);
         let y = matmul(x, w.t());
         Ok((CpuStorage::F32(y), (tokens, outputs).into()))
     }
@@ -57,10 +57,10 @@ impl CustomOp2 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (tokens, inputs) = x.dims2()?;
         let outputs = w.dim(0)?;
-        let (dx, dw) = with_values([x, w, dy], |[x, w, dy]| {
-            let dy = Matrix::dense(dy, tokens, outputs);
-            let dx = matmul(dy, Matrix::dense(w, outputs, inputs));
-            (dx, matmul(dy.t(), Matrix::dense(x, tokens, inputs)))
+        let (dx, dw) = with_slices([x, w, dy], |[x, w, dy]| {
+            let dy = MatrixView::dense(dy, tokens, outputs);
+            let dx = matmul(dy, MatrixView::dense(w, outputs, inputs));
+            (dx, matmul(dy.t(), MatrixView::dense(x, tokens, inputs)))
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, rms_norm, values, with_values};
-use crate::kernels::cpu::vectorized;
+use super::{reference, rms_norm, values, with_slices};
+use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::step;
-use crate::kernels::matmul_f32::{Matrix, matmul, matmul_add};
+use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 
 /// `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` for `x` `[N, E]`, `fc1` `[H, E]` and `fc2` `[E, H]`, giving `[N, E]`.
 /// The gradient of `relu` at 0 is 0.
@@ -50,12 +50,12 @@ impl CustomOp3 for MlpBlock {
         let (tokens, n_embd) = x_l.shape().dims2()?;
         let (width, _) = fc1_l.shape().dims2()?;
         let x = values(x, x_l)?;
-        let fc1 = Matrix::dense(values(fc1, fc1_l)?, width, n_embd);
-        let fc2 = Matrix::dense(values(fc2, fc2_l)?, n_embd, width);
+        let fc1 = MatrixView::dense(values(fc1, fc1_l)?, width, n_embd);
+        let fc2 = MatrixView::dense(values(fc2, fc2_l)?, n_embd, width);
 
         let h = rms_norm::forward(x, n_embd);
-        let mut hidden = matmul(Matrix::dense(&h, tokens, n_embd), fc1.t());
-        vectorized(
+        let mut hidden = matmul(MatrixView::dense(&h, tokens, n_embd), fc1.t());
+        dispatch(
             #[inline(always)]
             || {
                 for value in &mut hidden {
@@ -65,7 +65,7 @@ impl CustomOp3 for MlpBlock {
             },
         );
         let mut y = x.to_vec();
-        let values = Matrix::dense(&hidden, tokens, width);
+        let values = MatrixView::dense(&hidden, tokens, width);
         matmul_add(&mut y, values, fc2.t());
         // An operation runs once.
         let _ = self.kept.set(Kept { h, hidden });
@@ -85,11 +85,11 @@ impl CustomOp3 for MlpBlock {
         let Some(Kept { h, hidden }) = self.kept.get() else {
             bail!("mlp_block: the backward pass comes before the forward pass");
         };
-        let gradients = with_values([x, fc1, fc2, dy], |[x, fc1, fc2, dy]| {
-            let rows = |values, cols| Matrix::dense(values, tokens, cols);
+        let gradients = with_slices([x, fc1, fc2, dy], |[x, fc1, fc2, dy]| {
+            let rows = |values, cols| MatrixView::dense(values, tokens, cols);
             let dfc2 = matmul(rows(dy, n_embd).t(), rows(hidden, width));
-            let mut dhidden = matmul(rows(dy, n_embd), Matrix::dense(fc2, n_embd, width));
-            vectorized(
+            let mut dhidden = matmul(rows(dy, n_embd), MatrixView::dense(fc2, n_embd, width));
+            dispatch(
                 #[inline(always)]
                 || {
                     for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
@@ -98,7 +98,7 @@ impl CustomOp3 for MlpBlock {
                 },
             );
             let dfc1 = matmul(rows(&dhidden, width).t(), rows(h, n_embd));
-            let dh = matmul(rows(&dhidden, width), Matrix::dense(fc1, width, n_embd));
+            let dh = matmul(rows(&dhidden, width), MatrixView::dense(fc1, width, n_embd));
             let mut dx = dy.to_vec();
             rms_norm::add_gradient(&mut dx, x, h, &dh, n_embd);
             [dx, dfc1, dfc2]

@@ -37,17 +37,17 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Lets `read` see the values of contiguous f32 tensors in main memory.
-pub fn with_values<const N: usize, R>(
+pub fn with_slices<const N: usize, R>(
     tensors: [&Tensor; N],
     read: impl FnOnce([&[f32]; N]) -> R,
 ) -> Result<R> {
-    with_all_values(&tensors, |slices| {
+    with_all_slices(&tensors, |slices| {
         read(std::array::from_fn(|index| slices[index]))
     })
 }
 
 /// The same for any number of tensors.
-pub fn with_all_values<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+pub fn with_all_slices<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
     let storages: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
     let slices = storages.iter().map(|(storage, layout)| match &**storage {
         Storage::Cpu(storage) => values(storage, layout),
@@ -57,7 +57,7 @@ pub fn with_all_values<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R
 }
 
 /// Lets `change` write the values of a contiguous f32 variable in main memory, in place.
-pub fn with_values_mut(var: &Var, change: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+pub fn with_slice_mut(var: &Var, change: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
     var.inplace_op1(&InPlace(std::cell::RefCell::new(change)))
 }
 
@@ -65,7 +65,7 @@ struct InPlace<F>(std::cell::RefCell<F>);
 
 impl<F: FnMut(&mut [f32]) -> Result<()>> candle_core::InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
-        "with_values_mut"
+        "with_slice_mut"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {

@@ -3,9 +3,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{reference, values, with_values};
+use super::{reference, values, with_slices};
 use crate::kernels::RMS_NORM_EPS;
-use crate::kernels::cpu::vectorized;
+use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::dot;
 
 /// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
@@ -38,7 +38,7 @@ fn inverse_rms(row: &[f32]) -> f32 {
 /// The normalized rows of `x` `[N, n_embd]`.
 pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.len());
-    vectorized(
+    dispatch(
         #[inline(always)]
         || {
             for row in x.chunks_exact(n_embd) {
@@ -52,7 +52,7 @@ pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
 
 /// Adds the gradient of `x` to `dx`. With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
 pub fn add_gradient(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32], n_embd: usize) {
-    vectorized(
+    dispatch(
         #[inline(always)]
         || {
             let rows = x.chunks_exact(n_embd).zip(y.chunks_exact(n_embd));
@@ -82,7 +82,7 @@ impl CustomOp1 for RmsNorm {
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let (tokens, n_embd) = x.dims2()?;
         let mut dx = vec![0f32; tokens * n_embd];
-        with_values([x, y, dy], |[x, y, dy]| {
+        with_slices([x, y, dy], |[x, y, dy]| {
             add_gradient(&mut dx, x, y, dy, n_embd)
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::reference;
-use crate::kernels::cpu::width::Width;
+use crate::kernels::cpu::test_override::CpuOverride;
 
 /// Sizes around the widths of vectors, and the smallest.
 const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
@@ -209,7 +209,7 @@ fn attention_block_matches_its_twin() {
             random.var(3 * n_embd, n_embd),
             random.var(n_embd, n_embd),
         ];
-        Width::for_each(|width| {
+        CpuOverride::for_each(|width| {
             compare(
                 &args,
                 |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),

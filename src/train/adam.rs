@@ -11,9 +11,9 @@ use candle_core::{Result, Tensor, Var};
 use super::Hyperparameters;
 use super::workers::Workers;
 use crate::data::partition;
-use crate::kernels::cpu::vectorized;
+use crate::kernels::cpu::dispatch;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
-use crate::ops::{with_all_values, with_values_mut};
+use crate::ops::{with_all_slices, with_slice_mut};
 use crate::store::Tensors;
 
 const EPSILON: f64 = 1e-8;
@@ -185,7 +185,7 @@ impl Parameter {
             return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
         }
         let mut squared_norm = 0.0;
-        with_all_values(gradients, |gradients| {
+        with_all_slices(gradients, |gradients| {
             for_each_sum_chunk(gradients, self.weight.elem_count(), |_, gradient| {
                 let squares = gradient.iter().map(|&g| f64::from(g) * f64::from(g));
                 squared_norm += squares.sum::<f64>();
@@ -198,7 +198,7 @@ impl Parameter {
         if !self.weight.device().is_cpu() {
             return self.update_reference(&sum(gradients, &self.weight)?, factors);
         }
-        with_all_values(gradients, |gradients| self.update_cpu(gradients, factors))?
+        with_all_slices(gradients, |gradients| self.update_cpu(gradients, factors))?
     }
 
     /// Updates weights and moments in place, in one pass over them and the gradients.
@@ -209,13 +209,13 @@ impl Parameter {
         let (lr, decay) = (factors.lr as f32, factors.decay as f32);
         let (gradient_scale, epsilon) = (factors.gradient_scale as f32, EPSILON as f32);
         let len = self.weight.elem_count();
-        with_values_mut(&self.weight, |weight| {
-            with_values_mut(&self.m, |m| {
-                with_values_mut(&self.v, |v| {
+        with_slice_mut(&self.weight, |weight| {
+            with_slice_mut(&self.m, |m| {
+                with_slice_mut(&self.v, |v| {
                     for_each_sum_chunk(gradients, len, |chunk, gradient| {
                         let moments = m[chunk.clone()].iter_mut().zip(&mut v[chunk.clone()]);
                         let weights = weight[chunk].iter_mut().zip(gradient);
-                        vectorized(
+                        dispatch(
                             #[inline(always)]
                             || {
                                 for ((w, g), (m, v)) in weights.zip(moments) {

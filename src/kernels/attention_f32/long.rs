@@ -7,9 +7,9 @@
 use std::f32::consts::LOG2_E;
 
 use super::head::{Attended, Head, K, Q, V};
-use crate::kernels::cpu::vectorized;
+use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::{dot, exp2, larger};
-use crate::kernels::matmul_f32::Matrix;
+use crate::kernels::matmul_f32::MatrixView;
 use crate::kernels::microkernel::{COLUMNS, F32x16, Panels, matmul, matmul_add, matrix};
 
 /// Where the numbers of a head are put together. `T` is the length of the longest document.
@@ -51,9 +51,9 @@ impl Room {
 
 impl Head {
     /// Tokens `0..count` of a third, `[count, D]`.
-    fn third<'a>(&self, qkv: &'a [f32], third: usize, count: usize) -> Matrix<'a> {
+    fn third<'a>(&self, qkv: &'a [f32], third: usize, count: usize) -> MatrixView<'a> {
         let data = &qkv[self.at(third, 0)..];
-        Matrix::new(data, count, self.head_dim, 3 * self.n_embd)
+        MatrixView::new(data, count, self.head_dim, 3 * self.n_embd)
     }
 
     /// The blocks of queries: where each begins, and how many they are. Those of the first see the
@@ -144,7 +144,7 @@ impl Head {
         dout: &[f32],
         (from, count): (usize, usize),
     ) {
-        vectorized(
+        dispatch(
             #[inline(always)]
             || {
                 let mut log_sums = [0f32; COLUMNS];
@@ -177,7 +177,7 @@ fn mask(rows: &mut [F32x16], value: f32) {
 
 /// Turns the scores of each column into `2^(score − max)`; gives the largest scores, and the sums.
 fn softmax(scores: &mut [F32x16]) -> ([f32; COLUMNS], [f32; COLUMNS]) {
-    vectorized(
+    dispatch(
         #[inline(always)]
         || {
             let mut max = [f32::NEG_INFINITY; COLUMNS];

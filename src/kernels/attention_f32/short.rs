@@ -4,7 +4,7 @@
 use std::f32::consts::LOG2_E;
 
 use super::head::{Head, K, Q, V};
-use crate::kernels::cpu::vectorized;
+use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::{exp2, larger};
 
 impl Head {
@@ -59,7 +59,7 @@ impl Head {
 
     /// Writes what the tokens attend to into `out` `[N, E]`.
     pub fn tile_forward<const D: usize, const L: usize>(&self, qkv: &[f32], out: &mut [f32]) {
-        vectorized(
+        dispatch(
             #[inline(always)]
             || {
                 let p = self.tile_probabilities::<D, L>(qkv);
@@ -81,7 +81,7 @@ impl Head {
         dout: &[f32],
         dqkv: &mut [f32],
     ) {
-        vectorized(
+        dispatch(
             #[inline(always)]
             || {
                 let p = self.tile_probabilities::<D, L>(qkv);
