@@ -6,7 +6,7 @@ use super::weights::Matrix;
 use super::{InferenceGpt, Layer};
 use crate::kernels::RMS_NORM_EPS;
 use crate::kernels::math_f64::{max, pad};
-use crate::kernels::simd::{F64x8, Kernel, reduce_sum};
+use crate::kernels::simd::{Kernel, Simd, reduce_sum};
 
 /// A pass of some columns through the model, as one member of a team makes it.
 pub struct Forward<'a> {
@@ -20,7 +20,7 @@ impl Kernel for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: F64x8>(mut self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         self.embed(simd);
         for (index, layer) in self.model.layers.iter().enumerate() {
             self.attention_block(simd, index, layer);
@@ -33,7 +33,7 @@ impl Kernel for Forward<'_> {
 impl Forward<'_> {
     /// `x = rms_norm(wte[token] + wpe[position])`.
     #[inline(always)]
-    fn embed<S: F64x8>(&mut self, simd: S) {
+    fn embed<S: Simd>(&mut self, simd: S) {
         let Self {
             model, space, runs, ..
         } = self;
@@ -54,7 +54,7 @@ impl Forward<'_> {
 
     /// `x += wo · attention(rms_norm(x))`.
     #[inline(always)]
-    fn attention_block<S: F64x8>(&mut self, simd: S, index: usize, layer: &Layer) {
+    fn attention_block<S: Simd>(&mut self, simd: S, index: usize, layer: &Layer) {
         let config = self.model.meta.config;
         let heads = self.member.share(config.n_head);
         let own = heads.start * config.head_dim()..heads.end * config.head_dim();
@@ -84,7 +84,7 @@ impl Forward<'_> {
     /// Remembers the keys and values of all columns, and lets the queries attend to them, which makes
     /// `part`.
     #[inline(always)]
-    fn attend<S: F64x8>(&mut self, simd: S, layer: usize, heads: usize) {
+    fn attend<S: Simd>(&mut self, simd: S, layer: usize, heads: usize) {
         let head_dim = self.model.meta.config.head_dim();
         let Scratch {
             query,
@@ -123,7 +123,7 @@ impl Forward<'_> {
 
     /// `x += fc2 · relu(fc1 · rms_norm(x))`.
     #[inline(always)]
-    fn mlp_block<S: F64x8>(&mut self, simd: S, layer: &Layer) {
+    fn mlp_block<S: Simd>(&mut self, simd: S, layer: &Layer) {
         let Scratch {
             x,
             normed,
@@ -245,7 +245,7 @@ impl Scratch {
 
 /// Every column of `x`, `[columns, elements]`, over its root mean square.
 #[inline(always)]
-fn rms_norm<S: F64x8>(simd: S, elements: usize, x: &[f64], out: &mut [f64]) {
+fn rms_norm<S: Simd>(simd: S, elements: usize, x: &[f64], out: &mut [f64]) {
     let columns = x.chunks_exact(elements);
     for (x, out) in columns.zip(out.chunks_exact_mut(elements)) {
         let (eights, rest) = x.as_chunks();
@@ -263,7 +263,7 @@ fn rms_norm<S: F64x8>(simd: S, elements: usize, x: &[f64], out: &mut [f64]) {
 }
 
 #[inline(always)]
-fn relu<S: F64x8>(simd: S, x: &mut [f64]) {
+fn relu<S: Simd>(simd: S, x: &mut [f64]) {
     let (eights, rest) = x.as_chunks_mut();
     for x in eights {
         *x = simd.store(simd.max(simd.load(x), simd.splat(0.0)));

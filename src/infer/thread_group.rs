@@ -233,7 +233,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
-    use crate::kernels::simd::F64x8;
+    use crate::kernels::simd::Simd;
 
     /// What a member does: it gathers two columns of five numbers, other ones each time. One member may
     /// fail before the last.
@@ -246,7 +246,7 @@ mod tests {
     impl Kernel for Gathering<'_> {
         type Output = ();
 
-        fn run<S: F64x8>(mut self, _: S) {
+        fn run<S: Simd>(mut self, _: S) {
             let own = self.member.share(5);
             let mut all = Vec::new();
             for time in 0..100 {

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::math_f64::{exponentials, max, nearest, slice_max, slice_sum};
-use super::simd::{F64x8, LANES};
+use super::simd::{LANES, Simd};
 
 /// How many queries are computed together, where there are several: what is read of keys and values
 /// is widened once for all of them.
@@ -120,7 +120,7 @@ impl HeadCache {
     /// its own. Each query, and each result, begins `step` numbers after the one before. `scores` is room
     /// to compute in.
     #[inline(always)]
-    pub fn attention<S: F64x8>(
+    pub fn attention<S: Simd>(
         &self,
         simd: S,
         positions: Range<usize>,
@@ -181,7 +181,7 @@ impl Pass<'_> {
     }
 
     #[inline(always)]
-    fn run<S: F64x8, const Q: usize>(
+    fn run<S: Simd, const Q: usize>(
         self,
         simd: S,
         queries: &[f64],
@@ -215,7 +215,7 @@ impl Pass<'_> {
 
     /// The scores, `[Q, tokens]`.
     #[inline(always)]
-    fn scores<S: F64x8, const Q: usize, const BLOCKS: usize>(
+    fn scores<S: Simd, const Q: usize, const BLOCKS: usize>(
         &self,
         simd: S,
         queries: [&[f64]; Q],
@@ -255,7 +255,7 @@ impl Pass<'_> {
 
     /// Turns scores into weights of the values, whose scales these take along.
     #[inline(always)]
-    fn softmax<S: F64x8, const Q: usize>(&self, simd: S, scores: &mut [f64]) {
+    fn softmax<S: Simd, const Q: usize>(&self, simd: S, scores: &mut [f64]) {
         for (later, scores) in scores.chunks_exact_mut(self.padded()).enumerate() {
             scores[self.seen - Q + 1 + later..].fill(f64::NEG_INFINITY);
             let max = simd.splat(-slice_max(simd, scores));
@@ -279,7 +279,7 @@ impl Pass<'_> {
     // By numbers, as below.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn weigh<S: F64x8, const Q: usize, const C: usize>(
+    fn weigh<S: Simd, const Q: usize, const C: usize>(
         &self,
         simd: S,
         first: usize,
@@ -329,7 +329,7 @@ impl Pass<'_> {
 // By numbers, so that all loops are unrolled and the sums stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn some_sums<S: F64x8, const Q: usize, const C: usize, const N: usize>(
+fn some_sums<S: Simd, const Q: usize, const C: usize, const N: usize>(
     simd: S,
     p: [&[[f64; SUMS]]; Q],
     rows: &[[i32; LANES]],

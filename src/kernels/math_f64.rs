@@ -5,7 +5,7 @@
 //! vectors nor how many columns are computed together changes a result. `exp` is our own for the
 //! same reason, and so that it can be computed for a whole vector.
 
-use super::simd::{F64x8, LANES, reduce_sum};
+use super::simd::{LANES, Simd, reduce_sum};
 
 /// Eight numbers, the last ones 0 where there are fewer.
 #[inline(always)]
@@ -70,7 +70,7 @@ pub fn max(a: f64, b: f64) -> f64 {
 
 /// The largest of some numbers; negative infinity where there are none.
 #[inline(always)]
-pub fn slice_max<S: F64x8>(simd: S, numbers: &[f64]) -> f64 {
+pub fn slice_max<S: Simd>(simd: S, numbers: &[f64]) -> f64 {
     let (eights, rest) = numbers.as_chunks::<LANES>();
     let mut running = simd.splat(f64::NEG_INFINITY);
     for numbers in eights {
@@ -93,7 +93,7 @@ pub fn exponentials(numbers: &mut [f64]) {
 
 /// The sum of some numbers.
 #[inline(always)]
-pub fn slice_sum<S: F64x8>(simd: S, numbers: &[f64]) -> f64 {
+pub fn slice_sum<S: Simd>(simd: S, numbers: &[f64]) -> f64 {
     let (eights, rest) = numbers.as_chunks::<LANES>();
     let mut sums = simd.load(&pad(rest));
     for numbers in eights {

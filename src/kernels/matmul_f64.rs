@@ -5,7 +5,7 @@
 //! loads than products. Every result is the sum of the same products in the same order.
 
 use super::math_f64::pad;
-use super::simd::{self, F64x8, Kernel, LANES, Weight, reduce_sum};
+use super::simd::{self, Kernel, LANES, Simd, Weight, reduce_sum};
 
 /// How many columns meet all rows before the next ones do: few enough to stay near the processor.
 const NEAR: usize = 8;
@@ -44,7 +44,7 @@ impl<T: Weight> Kernel for Product<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: F64x8>(self, simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         if self.x.len() == self.cols {
             return self.run_single(simd);
         }
@@ -65,7 +65,7 @@ impl<T: Weight> Product<'_, T> {
     /// One column. F32x16 by row: where weights come from memory, it is the next ones in their order that
     /// a processor fetches ahead.
     #[inline(always)]
-    fn run_single<S: F64x8>(self, simd: S) {
+    fn run_single<S: Simd>(self, simd: S) {
         let (x_eights, x_rest) = self.x.as_chunks::<LANES>();
         let x_rest = pad(x_rest);
         for (out, row) in self.out.iter_mut().zip(self.values.chunks_exact(self.cols)) {
@@ -85,7 +85,7 @@ impl<T: Weight> Product<'_, T> {
 
 /// All rows with some columns, `R` rows and `C` columns at a time.
 #[inline(always)]
-fn multiply_near<S: F64x8, T: Weight, const R: usize, const C: usize>(
+fn multiply_near<S: Simd, T: Weight, const R: usize, const C: usize>(
     simd: S,
     values: &[T],
     cols: usize,
@@ -134,7 +134,7 @@ fn in_eights<'a, N: Copy + Default>(
 /// Some rows with `C` columns, `R` rows at a time. The results of a column are `step` numbers after those
 /// of the one before. Gives `C`.
 #[inline(always)]
-fn multiply_panel<S: F64x8, const R: usize, const C: usize>(
+fn multiply_panel<S: Simd, const R: usize, const C: usize>(
     simd: S,
     values: &[[f32; LANES]],
     eights: usize,
@@ -159,7 +159,7 @@ fn multiply_panel<S: F64x8, const R: usize, const C: usize>(
 
 /// `R` rows with `C` columns.
 #[inline(always)]
-fn multiply_tile<S: F64x8, const R: usize, const C: usize>(
+fn multiply_tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     values: &[[f32; LANES]],
     x: [&[[f64; LANES]]; C],

@@ -22,7 +22,7 @@ pub fn reduce_sum(sums: [f64; LANES]) -> f64 {
 }
 
 /// What a kind of processor does with eight numbers, each apart from the others.
-pub trait F64x8: Copy {
+pub trait Simd: Copy {
     type Vector: Copy;
 
     /// How many values can be summed up in registers, with what is added to them in registers too.
@@ -82,7 +82,7 @@ fn reduce_sum_quads(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256d; 4]) 
 /// Kernel that is compiled for each kind of processor. All that it calls has to be inlined into it.
 pub trait Kernel {
     type Output;
-    fn run<S: F64x8>(self, simd: S) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 /// Does some work as the processor at hand does it fastest.
@@ -108,7 +108,7 @@ pub fn run<W: Kernel>(work: W) -> W::Output {
 #[derive(Clone, Copy)]
 pub struct Scalar;
 
-impl F64x8 for Scalar {
+impl Simd for Scalar {
     type Vector = [f64; LANES];
     const ACCUMULATORS: usize = 6;
 
@@ -159,7 +159,7 @@ impl F64x8 for Scalar {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl F64x8 for V4 {
+impl Simd for V4 {
     type Vector = std::arch::x86_64::__m512d;
     const ACCUMULATORS: usize = 24;
 
@@ -218,7 +218,7 @@ impl F64x8 for V4 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl F64x8 for V3 {
+impl Simd for V3 {
     type Vector = [__m256d; 2];
     const ACCUMULATORS: usize = 6;
 
@@ -320,12 +320,12 @@ impl F64x8 for V3 {
 /// A weight as it is stored.
 pub trait Weight: bytemuck::Pod + Default + Send + Sync {
     /// Eight of them as f64.
-    fn load<S: F64x8>(simd: S, weights: &[Self; LANES]) -> S::Vector;
+    fn load<S: Simd>(simd: S, weights: &[Self; LANES]) -> S::Vector;
 
     fn to_f32(self) -> f32;
 
     /// Some weights as f32, in `room` if they are not stored as such.
-    fn f32s<'a, S: F64x8>(
+    fn f32s<'a, S: Simd>(
         simd: S,
         weights: &'a [[Self; LANES]],
         room: &'a mut Vec<[f32; LANES]>,
@@ -334,7 +334,7 @@ pub trait Weight: bytemuck::Pod + Default + Send + Sync {
 
 impl Weight for f32 {
     #[inline(always)]
-    fn load<S: F64x8>(simd: S, weights: &[f32; LANES]) -> S::Vector {
+    fn load<S: Simd>(simd: S, weights: &[f32; LANES]) -> S::Vector {
         simd.from_f32(weights)
     }
 
@@ -344,7 +344,7 @@ impl Weight for f32 {
     }
 
     #[inline(always)]
-    fn f32s<'a, S: F64x8>(
+    fn f32s<'a, S: Simd>(
         _simd: S,
         weights: &'a [[f32; LANES]],
         _room: &'a mut Vec<[f32; LANES]>,
@@ -355,7 +355,7 @@ impl Weight for f32 {
 
 impl Weight for f16 {
     #[inline(always)]
-    fn load<S: F64x8>(simd: S, weights: &[f16; LANES]) -> S::Vector {
+    fn load<S: Simd>(simd: S, weights: &[f16; LANES]) -> S::Vector {
         simd.from_f32(&simd.single(weights))
     }
 
@@ -371,7 +371,7 @@ impl Weight for f16 {
     }
 
     #[inline(always)]
-    fn f32s<'a, S: F64x8>(
+    fn f32s<'a, S: Simd>(
         simd: S,
         weights: &'a [[f16; LANES]],
         room: &'a mut Vec<[f32; LANES]>,

@@ -1,7 +1,7 @@
 //! Softmax and cross-entropy over logits, in f64.
 
 use super::math_f64::{exponentials, slice_max, slice_sum};
-use super::simd::{self, F64x8, Kernel};
+use super::simd::{self, Kernel, Simd};
 
 /// `-log2 p` of a token, by the logits, which it takes.
 pub fn neg_log2_prob(logits: &mut [f64], token: u32) -> f64 {
@@ -30,7 +30,7 @@ impl Kernel for LogSum<'_> {
     type Output = (f64, f64);
 
     #[inline(always)]
-    fn run<S: F64x8>(self, simd: S) -> (f64, f64) {
+    fn run<S: Simd>(self, simd: S) -> (f64, f64) {
         let Self(logits) = self;
         let max = slice_max(simd, logits);
         for logit in logits.iter_mut() {
@@ -49,7 +49,7 @@ pub fn unnormalized_softmax(logits: &mut [f64], temperature: f64) -> f64 {
         type Output = f64;
 
         #[inline(always)]
-        fn run<S: F64x8>(self, simd: S) -> f64 {
+        fn run<S: Simd>(self, simd: S) -> f64 {
             let Self(logits, temperature) = self;
             // The largest is taken off before the division, so that no temperature is too small
             // for it.
