@@ -1,6 +1,7 @@
 //! From a prompt to text: sampling, decoding and scoring with an [`InferenceGpt`](crate::infer::InferenceGpt).
 
 mod chat;
+mod decode_pool;
 mod generate;
 mod prefix_cache;
 mod sampler;
@@ -9,6 +10,7 @@ mod sequence;
 mod stop;
 
 pub use chat::{Chat, PendingReply, Reply, chat_tokens};
+pub use decode_pool::{Completion, CompletionHandle, DecodePool, WorkerPanicked};
 pub use generate::{GenerateOptions, Generator, Sample, list_chars, read_conversation};
 pub use prefix_cache::Prefix;
 pub use sampler::{Sampler, SamplingOptions};

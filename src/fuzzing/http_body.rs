@@ -1,51 +1,41 @@
-//! What clients send to the server.
+//! Request bodies.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
 use super::small_model;
 use crate::data::CorpusKind;
-use crate::serve::api::{self, App};
-use crate::serve::engine::Engine;
+use crate::serve::app_state::AppState;
 use crate::serve::http::{HttpError, Response};
-use crate::serve::metrics::Metrics;
-use crate::serve::openai::{self, Reply};
+use crate::serve::openai::Output;
+use crate::serve::{native, openai};
 
-/// A body for one of the endpoints, which the first byte chooses, with one of two models: the
-/// answer is JSON, and never that the server failed.
+/// A body for the endpoint and the model that the first byte chooses. The response must be JSON,
+/// and an error the client's.
 pub fn http_body(input: &[u8]) {
-    static APPS: LazyLock<[App; 2]> =
-        LazyLock::new(|| [CorpusKind::Documents, CorpusKind::Conversations].map(app));
+    static APPS: LazyLock<[AppState; 2]> = LazyLock::new(|| {
+        [CorpusKind::Documents, CorpusKind::Conversations].map(|kind| {
+            AppState::new(small_model(kind), Value::Null, 1).expect("the worker starts")
+        })
+    });
     let Some((&choice, body)) = input.split_first() else {
         return;
     };
     let app = &APPS[usize::from(choice / 4 % 2)];
     match choice % 4 {
-        0 => check(api::generate(app, body), false),
-        1 => check(api::chat(app, body), false),
-        2 => check(whole(app, openai::chat_completions(app, body)), true),
-        _ => check(whole(app, openai::completions(app, body)), true),
+        0 => check(native::generate(app, body), false),
+        1 => check(native::chat(app, body), false),
+        2 => check(collect(app, openai::chat_completions(app, body)), true),
+        _ => check(collect(app, openai::completions(app, body)), true),
     }
 }
 
-fn app(kind: CorpusKind) -> App {
-    let model = small_model(kind);
-    let metrics = Arc::new(Metrics::default());
-    App {
-        engine: Engine::start(Arc::clone(&model), Arc::clone(&metrics), 1).expect("a thread"),
-        model,
-        info: Value::Null,
-        metrics,
-        started: 0,
-    }
-}
-
-/// A completion's answer. Events are read here.
-fn whole(app: &App, completion: Result<Reply, HttpError>) -> Result<Response, HttpError> {
-    let events = match completion? {
-        Reply::Whole(answer) => return Ok(answer),
-        Reply::Events(events) => events,
+/// The response of an endpoint. Events are read and checked here.
+fn collect(app: &AppState, output: Result<Output, HttpError>) -> Result<Response, HttpError> {
+    let completion = match output? {
+        Output::Full(response) => return Ok(response),
+        Output::Stream(completion) => completion,
     };
     let mut last = String::new();
     let read = |event: &str| {
@@ -54,21 +44,18 @@ fn whole(app: &App, completion: Result<Reply, HttpError>) -> Result<Response, Ht
         last = event.to_string();
         Ok(())
     };
-    events
-        .send(app, read)
-        .expect("what can fail has failed before");
+    let sent = completion.stream(app, read);
+    sent.expect("a valid request has no late errors");
     assert_eq!(last, "[DONE]");
     Ok(Response::json(&Value::Null))
 }
 
-fn check(answer: Result<Response, HttpError>, openai: bool) {
-    let answer = answer.unwrap_or_else(|error| {
+fn check(response: Result<Response, HttpError>, openai: bool) {
+    let response = response.unwrap_or_else(|error| {
         assert!((400..500).contains(&error.status), "{error:?}");
         assert!(!error.message.is_empty());
         Response::error(&error, openai)
     });
-    assert!(
-        serde_json::from_str::<Value>(&answer.body).is_ok(),
-        "{answer:?}"
-    );
+    let is_json = serde_json::from_str::<Value>(&response.body).is_ok();
+    assert!(is_json, "{response:?}");
 }

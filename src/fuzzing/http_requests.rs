@@ -1,55 +1,57 @@
-//! What comes over a connection to the server.
+//! The bytes of a connection to the server.
 
 use std::io::{self, Read, Write};
 
 use crate::serve::connection::{Connection, ReadError};
-use crate::serve::http::reason;
+use crate::serve::http::reason_phrase;
 
-/// The bytes of a connection, of which the first chooses how many arrive at once: the requests in
-/// them do not depend on that, nor whether something is wrong. Of several things that are wrong,
-/// each way may meet another one first.
+/// A connection, of which the first byte is the number of bytes per read. The requests must not
+/// depend on that number, nor must the presence of an error. The status may: of several errors,
+/// each read size may meet another one first.
 pub fn http_requests(input: &[u8]) {
-    let Some((&at_once, bytes)) = input.split_first() else {
+    let Some((&read_size, bytes)) = input.split_first() else {
         return;
     };
-    let (whole, end) = requests(bytes, usize::MAX);
-    let (cut, cut_end) = requests(bytes, usize::from(at_once).max(1));
-    assert_eq!(cut, whole);
-    assert_eq!(cut_end.is_some(), end.is_some(), "{cut_end:?}, {end:?}");
-    let used: usize = whole.iter().map(|(_, body)| body.len()).sum();
-    assert!(used <= bytes.len(), "more bodies than bytes");
-    for status in [end, cut_end].into_iter().flatten() {
-        assert!(status >= 400 && !reason(status).is_empty(), "{status}");
+    let (expected, expected_error) = requests(bytes, usize::MAX);
+    let (parsed, error) = requests(bytes, usize::from(read_size).max(1));
+    assert_eq!(parsed, expected);
+    let errors = [expected_error, error];
+    assert_eq!(error.is_some(), expected_error.is_some(), "{errors:?}");
+    let body_bytes: usize = parsed.iter().map(|(_, body)| body.len()).sum();
+    assert!(body_bytes <= bytes.len(), "bodies longer than the input");
+    for status in errors.into_iter().flatten() {
+        let is_known = !reason_phrase(status).is_empty();
+        assert!(status >= 400 && is_known, "{status}");
     }
 }
 
-/// A client that sends some bytes, a few at a time, and takes what comes back.
+/// A client that sends bytes in reads of a fixed size and keeps the responses.
 pub(crate) struct Client<'a> {
-    sends: &'a [u8],
-    at_once: usize,
-    pub got: Vec<u8>,
+    unsent: &'a [u8],
+    read_size: usize,
+    pub received: Vec<u8>,
 }
 
 impl<'a> Client<'a> {
-    pub fn new(sends: &'a [u8], at_once: usize) -> Self {
+    pub fn new(bytes: &'a [u8], read_size: usize) -> Self {
         Self {
-            sends,
-            at_once,
-            got: Vec::new(),
+            unsent: bytes,
+            read_size,
+            received: Vec::new(),
         }
     }
 }
 
 impl Read for Client<'_> {
-    fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
-        let count = self.at_once.min(part.len());
-        self.sends.read(&mut part[..count])
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.read_size.min(buffer.len());
+        self.unsent.read(&mut buffer[..count])
     }
 }
 
 impl Write for Client<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.got.extend_from_slice(bytes);
+        self.received.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -58,9 +60,9 @@ impl Write for Client<'_> {
     }
 }
 
-/// The path and the body of each request in some bytes, and the status that ends them.
-pub(crate) fn requests(sends: &[u8], at_once: usize) -> (Vec<(String, Vec<u8>)>, Option<u16>) {
-    let mut connection = Connection::over(Client::new(sends, at_once));
+/// The path and the body of each request, and the status of the error that ends them.
+pub(crate) fn requests(bytes: &[u8], read_size: usize) -> (Vec<(String, Vec<u8>)>, Option<u16>) {
+    let mut connection = Connection::over(Client::new(bytes, read_size));
     let mut requests = Vec::new();
     loop {
         let request = connection.read_head().and_then(|head| {
@@ -69,7 +71,7 @@ pub(crate) fn requests(sends: &[u8], at_once: usize) -> (Vec<(String, Vec<u8>)>,
         });
         match request {
             Ok(request) => requests.push(request),
-            Err(ReadError::Ended) => return (requests, None),
+            Err(ReadError::Closed) => return (requests, None),
             Err(ReadError::Refused(error)) => return (requests, Some(error.status)),
         }
     }

@@ -1,74 +1,69 @@
-//! Whose turn it is to be answered: so many requests at once, and the others in the order in which
-//! they came, in a line of bounded length.
+//! Admission control: a limited number of active requests, and a limited queue before them.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-use super::metrics::Metrics;
-
-/// Gives out admission.
+/// Issues permits in the order of the requests.
 pub struct Admission {
-    at_once: u64,
-    most_waiting: u64,
-    state: Mutex<State>,
-    next: Condvar,
+    max_active: u64,
+    max_waiting: u64,
+    tickets: Mutex<Tickets>,
+    released: Condvar,
 }
 
-/// How many admission have ever been asked for, and how many of these are over.
+/// The number of requests that ever entered the queue, and of those that ended.
 #[derive(Default)]
-struct State {
-    asked: u64,
-    over: u64,
+struct Tickets {
+    issued: u64,
+    released: u64,
 }
 
-/// A turn, which is over when this is dropped.
-pub struct Permit<'a> {
-    admission: &'a Admission,
-    metrics: &'a Metrics,
-}
+/// The right to run a request. Dropping it admits the next one.
+pub struct Permit<'a>(&'a Admission);
 
 impl Admission {
-    pub fn new(at_once: usize, most_waiting: usize) -> Self {
+    pub fn new(max_active: usize, max_waiting: usize) -> Self {
         Self {
-            at_once: at_once as u64,
-            most_waiting: most_waiting as u64,
-            state: Mutex::default(),
-            next: Condvar::new(),
+            max_active: max_active as u64,
+            max_waiting: max_waiting as u64,
+            tickets: Mutex::default(),
+            released: Condvar::new(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits for a turn; none where too many wait already.
-    pub fn wait<'a>(&'a self, metrics: &'a Metrics) -> Option<Permit<'a>> {
-        let mut state = self.state();
-        if state.asked - state.over >= self.at_once + self.most_waiting {
+    /// Waits for a permit. Returns none at once if the queue is full.
+    pub fn acquire(&self) -> Option<Permit<'_>> {
+        let mut tickets = self.lock();
+        if tickets.issued - tickets.released >= self.max_active + self.max_waiting {
             return None;
         }
-        let mine = state.asked;
-        state.asked += 1;
-        metrics.queued.fetch_add(1, Relaxed);
-        while mine >= state.over + self.at_once {
-            state = self.next.wait(state).unwrap_or_else(|e| e.into_inner());
+        let ticket = tickets.issued;
+        tickets.issued += 1;
+        while ticket >= tickets.released + self.max_active {
+            let waited = self.released.wait(tickets);
+            tickets = waited.unwrap_or_else(|e| e.into_inner());
         }
-        metrics.queued.fetch_sub(1, Relaxed);
-        metrics.in_progress.fetch_add(1, Relaxed);
-        Some(Permit {
-            admission: self,
-            metrics,
-        })
+        Some(Permit(self))
+    }
+
+    /// The number of active and of waiting requests.
+    pub fn counts(&self) -> (u64, u64) {
+        let tickets = self.lock();
+        let total = tickets.issued - tickets.released;
+        let active = total.min(self.max_active);
+        (active, total - active)
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.admission.state();
-        state.over += 1;
-        self.metrics.in_progress.fetch_sub(1, Relaxed);
-        if state.asked > state.over + self.admission.at_once - 1 {
-            self.admission.next.notify_all();
+        let mut tickets = self.0.lock();
+        tickets.released += 1;
+        if tickets.issued >= tickets.released + self.0.max_active {
+            self.0.released.notify_all();
         }
     }
 }
@@ -81,31 +76,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_come_in_the_order_in_which_they_were_asked_for() {
-        let (admission, metrics) = (Admission::new(2, 3), Metrics::default());
-        let (admission, metrics) = (&admission, &metrics);
-        let [first, second] = [(); 2].map(|()| admission.wait(metrics).unwrap());
+    fn permits_are_issued_first_come_first_served() {
+        let admission = Admission::new(2, 3);
+        let [first, second] = [(); 2].map(|()| admission.acquire().unwrap());
         let (sender, order) = channel();
         thread::scope(|scope| {
             for i in 0..3 {
-                let sender = sender.clone();
+                let (admission, sender) = (&admission, sender.clone());
                 scope.spawn(move || {
-                    let turn = admission.wait(metrics);
+                    let permit = admission.acquire();
                     sender.send(i).unwrap();
-                    drop(turn);
+                    drop(permit);
                 });
-                while metrics.queued.load(Relaxed) <= i {
+                while admission.counts().1 <= i {
                     thread::yield_now();
                 }
             }
-            assert!(admission.wait(metrics).is_none(), "three wait already");
+            assert_eq!(admission.counts(), (2, 3));
+            assert!(admission.acquire().is_none(), "the queue is full");
             assert!(order.try_recv().is_err());
             drop(second);
             drop(sender);
             assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2]);
         });
         drop(first);
-        assert_eq!(metrics.in_progress.load(Relaxed), 0);
-        assert_eq!(metrics.queued.load(Relaxed), 0);
+        assert_eq!(admission.counts(), (0, 0));
     }
 }

@@ -1,35 +1,35 @@
-//! Chunks of a body, as they arrive (RFC 9112, 7.1).
+//! Chunked bodies (RFC 9112, 7.1), and the limit of all bodies.
 
 use httparse::Status;
 
 use super::http::HttpError;
 
-/// The largest body that is read.
+/// The maximum size of a body, in bytes.
 pub const LIMIT: usize = 1 << 20;
 
-/// The longest line before a chunk, and the most bytes of trailers after the last.
-const LINE: usize = 1 << 10;
+/// The maximum size of a chunk's first line, and of the trailers together, in bytes.
+const MAX_LINE: usize = 1 << 10;
+
+const MAX_TRAILERS: usize = 16;
 
 pub fn too_large() -> HttpError {
     HttpError::new(413, format!("the body is larger than {LIMIT} bytes"))
 }
 
-/// The size of the chunk that some bytes begin with, and of the line that says it; none where more
-/// bytes are needed.
+/// Parses the line before a chunk. Returns the sizes of the chunk and of the line, or none where
+/// the line is incomplete.
 pub fn parse_chunk_size(bytes: &[u8]) -> Result<Option<(usize, usize)>, HttpError> {
-    let wrong = || HttpError::bad("the body's chunks are not as they have to be");
-    match httparse::parse_chunk_size(bytes).map_err(|_| wrong())? {
-        Status::Partial if bytes.len() > LINE => Err(wrong()),
+    let invalid = || HttpError::bad_request("invalid chunk size in the body");
+    match httparse::parse_chunk_size(bytes).map_err(|_| invalid())? {
+        Status::Partial if bytes.len() > MAX_LINE => Err(invalid()),
         Status::Partial => Ok(None),
         Status::Complete((line, size)) => {
-            // httparse takes a line without a number for 0, and lets pass whatever stands after a
-            // semicolon, which others may take for the line's end.
-            let strict = bytes[0].is_ascii_hexdigit()
-                && bytes[..line - 2]
-                    .iter()
-                    .all(|byte| !byte.is_ascii_control());
+            // httparse reads a line without a number as 0, and accepts control characters after a
+            // semicolon, which another parser may take for the end of the line.
+            let is_strict =
+                bytes[0].is_ascii_hexdigit() && !bytes[..line - 2].iter().any(u8::is_ascii_control);
             match usize::try_from(size) {
-                _ if !strict => Err(wrong()),
+                _ if !is_strict => Err(invalid()),
                 Ok(size) if size <= LIMIT => Ok(Some((size, line))),
                 _ => Err(too_large()),
             }
@@ -37,16 +37,14 @@ pub fn parse_chunk_size(bytes: &[u8]) -> Result<Option<(usize, usize)>, HttpErro
     }
 }
 
-/// How many bytes the trailers and the blank line after the last chunk take; none where more bytes
-/// are needed. Nothing in a trailer matters to this server.
+/// Parses the trailers and the blank line after the last chunk, which are ignored. Returns their
+/// size, or none where they are incomplete.
 pub fn parse_trailers(bytes: &[u8]) -> Result<Option<usize>, HttpError> {
-    let mut trailers = [httparse::EMPTY_HEADER; 16];
+    let mut trailers = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     match httparse::parse_headers(bytes, &mut trailers) {
-        Ok(Status::Complete((size, _))) if size <= LINE => Ok(Some(size)),
-        Ok(Status::Partial) if bytes.len() <= LINE => Ok(None),
-        _ => Err(HttpError::bad(
-            "the body's trailers are not as they have to be",
-        )),
+        Ok(Status::Complete((size, _))) if size <= MAX_LINE => Ok(Some(size)),
+        Ok(Status::Partial) if bytes.len() <= MAX_LINE => Ok(None),
+        _ => Err(HttpError::bad_request("invalid trailers after the body")),
     }
 }
 
@@ -55,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_a_chunk_is_a_hexadecimal_number() {
+    fn chunk_sizes_are_strict_hexadecimal_numbers() {
         for (line, expected) in [
             ("a\r\n", Ok(Some((10, 3)))),
             ("0A;x=y\r\nrest", Ok(Some((10, 8)))),
@@ -76,7 +74,7 @@ mod tests {
             let parsed = parse_chunk_size(line.as_bytes()).map_err(|error| error.status);
             assert_eq!(parsed, expected, "{line:?}");
         }
-        let long = format!("a;{}", "b".repeat(LINE));
+        let long = format!("a;{}", "b".repeat(MAX_LINE));
         assert!(parse_chunk_size(long.as_bytes()).is_err());
     }
 

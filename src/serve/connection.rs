@@ -1,8 +1,7 @@
-//! One client's connection: requests are read from it in turn, and answers written to it.
+//! One client's connection: reads its requests in turn and writes the responses.
 //!
-//! Everything that a client can make longer or slower than it has to be is bounded: the head and
-//! the body in bytes, each wait for a byte by the socket's time-out, and a request as a whole by a
-//! deadline that a steady trickle does not move.
+//! All that a client can prolong is bounded: the head and the body in bytes, each read and write by
+//! the socket's timeout, and a request as a whole by a deadline, which also ends a steady trickle.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,28 +9,28 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::body::{self, parse_chunk_size, parse_trailers};
 use super::head::{Framing, Head};
-use super::http::{HttpError, Response, reason};
+use super::http::{HttpError, Response, reason_phrase};
 
-/// A client that sends or takes no byte for so long is cut off.
-const IDLE: Duration = Duration::from_secs(10);
+/// The timeout of each read and write.
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest that a request may take to arrive, however steadily it trickles.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time from a request's first byte to its last.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long, and for how many bytes, a client is still listened to after the last answer, so that
-/// it gets to read that.
-const FAREWELL: Duration = Duration::from_secs(2);
-const FAREWELL_BYTES: usize = 4 << 20;
+/// The time and the number of bytes for which a closing connection still reads, so that the client
+/// receives the last response.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 4 << 20;
 
-/// How many bytes are asked for at once.
-const PART: usize = 4 << 10;
+/// The number of bytes per read.
+const READ_SIZE: usize = 4 << 10;
 
-/// Why there is no request.
+/// The reason for the absence of a request.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The client is gone, or has nothing to say.
-    Ended,
-    /// It is told why.
+    /// The client closed the connection, or sent nothing.
+    Closed,
+    /// The request is invalid, too large or too late. The client gets the error.
     Refused(HttpError),
 }
 
@@ -41,41 +40,42 @@ impl From<HttpError> for ReadError {
     }
 }
 
-/// A stream of requests, and where the answers go.
+/// A stream of requests in one direction and of responses in the other.
 pub struct Connection<S> {
     stream: S,
-    /// What has arrived and is not used yet.
-    arrived: Vec<u8>,
-    /// When the request that is being read has to be there.
+    /// Bytes that were received and not consumed yet.
+    buffer: Vec<u8>,
+    /// The deadline of the request that is being read.
     deadline: Instant,
 }
 
 impl Connection<TcpStream> {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(IDLE))?;
-        stream.set_write_timeout(Some(IDLE))?;
+        stream.set_read_timeout(Some(IO_TIMEOUT))?;
+        stream.set_write_timeout(Some(IO_TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self::over(stream))
     }
 
-    /// Ends the connection so that what was written last arrives: were it closed while there is
-    /// something to read, the client might see an error in its place.
-    pub fn end(mut self) {
-        let end = Instant::now() + FAREWELL;
-        let heard = |stream: &mut TcpStream| {
-            stream.shutdown(Shutdown::Write)?;
-            stream.set_read_timeout(Some(FAREWELL))?;
-            let (mut part, mut left) = ([0; PART], FAREWELL_BYTES);
-            while Instant::now() < end && left > 0 {
-                match stream.read(&mut part)? {
-                    0 => break,
-                    count => left = left.saturating_sub(count),
-                }
+    /// Closes the connection after the client has had time to read the last response: the reset
+    /// that closing a socket with unread bytes sends could overtake it.
+    pub fn close(mut self) {
+        // An error means that the client disconnected.
+        let _ = self.linger();
+    }
+
+    fn linger(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + LINGER;
+        self.stream.shutdown(Shutdown::Write)?;
+        self.stream.set_read_timeout(Some(LINGER))?;
+        let (mut bytes, mut remaining) = ([0; READ_SIZE], LINGER_BYTES);
+        while Instant::now() < deadline && remaining > 0 {
+            match self.stream.read(&mut bytes)? {
+                0 => break,
+                count => remaining = remaining.saturating_sub(count),
             }
-            io::Result::Ok(())
-        };
-        // A client that is gone need not be listened to.
-        let _ = heard(&mut self.stream);
+        }
+        Ok(())
     }
 }
 
@@ -83,37 +83,33 @@ impl<S: Read + Write> Connection<S> {
     pub fn over(stream: S) -> Self {
         Self {
             stream,
-            arrived: Vec::new(),
-            deadline: Instant::now() + PATIENCE,
+            buffer: Vec::new(),
+            deadline: Instant::now() + REQUEST_DEADLINE,
         }
     }
 
     /// Reads the head of the next request.
     pub fn read_head(&mut self) -> Result<Head, ReadError> {
-        // The time that a client takes until it begins is bounded by the socket alone.
-        if self.arrived.is_empty() {
-            self.fill().map_err(|_| ReadError::Ended)?;
+        // The socket's timeout alone bounds the wait for the first byte.
+        if self.buffer.is_empty() {
+            self.fill().map_err(|_| ReadError::Closed)?;
         }
-        self.deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some((head, size)) = Head::parse(&self.arrived)? {
-                self.arrived.drain(..size);
-                return Ok(head);
-            }
-            self.more("the head of the request")?;
-        }
+        self.deadline = Instant::now() + REQUEST_DEADLINE;
+        let (head, size) = self.read_until("the request head", Head::parse)?;
+        self.buffer.drain(..size);
+        Ok(head)
     }
 
-    /// Reads the body that belongs to a head.
+    /// Reads the body that follows a head.
     pub fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, ReadError> {
         let framing = head.framing()?;
-        let there_is_more = framing != Framing::Length(0) && self.arrived.is_empty();
-        if head.expects_continue()? && there_is_more {
-            let going_on = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-            going_on.map_err(|_| ReadError::Ended)?;
+        let is_outstanding = framing != Framing::Length(0) && self.buffer.is_empty();
+        if head.expects_continue()? && is_outstanding {
+            let written = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+            written.map_err(|_| ReadError::Closed)?;
         }
         match framing {
-            Framing::Length(length) => self.take(length),
+            Framing::Length(length) => self.read_exact(length),
             Framing::Chunked => self.read_chunks(),
         }
     }
@@ -121,68 +117,68 @@ impl<S: Read + Write> Connection<S> {
     fn read_chunks(&mut self) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
         loop {
-            let (size, line) = self.until(parse_chunk_size)?;
-            self.arrived.drain(..line);
+            let (size, line) = self.read_until("the body", parse_chunk_size)?;
+            self.buffer.drain(..line);
             if size == 0 {
-                let trailers = self.until(parse_trailers)?;
-                self.arrived.drain(..trailers);
+                let trailers = self.read_until("the body", parse_trailers)?;
+                self.buffer.drain(..trailers);
                 return Ok(body);
             }
             if body.len() + size > body::LIMIT {
                 return Err(body::too_large().into());
             }
-            body.extend(self.take(size)?);
-            if self.take(2)? != b"\r\n" {
-                return Err(HttpError::bad("a chunk is longer than it says").into());
+            body.extend(self.read_exact(size)?);
+            if self.read_exact(2)? != b"\r\n" {
+                return Err(HttpError::bad_request("a chunk is longer than its size").into());
             }
         }
     }
 
-    /// Waits until what has arrived is enough to parse.
-    fn until<T>(
+    /// Reads until the buffer parses. `part` names the part of the request in errors.
+    fn read_until<T>(
         &mut self,
+        part: &str,
         parse: impl Fn(&[u8]) -> Result<Option<T>, HttpError>,
     ) -> Result<T, ReadError> {
         loop {
-            if let Some(parsed) = parse(&self.arrived)? {
+            if let Some(parsed) = parse(&self.buffer)? {
                 return Ok(parsed);
             }
-            self.more("the body")?;
+            self.fill_before_deadline(part)?;
         }
     }
 
-    /// Waits for so many bytes, and takes them.
-    fn take(&mut self, count: usize) -> Result<Vec<u8>, ReadError> {
-        while self.arrived.len() < count {
-            self.more("the body")?;
+    /// Reads `count` bytes of the body.
+    fn read_exact(&mut self, count: usize) -> Result<Vec<u8>, ReadError> {
+        while self.buffer.len() < count {
+            self.fill_before_deadline("the body")?;
         }
-        let rest = self.arrived.split_off(count);
-        Ok(std::mem::replace(&mut self.arrived, rest))
+        let rest = self.buffer.split_off(count);
+        Ok(std::mem::replace(&mut self.buffer, rest))
     }
 
-    /// Waits for more of a request that has begun.
-    fn more(&mut self, what: &str) -> Result<(), ReadError> {
-        let late = || HttpError::new(408, format!("{what} did not arrive in time"));
+    fn fill_before_deadline(&mut self, part: &str) -> Result<(), ReadError> {
+        let timeout = || HttpError::new(408, format!("{part} did not arrive in time"));
         if Instant::now() > self.deadline {
-            return Err(late().into());
+            return Err(timeout().into());
         }
         self.fill().map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => late().into(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => timeout().into(),
             ErrorKind::UnexpectedEof => {
-                HttpError::bad(format!("{what} ends before its end")).into()
+                HttpError::bad_request(format!("{part} is incomplete")).into()
             }
-            _ => ReadError::Ended,
+            _ => ReadError::Closed,
         })
     }
 
-    /// Waits for bytes. Errors where none come.
+    /// Waits for bytes and appends them to the buffer. Errors at the end of the stream.
     fn fill(&mut self) -> io::Result<()> {
-        let mut part = [0; PART];
+        let mut bytes = [0; READ_SIZE];
         loop {
-            match self.stream.read(&mut part) {
+            match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
-                    self.arrived.extend_from_slice(&part[..count]);
+                    self.buffer.extend_from_slice(&bytes[..count]);
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -191,39 +187,45 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    /// Writes an answer. Errors where the client is gone.
-    pub fn write(&mut self, answer: &Response, head: Option<&Head>, last: bool) -> io::Result<()> {
-        let mut bytes = status_line(answer.status);
-        for (name, value) in &answer.headers {
+    /// Writes a response to the request with this head, if there is one. `close` announces the end
+    /// of the connection. Errors where the client disconnected.
+    pub fn write_response(
+        &mut self,
+        response: &Response,
+        head: Option<&Head>,
+        close: bool,
+    ) -> io::Result<()> {
+        let mut bytes = status_line(response.status);
+        for (name, value) in &response.headers {
             bytes += &format!("{name}: {value}\r\n");
         }
-        bytes += &format!("Content-Length: {}\r\n", answer.body.len());
-        bytes += connection_header(head, last);
+        bytes += &format!("Content-Length: {}\r\n", response.body.len());
+        bytes += connection_header(head, close);
         bytes += "\r\n";
         if head.is_none_or(|head| head.method != "HEAD") {
-            bytes += &answer.body;
+            bytes += &response.body;
         }
         self.stream.write_all(bytes.as_bytes())
     }
 
-    /// Writes the head of an answer of events, and then each event as it comes. Errors where the
-    /// client is gone.
+    /// Writes a response of server-sent events, each of which `generate` passes to its argument.
+    /// Errors where the client disconnected.
     pub fn write_events(
         &mut self,
         head: &Head,
-        last: bool,
-        make: impl FnOnce(&mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()>,
+        close: bool,
+        generate: impl FnOnce(&mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let chunked = head.takes_chunks();
+        let chunked = head.accepts_chunks();
         let mut bytes = status_line(200);
         bytes += "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n";
         if chunked {
             bytes += "Transfer-Encoding: chunked\r\n";
         }
-        bytes += connection_header(Some(head), last);
+        bytes += connection_header(Some(head), close);
         bytes += "\r\n";
         self.stream.write_all(bytes.as_bytes())?;
-        make(&mut |event| {
+        generate(&mut |event| {
             let event = format!("data: {event}\n\n");
             let event = match chunked {
                 true => format!("{:x}\r\n{event}\r\n", event.len()),
@@ -238,17 +240,18 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
-/// The first line of an answer, and the time.
+/// The status line and the date.
 fn status_line(status: u16) -> String {
     let now = httpdate::fmt_http_date(SystemTime::now());
-    format!("HTTP/1.1 {status} {}\r\nDate: {now}\r\n", reason(status))
+    let reason = reason_phrase(status);
+    format!("HTTP/1.1 {status} {reason}\r\nDate: {now}\r\n")
 }
 
-/// What a client has to be told of what comes after an answer, in the version that it speaks.
-fn connection_header(head: Option<&Head>, last: bool) -> &'static str {
+/// The `Connection` header, which HTTP/1.1 needs to close and HTTP/1.0 to keep alive.
+fn connection_header(head: Option<&Head>, close: bool) -> &'static str {
     match head {
-        _ if last => "Connection: close\r\n",
-        Some(head) if !head.takes_chunks() => "Connection: keep-alive\r\n",
+        _ if close => "Connection: close\r\n",
+        Some(head) if head.is_1_0 => "Connection: keep-alive\r\n",
         _ => "",
     }
 }
@@ -259,10 +262,10 @@ mod tests {
     use crate::fuzzing::http_requests::{Client, requests};
 
     #[test]
-    fn requests_are_the_same_however_they_are_cut_into_parts() {
+    fn parsing_does_not_depend_on_read_sizes() {
         let chunked = "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
         let sized = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
-        let many = format!(
+        let pipelined = format!(
             "{sized}\r\nGET /c HTTP/1.1\r\nHost: x\r\n\r\n\
              {chunked}3;x=y\r\ndef\r\n10\r\n0123456789abcdef\r\n0\r\nX: y\r\n\r\n{sized}"
         );
@@ -273,8 +276,11 @@ mod tests {
             request("/b", "def0123456789abcdef"),
             request("/a", "abc"),
         ];
-        for at_once in [1, 2, 3, 7, 50, 5000] {
-            assert_eq!(requests(many.as_bytes(), at_once), (expected.clone(), None));
+        for read_size in [1, 2, 3, 7, 50, 5000] {
+            assert_eq!(
+                requests(pipelined.as_bytes(), read_size),
+                (expected.clone(), None)
+            );
         }
         for (body, status) in [
             ("3\r\nabcd\r\n0\r\n\r\n", 400),
@@ -291,21 +297,21 @@ mod tests {
             "{chunked}{}0\r\n\r\n",
             "100000\r\n".to_string() + &"a".repeat(1 << 20) + "\r\n"
         );
-        assert_eq!(requests(large.as_bytes(), PART).1, None);
+        assert_eq!(requests(large.as_bytes(), READ_SIZE).1, None);
         let larger = large.replace("\r\n0\r\n\r\n", "\r\n1\r\na\r\n0\r\n\r\n");
-        assert_eq!(requests(larger.as_bytes(), PART).1, Some(413));
+        assert_eq!(requests(larger.as_bytes(), READ_SIZE).1, Some(413));
     }
 
     #[test]
-    fn a_client_that_waits_for_a_word_gets_it_once() {
+    fn expect_100_continue_is_answered_once() {
         let head =
             "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\n";
-        for (at_once, expected) in [(head.len(), 1), (PART, 0)] {
-            let sends = format!("{head}abc");
-            let mut connection = Connection::over(Client::new(sends.as_bytes(), at_once));
+        for (read_size, expected) in [(head.len(), 1), (READ_SIZE, 0)] {
+            let sent = format!("{head}abc");
+            let mut connection = Connection::over(Client::new(sent.as_bytes(), read_size));
             let head = connection.read_head().unwrap();
             assert_eq!(connection.read_body(&head).unwrap(), b"abc");
-            let got = String::from_utf8(connection.stream.got).unwrap();
+            let got = String::from_utf8(connection.stream.received).unwrap();
             assert_eq!(
                 got.matches("HTTP/1.1 100 Continue\r\n\r\n").count(),
                 expected
@@ -314,31 +320,28 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_what_comes_after_it() {
+    fn connection_header_follows_the_version() {
         let mut connection = Connection::over(Client::new(b"", 1));
-        let answer = Response::new("text/plain", "abc".into());
+        let response = Response::new("text/plain", "abc".into());
         let head = |version: &str| {
             let text = format!("HEAD / HTTP/{version}\r\nConnection: keep-alive\r\n\r\n");
             Head::parse(text.as_bytes()).unwrap().unwrap().0
         };
-        connection
-            .write(&answer, Some(&head("1.0")), false)
-            .unwrap();
-        connection
-            .write(&answer, Some(&head("1.1")), false)
-            .unwrap();
-        connection.write(&answer, None, true).unwrap();
-        let got = String::from_utf8(connection.stream.got).unwrap();
-        let answers: Vec<&str> = got.split("HTTP/1.1 200 OK\r\nDate: ").skip(1).collect();
+        let (old, new) = (head("1.0"), head("1.1"));
+        for (head, close) in [(Some(&old), false), (Some(&new), false), (None, true)] {
+            connection.write_response(&response, head, close).unwrap();
+        }
+        let got = String::from_utf8(connection.stream.received).unwrap();
+        let responses: Vec<&str> = got.split("HTTP/1.1 200 OK\r\nDate: ").skip(1).collect();
         let ends =
             |end: &str| format!("\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{end}");
         assert!(
-            answers[0].ends_with(&ends("Connection: keep-alive\r\n\r\n")),
+            responses[0].ends_with(&ends("Connection: keep-alive\r\n\r\n")),
             "{got}"
         );
-        assert!(answers[1].ends_with(&ends("\r\n")), "{got}");
+        assert!(responses[1].ends_with(&ends("\r\n")), "{got}");
         assert!(
-            answers[2].ends_with(&ends("Connection: close\r\n\r\nabc")),
+            responses[2].ends_with(&ends("Connection: close\r\n\r\nabc")),
             "{got}"
         );
     }

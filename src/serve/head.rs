@@ -1,33 +1,32 @@
-//! The head of a request: its first line and its headers, and how its body is framed.
+//! The head of a request: the request line, the headers, and the framing of the body.
 //!
-//! httparse knows the grammar. What it leaves open is decided here the strict way, for a server
-//! and the proxies before it must never disagree about where a request ends: what two readers
-//! could take for different lengths is refused, and the connection with it (RFC 9112, 6.3 and
-//! 11.2).
+//! httparse implements the grammar. The rest is strict, because the server and the proxies before
+//! it must agree on the end of each request: ambiguous framing is refused and closes the connection
+//! (RFC 9112, 6.3 and 11.2).
 
 use httparse::{Error, Status};
 
 use super::body;
 use super::http::HttpError;
 
-/// The most bytes of a head.
+/// The maximum size of a head, in bytes.
 pub const LIMIT: usize = 16 << 10;
 
-/// The most headers of a head.
-const HEADERS: usize = 100;
+/// The maximum number of headers.
+const MAX_HEADERS: usize = 100;
 
-/// A request's first line and headers.
+/// A request line and headers.
 #[derive(Debug)]
 pub struct Head {
     pub method: String,
-    /// What is asked for, without the query.
+    /// The target without the query.
     pub path: String,
-    /// The version is HTTP/1.0 or HTTP/1.1.
-    is_1_0: bool,
+    /// The version is HTTP/1.0, not HTTP/1.1.
+    pub is_1_0: bool,
     headers: Vec<(String, Vec<u8>)>,
 }
 
-/// Where a body ends.
+/// The length of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Length(usize),
@@ -35,21 +34,23 @@ pub enum Framing {
 }
 
 impl Head {
-    /// The head that some bytes begin with, and its size; none where more bytes are needed.
+    /// Parses a head at the start of `bytes`. Returns it with its size, or none where it is
+    /// incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let status = request.parse(bytes).map_err(|error| match error {
             Error::TooManyHeaders => too_large(),
-            Error::Version => HttpError::new(505, "the server speaks HTTP/1.0 and HTTP/1.1"),
-            error => HttpError::bad(format!("the request is not HTTP: {error}")),
+            Error::Version => HttpError::new(505, "the version must be HTTP/1.0 or HTTP/1.1"),
+            error => HttpError::bad_request(format!("the request is not HTTP: {error}")),
         })?;
         let size = match status {
             Status::Complete(size) => size,
             Status::Partial => bytes.len(),
         };
         if has_bare_line_feed(&bytes[..size]) {
-            return Err(HttpError::bad("a line of the request ends without CR"));
+            let message = "a line of the request head ends without CR";
+            return Err(HttpError::bad_request(message));
         }
         if size > LIMIT || (status.is_partial() && size == LIMIT) {
             return Err(too_large());
@@ -71,47 +72,43 @@ impl Head {
         Ok(Some((head, size)))
     }
 
-    /// The values of all headers of a name.
+    /// The values of all headers with this name.
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        let named = move |(known, _): &&(String, Vec<u8>)| known.eq_ignore_ascii_case(name);
+        let named = move |(other, _): &&(String, Vec<u8>)| other.eq_ignore_ascii_case(name);
         self.headers
             .iter()
             .filter(named)
             .map(|(_, value)| &value[..])
     }
 
-    /// The one value of a name, if it is there. Errors where there are several.
+    /// The value of a header. Errors where there are several.
     fn value(&self, name: &str) -> Result<Option<&[u8]>, HttpError> {
         let mut values = self.values(name);
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
-            _ => Err(HttpError::bad(format!("there is more than one {name}"))),
+            _ => Err(HttpError::bad_request(format!("more than one {name}"))),
         }
     }
 
-    /// How the body is framed. Errors where that can be understood in more than one way, where the
-    /// body is too large, and where there has to be one and nothing says how long it is.
+    /// The framing of the body. Errors where it is ambiguous, too large, or absent from a POST.
     pub fn framing(&self) -> Result<Framing, HttpError> {
-        let hosts = self.value("Host")?;
-        if hosts.is_none() && !self.is_1_0 {
-            return Err(HttpError::bad("the request has no Host"));
+        let host = self.value("Host")?;
+        if host.is_none() && !self.is_1_0 {
+            return Err(HttpError::bad_request("the request has no Host"));
         }
         let length = self.value("Content-Length")?;
         let encoding = self.value("Transfer-Encoding")?;
         match (length, encoding) {
-            (Some(_), Some(_)) => Err(HttpError::bad(
+            (Some(_), Some(_)) => Err(HttpError::bad_request(
                 "the request has both a Content-Length and a Transfer-Encoding",
             )),
             (None, Some(_)) if self.is_1_0 => {
-                Err(HttpError::bad("HTTP/1.0 has no Transfer-Encoding"))
+                Err(HttpError::bad_request("HTTP/1.0 has no Transfer-Encoding"))
             }
             (None, Some(encoding)) if encoding.eq_ignore_ascii_case(b"chunked") => {
                 Ok(Framing::Chunked)
             }
-            (None, Some(_)) => Err(HttpError::new(
-                501,
-                "the one Transfer-Encoding that the server knows is chunked",
-            )),
+            (None, Some(_)) => Err(HttpError::new(501, "Transfer-Encoding must be chunked")),
             (Some(length), None) => parse_length(length).map(Framing::Length),
             (None, None) if self.method == "POST" => {
                 Err(HttpError::new(411, "the request has no Content-Length"))
@@ -120,12 +117,12 @@ impl Head {
         }
     }
 
-    /// Whether the client waits for a word before it sends the body.
+    /// Whether the client waits for a 100 response before it sends the body.
     pub fn expects_continue(&self) -> Result<bool, HttpError> {
         match self.value("Expect")? {
             None => Ok(false),
             Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(!self.is_1_0),
-            Some(_) => Err(HttpError::new(417, "the server knows no such Expect")),
+            Some(_) => Err(HttpError::new(417, "Expect must be 100-continue")),
         }
     }
 
@@ -141,12 +138,11 @@ impl Head {
         }
     }
 
-    /// Whether the client reads chunks.
-    pub fn takes_chunks(&self) -> bool {
+    /// Whether the response may have a chunked body.
+    pub fn accepts_chunks(&self) -> bool {
         !self.is_1_0
     }
 
-    /// The body's type, if it says one.
     pub fn content_type(&self) -> Option<String> {
         let value = self.values("Content-Type").next()?;
         Some(String::from_utf8_lossy(value).into_owned())
@@ -156,32 +152,32 @@ impl Head {
 fn too_large() -> HttpError {
     HttpError::new(
         431,
-        format!("the head is larger than {LIMIT} bytes or {HEADERS} headers"),
+        format!("the request head is larger than {LIMIT} bytes or {MAX_HEADERS} headers"),
     )
 }
 
-/// The path of a request's target, without the query. A target may name the server, too.
+/// The path of a request target in origin or absolute form, without the query.
 fn path<'a>(method: &str, target: &'a str) -> Result<&'a str, HttpError> {
-    let local = match target.split_once("://") {
+    let origin = match target.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
             rest.find('/').map_or("/", |slash| &rest[slash..])
         }
         _ => target,
     };
-    let known = local.starts_with('/') || (method == "OPTIONS" && local == "*");
-    if !known {
-        return Err(HttpError::bad(format!(
-            "the request is for {target:?}, which is no path"
+    let is_path = origin.starts_with('/') || (method == "OPTIONS" && origin == "*");
+    if !is_path {
+        return Err(HttpError::bad_request(format!(
+            "the request target {target:?} is not a path"
         )));
     }
-    Ok(local.split(['?', '#']).next().unwrap_or(local))
+    Ok(origin.split(['?', '#']).next().unwrap_or(origin))
 }
 
-/// Digits and nothing else: signs, lists and the like are what request smugglers write.
+/// Parses digits only: signs and lists are means of request smuggling.
 fn parse_length(value: &[u8]) -> Result<usize, HttpError> {
     let text = str::from_utf8(value).unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(HttpError::bad("the Content-Length is not a number"));
+        return Err(HttpError::bad_request("Content-Length must be a number"));
     }
     match text.parse() {
         Ok(length) if length <= body::LIMIT => Ok(length),
@@ -189,7 +185,7 @@ fn parse_length(value: &[u8]) -> Result<usize, HttpError> {
     }
 }
 
-/// Whether there is a line feed that no carriage return stands before.
+/// Whether a line feed has no carriage return before it.
 fn has_bare_line_feed(bytes: &[u8]) -> bool {
     bytes
         .iter()
@@ -207,7 +203,7 @@ mod tests {
                 assert_eq!(size, text.len());
                 Ok(head)
             }
-            Ok(None) => panic!("{text:?} is not whole"),
+            Ok(None) => panic!("{text:?} is incomplete"),
             Err(error) => Err(error.status),
         }
     }
@@ -218,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_a_path_with_or_without_a_server() {
+    fn target_in_origin_or_absolute_form_gives_the_path() {
         for (target, expected) in [
             ("/", Ok("/")),
             ("/a/b?c=/d", Ok("/a/b")),
@@ -241,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_one_end_or_is_refused() {
+    fn ambiguous_body_framing_is_refused() {
         for (lines, expected) in [
             ("Content-Length: 7\r\n", Ok(Framing::Length(7))),
             ("content-length:0007 \r\n", Ok(Framing::Length(7))),
@@ -268,13 +264,17 @@ mod tests {
         ] {
             assert_eq!(framing(lines), expected, "{lines:?}");
         }
-        let old = |lines: &str| parse(&format!("GET / HTTP/1.0\r\n{lines}\r\n")).unwrap();
-        assert_eq!(old("").framing(), Ok(Framing::Length(0)));
-        assert!(old("Transfer-Encoding: chunked\r\n").framing().is_err());
+        let http_1_0 = |lines: &str| parse(&format!("GET / HTTP/1.0\r\n{lines}\r\n")).unwrap();
+        assert_eq!(http_1_0("").framing(), Ok(Framing::Length(0)));
+        assert!(
+            http_1_0("Transfer-Encoding: chunked\r\n")
+                .framing()
+                .is_err()
+        );
     }
 
     #[test]
-    fn what_is_no_head_is_known_before_its_end() {
+    fn invalid_heads_are_refused_before_their_end() {
         for (bytes, status) in [
             ("\u{16}\u{3}\u{1}", 400),
             ("GET / HTTP/1.1\n", 400),
@@ -286,16 +286,16 @@ mod tests {
         }
         let endless = format!("GET /{}", "a".repeat(LIMIT));
         assert_eq!(parse(&endless[..LIMIT]).unwrap_err(), 431);
-        let many = "X: y\r\n".repeat(HEADERS + 1);
+        let headers = "X: y\r\n".repeat(MAX_HEADERS + 1);
         assert_eq!(
-            parse(&format!("GET / HTTP/1.1\r\n{many}\r\n")).unwrap_err(),
+            parse(&format!("GET / HTTP/1.1\r\n{headers}\r\n")).unwrap_err(),
             431
         );
         assert!(matches!(Head::parse(b"GET / HTTP/1.1\r\nX: y"), Ok(None)));
     }
 
     #[test]
-    fn the_connection_goes_on_as_both_versions_have_it() {
+    fn keep_alive_follows_version_and_connection_header() {
         for (version, lines, expected) in [
             ("1.1", "", true),
             ("1.1", "Connection: close\r\n", false),

@@ -1,19 +1,25 @@
-//! The HTTP server: one loaded model, blocking threads, JSON in and JSON out.
+//! The HTTP server: one loaded model, a blocking thread per connection, JSON requests and responses.
 //!
-//! `server` gives each connection a thread. It reads a request (`connection`, `head`, `body`), waits
-//! for its turn (`admission`) or is refused at once when too many wait, finds the endpoint (`routes`) and
-//! writes the answer. The texts of all requests are made together, by the threads of the `engine`.
+//! - `server`: listens, accepts, and answers the requests of each connection in turn.
+//! - `connection`, `head`, `body`: HTTP/1.1 over TCP, with limits on size and time. Only these and
+//!   `server` touch a socket.
+//! - `routes`: the table of endpoints and their handlers; `native`, `openai` and `page` hold the
+//!   handlers, `params` the request fields that the two APIs share.
+//! - `app_state`: the model, the [decode pool](crate::engine::DecodePool), the `admission` of
+//!   requests to it, and the `metrics`.
+//! - `http`: requests, responses and errors as the handlers see them.
 
 mod admission;
-pub(crate) mod api;
+pub(crate) mod app_state;
 mod body;
 pub(crate) mod connection;
-pub(crate) mod engine;
 mod head;
 pub(crate) mod http;
-pub(crate) mod metrics;
+mod metrics;
+pub(crate) mod native;
 pub(crate) mod openai;
 mod page;
+mod params;
 mod routes;
 mod server;
 

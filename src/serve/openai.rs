@@ -1,115 +1,128 @@
-//! OpenAI's API, as far as a model of characters can serve it: chat completions, completions, and
-//! the list of models (<https://platform.openai.com/docs/api-reference>).
+//! The endpoints of OpenAI's API: chat completions, completions and the list of models
+//! (<https://platform.openai.com/docs/api-reference>).
 //!
-//! The name of the model in a request is not looked at: there is one. Messages of the system are
-//! left out, for the model has no token for them. Without a seed, each request has its own.
+//! The `model` of a request is ignored: there is one. System and developer messages are ignored:
+//! the model has no token for them. A request without a seed gets a random one.
 
 use std::io;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::api::{App, generate_options, max_tokens, messages, role, seconds_since_1970, wrong};
-use super::engine::Completion;
-use super::http::{Fields, HttpError, Response};
+use super::app_state::{AppState, unix_time};
+use super::http::{HttpError, Response};
+use super::params::{generate_options, invalid_content, max_tokens, messages, parse_body, role};
 use crate::data::Message;
 use crate::engine::{
     FinishReason, GenerateOptions, Generator, PendingReply, Sequence, chat_tokens,
 };
+use crate::store::JsonObject;
 
-/// What the one model is called.
+/// The name of the served model.
 const MODEL: &str = "microgpt";
 
-/// The most choices that one request gets.
+/// The maximum number of choices per request.
 const MAX_CHOICES: u64 = 50;
 
-/// An answer, whole or as events.
-pub enum Reply {
-    Whole(Response),
-    Events(Events),
+/// The output of a handler: a response, or a completion to send as server-sent events.
+pub enum Output {
+    Full(Response),
+    Stream(CompletionRequest),
 }
 
-/// A completion that is still to be made, an event for each character.
-pub struct Events {
-    kind: Kind,
-    request: Request,
-    include_usage: bool,
-}
-
-/// Which of the two endpoints.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum Endpoint {
     Chat,
     Text,
 }
 
-impl Kind {
-    fn object(self, stream: bool) -> &'static str {
-        match (self, stream) {
-            (Kind::Chat, false) => "chat.completion",
-            (Kind::Chat, true) => "chat.completion.chunk",
-            (Kind::Text, _) => "text_completion",
+impl Endpoint {
+    /// The `object` of a response or an event.
+    fn object(self, streamed: bool) -> &'static str {
+        match (self, streamed) {
+            (Endpoint::Chat, false) => "chat.completion",
+            (Endpoint::Chat, true) => "chat.completion.chunk",
+            (Endpoint::Text, _) => "text_completion",
         }
     }
 }
 
-/// What is to be completed, and how.
-struct Request {
-    subjects: Vec<Subject>,
-    options: GenerateOptions,
-    /// How many choices there are of each.
-    n: u64,
-    stop: Vec<String>,
+enum Prompt {
+    Conversation(Vec<Message>),
+    Text(Generator),
 }
 
-enum Subject {
-    Conversation(Vec<Message>),
-    Prompt(String),
+/// A valid request of either endpoint.
+pub struct CompletionRequest {
+    endpoint: Endpoint,
+    prompts: Vec<Prompt>,
+    options: CompletionOptions,
+}
+
+struct CompletionOptions {
+    generate: GenerateOptions,
+    /// The number of choices per prompt.
+    n: u64,
+    stop: Vec<String>,
+    stream: bool,
+    include_usage: bool,
 }
 
 /// `POST /v1/chat/completions`.
-pub fn chat_completions(app: &App, body: &[u8]) -> Result<Reply, HttpError> {
-    let fields = Fields::parse(body)?;
+pub fn chat_completions(app: &AppState, body: &[u8]) -> Result<Output, HttpError> {
+    let fields = parse_body(body)?;
     let mut conversation = Vec::new();
-    for (i, value) in messages(&fields)?.iter().enumerate() {
-        if !matches!(value["role"].as_str(), Some("system" | "developer")) {
-            conversation.push(Message::new(
-                role(i, value)?,
-                content(i, &value["content"])?,
-            ));
+    for (index, message) in messages(&fields)?.iter().enumerate() {
+        if !matches!(message["role"].as_str(), Some("system" | "developer")) {
+            let role = role(index, message)?;
+            conversation.push(Message::new(role, content(index, &message["content"])?));
         }
     }
-    chat_tokens(&app.model).map_err(HttpError::bad)?;
-    let subject = Subject::Conversation(conversation);
-    complete(app, &fields, Kind::Chat, vec![subject])
+    chat_tokens(&app.model).map_err(HttpError::bad_request)?;
+    let request = CompletionRequest {
+        endpoint: Endpoint::Chat,
+        options: CompletionOptions::parse(&fields, 1)?,
+        prompts: vec![Prompt::Conversation(conversation)],
+    };
+    request.run(app)
 }
 
 /// `POST /v1/completions`.
-pub fn completions(app: &App, body: &[u8]) -> Result<Reply, HttpError> {
-    let fields = Fields::parse(body)?;
+pub fn completions(app: &AppState, body: &[u8]) -> Result<Output, HttpError> {
+    let fields = parse_body(body)?;
     if app.model.meta().is_chat() {
-        return Err(HttpError::bad("this model chats; use /v1/chat/completions"));
+        let message = "this is a chat model; use /v1/chat/completions";
+        return Err(HttpError::bad_request(message));
     }
-    let prompts = fields.convert("prompt", strings, || "a string, or an array of them".into())?;
-    let prompts = prompts.unwrap_or_else(|| vec![String::new()]);
-    complete(
-        app,
-        &fields,
-        Kind::Text,
-        prompts.into_iter().map(Subject::Prompt).collect(),
-    )
+    let prompts = strings(&fields, "prompt")?.unwrap_or_else(|| vec![String::new()]);
+    let options = CompletionOptions::parse(&fields, prompts.len())?;
+    let prompt = |prompt| {
+        let options = GenerateOptions {
+            prompt,
+            ..options.generate.clone()
+        };
+        let generator = Generator::new(Arc::clone(&app.model), options);
+        generator.map(Prompt::Text).map_err(HttpError::bad_request)
+    };
+    let request = CompletionRequest {
+        endpoint: Endpoint::Text,
+        prompts: prompts.into_iter().map(prompt).collect::<Result<_, _>>()?,
+        options,
+    };
+    request.run(app)
 }
 
-/// One string, or an array of them.
-fn strings(value: &Value) -> Option<Vec<String>> {
+/// An optional string or array of strings.
+fn strings(fields: &JsonObject, key: &str) -> Result<Option<Vec<String>>, HttpError> {
     let string = |value: &Value| value.as_str().map(str::to_string);
-    match value {
+    let convert = |value: &Value| match value {
         Value::Array(values) => values.iter().map(string).collect(),
         value => string(value).map(|string| vec![string]),
-    }
+    };
+    Ok(fields.get_as(key, "a string or an array of strings", convert)?)
 }
 
-/// A message's content: a string, or parts of text.
+/// The content of a message: a string, or an array of text parts.
 fn content(index: usize, content: &Value) -> Result<String, HttpError> {
     let part = |part: &Value| part["text"].as_str().map(str::to_string);
     let text = match content {
@@ -117,201 +130,185 @@ fn content(index: usize, content: &Value) -> Result<String, HttpError> {
         Value::Array(parts) => parts.iter().map(part).collect(),
         _ => None,
     };
-    text.ok_or_else(|| {
-        wrong(
-            index,
-            "content",
-            "a string or an array of text parts",
-            content,
-        )
-    })
+    let expected = "a string or an array of text parts";
+    text.ok_or_else(|| invalid_content(index, expected, content).into())
 }
 
-fn complete(
-    app: &App,
-    fields: &Fields,
-    kind: Kind,
-    subjects: Vec<Subject>,
-) -> Result<Reply, HttpError> {
-    let mut options = generate_options(fields)?;
-    let most = max_tokens(fields, "max_completion_tokens")?;
-    options.max_tokens = most.or(options.max_tokens);
-    if fields.get("seed").is_none() {
-        options.seed = fastrand::u64(..);
-    }
-    let mut stop = fields
-        .convert("stop", strings, || "a string, or an array of them".into())?
-        .unwrap_or_default();
-    stop.retain(|stop| !stop.is_empty());
-    let n = fields.whole("n", 1)?.unwrap_or(1);
-    if !(1..=MAX_CHOICES).contains(&n.saturating_mul(subjects.len() as u64)) {
-        return Err(HttpError::bad(format!(
-            "a request gets from 1 to {MAX_CHOICES} choices"
-        )));
-    }
-    let request = Request {
-        subjects,
-        options,
-        n,
-        stop,
-    };
-    // What is wrong with a prompt has to be said before the first event.
-    for subject in &request.subjects {
-        if let Subject::Prompt(prompt) = subject {
-            request.generator(app, prompt)?;
+impl CompletionOptions {
+    fn parse(fields: &JsonObject, prompts: usize) -> Result<Self, HttpError> {
+        let mut generate = generate_options(fields)?;
+        let max_completion_tokens = max_tokens(fields, "max_completion_tokens")?;
+        generate.max_tokens = max_completion_tokens.or(generate.max_tokens);
+        if fields.get("seed").is_none() {
+            generate.seed = fastrand::u64(..);
         }
-    }
-    if fields.flag("stream")?.unwrap_or(false) {
-        let include_usage = fields
-            .get("stream_options")
-            .is_some_and(|o| o["include_usage"] == true);
-        return Ok(Reply::Events(Events {
-            kind,
-            request,
-            include_usage,
-        }));
-    }
-    let mut usage = Usage::default();
-    let mut choices = Vec::new();
-    let choice = |index| request.choice(app, index);
-    let pending = (0..request.choices()).map(choice);
-    let pending: Vec<Choice> = pending.collect::<Result<_, _>>()?;
-    let order = |choice: Choice| {
-        let pending = app.engine.order(choice.text, &request.stop);
-        (pending, choice.prompt_tokens)
-    };
-    // All of them are under way before the first is waited for.
-    let pending: Vec<_> = pending.into_iter().map(order).collect();
-    for (index, (pending, prompt_tokens)) in (0..).zip(pending) {
-        let made = pending.wait()?;
-        usage.add(app, &made, prompt_tokens, index % request.n == 0);
-        let mut choice = json!({ "index": index });
-        match kind {
-            Kind::Chat => {
-                choice["message"] =
-                    json!({ "role": "assistant", "content": made.text, "refusal": null });
-            }
-            Kind::Text => choice["text"] = json!(made.text),
+        let mut stop = strings(fields, "stop")?.unwrap_or_default();
+        stop.retain(|stop| !stop.is_empty());
+        let n = fields.get_integer_from("n", 1)?.unwrap_or(1);
+        let choices = n.saturating_mul(prompts as u64);
+        if !(1..=MAX_CHOICES).contains(&choices) {
+            return Err(HttpError::bad_request(format!(
+                "a request gets from 1 to {MAX_CHOICES} choices, not {choices}"
+            )));
         }
-        choice["logprobs"] = Value::Null;
-        choice["finish_reason"] = json!(reason(made.finish));
-        choices.push(choice);
+        let stream_options = fields.get("stream_options");
+        Ok(Self {
+            generate,
+            n,
+            stop,
+            stream: fields.get_bool("stream")?.unwrap_or(false),
+            include_usage: stream_options.is_some_and(|options| options["include_usage"] == true),
+        })
     }
-    let mut body = envelope(kind.object(false));
-    body["choices"] = Value::Array(choices);
-    body["usage"] = usage.to_json();
-    Ok(Reply::Whole(Response::json(&body)))
 }
 
-/// A choice that is still to be made.
-struct Choice {
-    text: Sequence,
+/// A choice that is not decoded yet.
+struct PendingChoice {
+    sequence: Sequence,
     prompt_tokens: usize,
 }
 
-impl Request {
+impl CompletionRequest {
+    fn run(self, app: &AppState) -> Result<Output, HttpError> {
+        match self.options.stream {
+            true => Ok(Output::Stream(self)),
+            false => self.respond(app).map(Output::Full),
+        }
+    }
+
     fn choices(&self) -> u64 {
-        self.n * self.subjects.len() as u64
+        self.options.n * self.prompts.len() as u64
     }
 
-    fn generator(&self, app: &App, prompt: &str) -> Result<Generator, HttpError> {
-        let options = GenerateOptions {
-            prompt: prompt.to_string(),
-            ..self.options.clone()
-        };
-        Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad)
-    }
-
-    fn choice(&self, app: &App, index: u64) -> Result<Choice, HttpError> {
-        match &self.subjects[(index / self.n) as usize] {
-            Subject::Conversation(messages) => {
-                let index = index % self.n;
-                let reply = PendingReply::new(&app.model, messages, &self.options, index)
-                    .map_err(HttpError::bad)?;
-                Ok(Choice {
-                    text: reply.text,
+    fn choice(&self, app: &AppState, index: u64) -> Result<PendingChoice, HttpError> {
+        let n = self.options.n;
+        match &self.prompts[(index / n) as usize] {
+            Prompt::Conversation(messages) => {
+                let options = &self.options.generate;
+                let reply = PendingReply::new(&app.model, messages, options, index % n)
+                    .map_err(HttpError::bad_request)?;
+                Ok(PendingChoice {
+                    sequence: reply.text,
                     prompt_tokens: reply.prompt_tokens,
                 })
             }
-            Subject::Prompt(prompt) => {
-                let generator = self.generator(app, prompt)?;
-                Ok(Choice {
-                    text: generator.text(index % self.n),
-                    prompt_tokens: generator.prompt_tokens(),
-                })
-            }
+            Prompt::Text(generator) => Ok(PendingChoice {
+                sequence: generator.text(index % n),
+                prompt_tokens: generator.prompt_tokens(),
+            }),
         }
     }
-}
 
-impl Events {
-    /// Makes the completion, and sends each event as soon as it is there. Errors where the client
-    /// is gone.
-    pub fn send(self, app: &App, mut send: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
-        let failed = |error: HttpError| io::Error::other(error.message);
-        let envelope = envelope(self.kind.object(true));
-        let mut event = |choices: Value, usage: Value| {
+    /// The response with all choices.
+    fn respond(&self, app: &AppState) -> Result<Response, HttpError> {
+        let choice = |index| self.choice(app, index);
+        let choices: Vec<PendingChoice> =
+            (0..self.choices()).map(choice).collect::<Result<_, _>>()?;
+        let submit = |choice: PendingChoice| {
+            let handle = app.decode_pool.submit(choice.sequence, &self.options.stop);
+            (handle, choice.prompt_tokens)
+        };
+        // All choices are queued before the first is waited for.
+        let pending: Vec<_> = choices.into_iter().map(submit).collect();
+        let mut usage = Usage::default();
+        let mut choices = Vec::with_capacity(pending.len());
+        for (index, (handle, prompt_tokens)) in (0..).zip(pending) {
+            let completion = handle.wait()?;
+            app.metrics.count_prompt(prompt_tokens);
+            usage.add(self, index, prompt_tokens, completion.tokens.len());
+            let text = completion.text;
+            let (key, value) = match self.endpoint {
+                Endpoint::Chat => {
+                    let message = json!({ "role": "assistant", "content": text, "refusal": null });
+                    ("message", message)
+                }
+                Endpoint::Text => ("text", json!(text)),
+            };
+            choices.push(choice_json(index, key, value, Some(completion.finish)));
+        }
+        let mut body = envelope(self.endpoint.object(false));
+        body["choices"] = Value::Array(choices);
+        body["usage"] = usage.to_json();
+        Ok(Response::json(&body))
+    }
+
+    /// Decodes the choices in turn and passes each event to `send` as it is generated. Errors where
+    /// `send` does, which cancels the rest.
+    pub fn stream(
+        &self,
+        app: &AppState,
+        mut send: impl FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let include_usage = self.options.include_usage;
+        let envelope = envelope(self.endpoint.object(true));
+        let mut send_event = |choices: Value, usage: Value| {
             let mut event = envelope.clone();
             event["choices"] = choices;
-            if self.include_usage {
+            if include_usage {
                 event["usage"] = usage;
             }
             send(&event.to_string())
         };
         let mut usage = Usage::default();
-        for index in 0..self.request.choices() {
-            let choice = |text: Option<&str>, reason: Value| match self.kind {
-                Kind::Chat => {
-                    let delta = text.map_or(json!({}), |text| json!({ "content": text }));
-                    json!([{ "index": index, "delta": delta, "logprobs": null, "finish_reason": reason }])
-                }
-                Kind::Text => {
-                    let text = text.unwrap_or_default();
-                    json!([{ "index": index, "text": text, "logprobs": null, "finish_reason": reason }])
-                }
-            };
-            if self.kind == Kind::Chat {
-                let mut first = choice(Some(""), Value::Null);
-                first[0]["delta"]["role"] = json!("assistant");
-                event(first, Value::Null)?;
+        for index in 0..self.choices() {
+            if self.endpoint == Endpoint::Chat {
+                let delta = json!({ "content": "", "role": "assistant" });
+                let first = choice_json(index, "delta", delta, None);
+                send_event(json!([first]), Value::Null)?;
             }
-            let Choice {
-                text,
-                prompt_tokens,
-            } = self.request.choice(app, index).map_err(failed)?;
+            let choice = self.choice(app, index).map_err(stream_error)?;
             let mut sent = Ok(());
             let visit = |text: &str| {
-                sent = event(choice(Some(text), Value::Null), Value::Null);
+                sent = send_event(self.delta(index, Some(text), None), Value::Null);
                 sent.is_ok()
             };
-            let made = app.engine.stream(text, &self.request.stop, visit);
+            let stop = &self.options.stop;
+            let completion = app.decode_pool.stream(choice.sequence, stop, visit);
             sent?;
-            if let Some(made) = made.map_err(failed)? {
-                event(choice(None, json!(reason(made.finish))), Value::Null)?;
-                usage.add(app, &made, prompt_tokens, index % self.request.n == 0);
+            if let Some(completion) = completion.map_err(io::Error::other)? {
+                let last = self.delta(index, None, Some(completion.finish));
+                send_event(last, Value::Null)?;
+                app.metrics.count_prompt(choice.prompt_tokens);
+                usage.add(self, index, choice.prompt_tokens, completion.tokens.len());
             }
         }
-        if self.include_usage {
-            event(json!([]), usage.to_json())?;
+        if include_usage {
+            send_event(json!([]), usage.to_json())?;
         }
         send("[DONE]")
     }
-}
 
-/// What every completion begins with.
-fn envelope(object: &str) -> Value {
-    let id = format!("cmpl-{:016x}", fastrand::u64(..));
-    let created = seconds_since_1970();
-    json!({ "id": id, "object": object, "created": created, "model": MODEL })
-}
-
-fn reason(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
+    /// The `choices` of an event with some text, or of the last event of a choice.
+    fn delta(&self, index: u64, text: Option<&str>, finish: Option<FinishReason>) -> Value {
+        let (key, value) = match (self.endpoint, text) {
+            (Endpoint::Chat, Some(text)) => ("delta", json!({ "content": text })),
+            (Endpoint::Chat, None) => ("delta", json!({})),
+            (Endpoint::Text, text) => ("text", json!(text.unwrap_or_default())),
+        };
+        json!([choice_json(index, key, value, finish)])
     }
 }
 
+fn stream_error(error: HttpError) -> io::Error {
+    io::Error::other(error.message)
+}
+
+/// A choice of a response or an event, with its output under `key`.
+fn choice_json(index: u64, key: &str, output: Value, finish: Option<FinishReason>) -> Value {
+    let finish_reason = finish.map(|finish| match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    });
+    json!({ "index": index, key: output, "logprobs": null, "finish_reason": finish_reason })
+}
+
+/// The first fields of every response and event.
+fn envelope(object: &str) -> Value {
+    let id = format!("cmpl-{:016x}", fastrand::u64(..));
+    json!({ "id": id, "object": object, "created": unix_time(), "model": MODEL })
+}
+
+/// The numbers of tokens of a response.
 #[derive(Default)]
 struct Usage {
     prompt: usize,
@@ -319,11 +316,12 @@ struct Usage {
 }
 
 impl Usage {
-    /// Adds a choice; the prompt counts once for all of its choices.
-    fn add(&mut self, app: &App, made: &Completion, prompt_tokens: usize, first: bool) {
-        app.metrics.count_prompt(prompt_tokens);
-        self.prompt += if first { prompt_tokens } else { 0 };
-        self.completion += made.sampled.len();
+    /// Adds a choice. A prompt counts once for all of its choices.
+    fn add(&mut self, request: &CompletionRequest, index: u64, prompt: usize, completion: usize) {
+        if index.is_multiple_of(request.options.n) {
+            self.prompt += prompt;
+        }
+        self.completion += completion;
     }
 
     fn to_json(&self) -> Value {
@@ -335,15 +333,18 @@ impl Usage {
     }
 }
 
-/// `GET /v1/models`, and one of them by its name.
-pub fn models(app: &App, name: Option<&str>) -> Result<Response, HttpError> {
-    let model =
-        json!({ "id": MODEL, "object": "model", "created": app.started, "owned_by": MODEL });
+/// `GET /v1/models`, and `GET /v1/models/{name}`.
+pub fn models(app: &AppState, name: Option<&str>) -> Result<Response, HttpError> {
+    let created = app.started;
+    let model = json!({ "id": MODEL, "object": "model", "created": created, "owned_by": MODEL });
     match name {
         None => Ok(Response::json(
             &json!({ "object": "list", "data": [model] }),
         )),
         Some(MODEL) => Ok(Response::json(&model)),
-        Some(name) => Err(HttpError::new(404, format!("there is no model {name:?}"))),
+        Some(name) => Err(HttpError::new(
+            404,
+            format!("no model {name:?}; there is {MODEL:?}"),
+        )),
     }
 }

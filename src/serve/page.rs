@@ -1,44 +1,43 @@
-//! The web page at `/`: one file, served from the binary.
-
-use std::sync::LazyLock;
-
-use base64::prelude::{BASE64_STANDARD, Engine};
-use sha2::{Digest, Sha256};
+//! The web page: three files, served from the binary.
 
 use super::http::Response;
 
-const PAGE: &str = include_str!("page.html");
+const HTML: &str = include_str!("page/index.html");
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/script.js");
 
-/// What the browser is allowed: the page's own style and script, known by their hashes, and
-/// requests to this server. Nothing else, from anywhere.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; \
-         img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-        hash(between("<style>", "</style>")),
-        hash(between("<script>", "</script>"))
-    )
-});
-
-/// The text of the page's one element of a kind.
-fn between(begin: &str, end: &str) -> &'static str {
-    let (_, rest) = PAGE.split_once(begin).unwrap_or_default();
-    rest.split_once(end).unwrap_or_default().0
-}
-
-fn hash(text: &str) -> String {
-    BASE64_STANDARD.encode(Sha256::digest(text))
-}
+/// The page loads its own files and sends requests to this server. Everything else is forbidden.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
+    connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// `GET /`.
-pub fn page() -> Response {
-    let mut answer = Response::new("text/html; charset=utf-8", PAGE.to_string());
-    answer.headers.extend([
-        ("Content-Security-Policy", POLICY.clone()),
-        ("X-Content-Type-Options", "nosniff".to_string()),
+pub fn html() -> Response {
+    let mut response = file("text/html; charset=utf-8", HTML);
+    response.headers.extend([
+        (
+            "Content-Security-Policy",
+            CONTENT_SECURITY_POLICY.to_string(),
+        ),
         ("Referrer-Policy", "no-referrer".to_string()),
     ]);
-    answer
+    response
+}
+
+/// `GET /style.css`.
+pub fn style() -> Response {
+    file("text/css; charset=utf-8", STYLE)
+}
+
+/// `GET /script.js`.
+pub fn script() -> Response {
+    file("text/javascript; charset=utf-8", SCRIPT)
+}
+
+fn file(content_type: &str, content: &str) -> Response {
+    let mut response = Response::new(content_type, content.to_string());
+    let header = ("X-Content-Type-Options", "nosniff".to_string());
+    response.headers.push(header);
+    response
 }
 
 #[cfg(test)]
@@ -46,27 +45,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_one_file_with_one_style_and_one_script() {
-        for tag in ["<style>", "<script>"] {
-            assert_eq!(PAGE.matches(tag).count(), 1);
-            assert_eq!(
-                PAGE.matches(tag.trim_end_matches('>')).count(),
-                1,
-                "without attributes"
-            );
+    fn page_has_no_inline_code_and_no_outside_resources() {
+        for inline in ["<style", " style=", "<script>", " onclick="] {
+            assert!(!HTML.contains(inline), "{inline}");
         }
-        for outside in [
-            "http://",
-            "https://",
-            " src=",
-            "@import",
-            "url(",
-            "innerHTML",
-            " style=",
-        ] {
-            assert!(!PAGE.contains(outside), "{outside}");
+        assert!(HTML.contains("href=\"style.css\"") && HTML.contains("src=\"script.js\""));
+        for outside in ["http://", "https://", "@import", "url(", "innerHTML"] {
+            for file in [HTML, STYLE, SCRIPT] {
+                assert!(!file.contains(outside), "{outside}");
+            }
         }
-        assert!(!between("<style>", "</style>").is_empty());
-        assert!(!between("<script>", "</script>").is_empty());
     }
 }

@@ -1,91 +1,120 @@
-//! Which endpoint answers a request.
+//! The endpoints: the path, the methods and the handler of each.
 
 use serde_json::json;
 
-use super::api::{self, App};
-use super::head::Head;
-use super::http::{HttpError, Response};
-use super::openai::{self, Reply};
-use super::page;
+use super::app_state::AppState;
+use super::http::{HttpError, Request, Response};
+use super::openai::{self, Output};
+use super::{native, page};
 
-/// The endpoints, with the methods that they take.
-const ENDPOINTS: [(&str, &str); 9] = [
-    ("/", "GET, HEAD"),
-    ("/microgpt/v1/generate", "POST"),
-    ("/microgpt/v1/chat", "POST"),
-    ("/microgpt/v1/info", "GET, HEAD"),
-    ("/v1/chat/completions", "POST"),
-    ("/v1/completions", "POST"),
-    ("/v1/models", "GET, HEAD"),
-    ("/healthz", "GET, HEAD"),
-    ("/metrics", "GET, HEAD"),
+/// An endpoint.
+pub struct Route {
+    pub path: &'static str,
+    pub handler: Handler,
+}
+
+pub enum Handler {
+    /// Answers GET and HEAD from the path at once, however many requests wait.
+    Get(fn(&AppState, &str) -> Result<Response, HttpError>),
+    /// Answers the POST of a JSON body when the request is admitted.
+    Post(fn(&AppState, &[u8]) -> Result<Output, HttpError>),
+}
+
+impl Handler {
+    fn methods(&self) -> &'static str {
+        match self {
+            Handler::Get(_) => "GET, HEAD",
+            Handler::Post(_) => "POST",
+        }
+    }
+}
+
+/// The endpoint of the list of models, and of each model below it.
+const MODELS: &str = "/v1/models";
+
+pub static ROUTES: [Route; 11] = [
+    get("/", |_, _| Ok(page::html())),
+    get("/style.css", |_, _| Ok(page::style())),
+    get("/script.js", |_, _| Ok(page::script())),
+    post("/microgpt/v1/generate", |app, body| {
+        native::generate(app, body).map(Output::Full)
+    }),
+    post("/microgpt/v1/chat", |app, body| {
+        native::chat(app, body).map(Output::Full)
+    }),
+    get("/microgpt/v1/info", |app, _| Ok(Response::json(&app.info))),
+    post("/v1/chat/completions", openai::chat_completions),
+    post("/v1/completions", openai::completions),
+    get(MODELS, |app, path| {
+        let name = path[MODELS.len()..].strip_prefix('/');
+        openai::models(app, name)
+    }),
+    get("/healthz", |_, _| {
+        Ok(Response::json(&json!({ "status": "ok" })))
+    }),
+    get("/metrics", |app, _| Ok(metrics(app))),
 ];
 
-/// Whether an endpoint is one of OpenAI's API.
+type GetHandler = fn(&AppState, &str) -> Result<Response, HttpError>;
+type PostHandler = fn(&AppState, &[u8]) -> Result<Output, HttpError>;
+
+const fn get(path: &'static str, handler: GetHandler) -> Route {
+    let handler = Handler::Get(handler);
+    Route { path, handler }
+}
+
+const fn post(path: &'static str, handler: PostHandler) -> Route {
+    let handler = Handler::Post(handler);
+    Route { path, handler }
+}
+
+fn metrics(app: &AppState) -> Response {
+    let (active, waiting) = app.admission.counts();
+    let generated_tokens = app.decode_pool.generated_tokens();
+    Response::new(
+        "text/plain; version=0.0.4; charset=utf-8",
+        app.metrics.render(generated_tokens, active, waiting),
+    )
+}
+
+/// Whether a path belongs to OpenAI's API, and errors take its form.
 pub fn is_openai(path: &str) -> bool {
     path.starts_with("/v1/")
 }
 
-/// What the metrics call the endpoint of a path.
-pub fn endpoint(path: &str) -> &'static str {
-    if path.starts_with("/v1/models/") {
-        return "/v1/models";
-    }
-    ENDPOINTS
-        .iter()
-        .find(|(known, _)| *known == path)
-        .map_or("other", |(known, _)| known)
+/// The route of a path.
+pub fn find<'a>(routes: &'a [Route], path: &str) -> Option<&'a Route> {
+    let is_model = path.starts_with(MODELS) && path[MODELS.len()..].starts_with('/');
+    let path = if is_model { MODELS } else { path };
+    routes.iter().find(|route| route.path == path)
 }
 
-/// What operators ask for, which has to work when nothing else does.
-pub fn answer_operator(app: &App, head: &Head) -> Option<Response> {
-    match head.path.as_str() {
-        _ if !matches!(head.method.as_str(), "GET" | "HEAD") => None,
-        "/healthz" => Some(Response::json(&json!({ "status": "ok" }))),
-        "/metrics" => Some(Response::new(
-            "text/plain; version=0.0.4; charset=utf-8",
-            app.metrics.render(),
-        )),
-        _ => None,
-    }
-}
-
-/// Finds the endpoint of a request, and lets it answer.
-pub fn route(app: &App, head: &Head, body: &[u8]) -> Result<Reply, HttpError> {
-    let (method, path) = (&head.method, head.path.as_str());
-    let name = endpoint(path);
-    #[cfg(test)]
-    assert_ne!(path, "/panic", "as a handler that fails does");
-    let Some((_, methods)) = ENDPOINTS.iter().find(|(known, _)| *known == name) else {
-        return Err(HttpError::new(404, format!("there is nothing at {path:?}")));
+/// The handler of a request. Errors with 404, 405 or 415.
+pub fn resolve<'a>(routes: &'a [Route], request: &Request) -> Result<&'a Handler, HttpError> {
+    let Request { method, path, .. } = request;
+    let Some(route) = find(routes, path) else {
+        return Err(HttpError::new(404, format!("no endpoint at {path:?}")));
     };
-    if !methods.split(", ").any(|known| known == method) {
+    let methods = route.handler.methods();
+    if !methods.split(", ").any(|known| known == *method) {
         return Err(HttpError {
             header: Some(("Allow", methods)),
-            ..HttpError::new(405, format!("{name} takes {methods}, not {method}"))
+            ..HttpError::new(405, format!("{} takes {methods}, not {method}", route.path))
         });
     }
-    if *methods == "POST" {
-        check_content_type(head)?;
+    if let Handler::Post(_) = route.handler {
+        check_content_type(request)?;
     }
-    match name {
-        "/" => Ok(Reply::Whole(page::page())),
-        "/v1/chat/completions" => openai::chat_completions(app, body),
-        "/v1/completions" => openai::completions(app, body),
-        "/v1/models" => openai::models(app, path.strip_prefix("/v1/models/")).map(Reply::Whole),
-        "/microgpt/v1/generate" => api::generate(app, body).map(Reply::Whole),
-        "/microgpt/v1/chat" => api::chat(app, body).map(Reply::Whole),
-        _ => Ok(Reply::Whole(Response::json(&app.info))),
-    }
+    Ok(&route.handler)
 }
 
-/// Bodies are JSON; a request that says nothing of its body's type is believed to know that.
-fn check_content_type(head: &Head) -> Result<(), HttpError> {
-    let Some(value) = head.content_type() else {
+/// Errors unless the body is JSON. A request without a type passes: the parser decides.
+fn check_content_type(request: &Request) -> Result<(), HttpError> {
+    let Some(value) = request.content_type else {
         return Ok(());
     };
-    let kind = value.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     Err(HttpError::new(

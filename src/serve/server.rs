@@ -1,116 +1,104 @@
-//! Listening, and a thread for each connection, which reads its requests and answers them in turn.
+//! The listener, and a thread per connection that answers its requests in turn.
 //!
-//! A thread that waits for its client costs little; the work is bounded by the admission. tiny_http,
-//! which would do much of this, is not used because it reads heads without a limit, lets two
-//! requests be smuggled as one, and stops accepting after an error.
+//! A thread that waits for its client costs little; admission bounds the work. tiny_http is not used
+//! because it reads heads without a limit, accepts ambiguous framing, and stops accepting after an
+//! error.
 
+use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::admission::Admission;
-use super::api::{self, App};
+use super::admission::Permit;
+use super::app_state::AppState;
 use super::connection::{Connection, ReadError};
-use super::engine::Engine;
 use super::head::Head;
-use super::http::{HttpError, Response};
-use super::metrics::Metrics;
-use super::openai::{Events, Reply};
-use super::routes::{answer_operator, endpoint, is_openai, route};
+use super::http::{HttpError, Request, Response};
+use super::openai::{CompletionRequest, Output};
+use super::routes::{self, Handler, ROUTES, Route, is_openai};
 use crate::infer::InferenceGpt;
-use crate::kernels::cpu::cores;
 
-/// How long requests under way may take to end after the server was asked to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// The time that active requests have to end after a stop signal.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many connections there may be at once.
-const CONNECTIONS: usize = 4096;
+/// The maximum number of open connections.
+const MAX_CONNECTIONS: usize = 4096;
 
-/// How many connections the system keeps until they are accepted. The standard library's 128 are
-/// fewer than come at once when a load begins, and a client that finds no room tries again only
-/// after a second.
+/// The length of the listening socket's queue. The standard library's 128 is less than a burst of
+/// clients, and a client beyond it retries only after a second.
 const BACKLOG: i32 = 1024;
 
-/// How many requests may wait: so many for each that is being answered, and not fewer than these.
-const QUEUE_PER_TURN: usize = 8;
-const LEAST_QUEUE: usize = 64;
-
-/// Where and how to serve.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     pub host: String,
-    /// 0 takes a free one.
+    /// 0 picks a free port.
     pub port: u16,
-    /// How many requests are answered at once.
+    /// The maximum number of active requests.
     pub threads: usize,
-    /// No access log.
+    /// Disables the access log.
     pub quiet: bool,
 }
 
-/// A server that listens, and does not answer yet.
+/// A server that listens but does not accept yet.
 pub struct Server {
     listener: TcpListener,
-    host: Arc<Host>,
+    handler: Arc<ConnectionHandler>,
 }
 
 impl Server {
-    /// Listens. `info` is what `GET /microgpt/v1/info` answers. Errors where the address can't be
-    /// had.
+    /// Listens. `info` is the response of `GET /microgpt/v1/info`. Errors where the address cannot
+    /// be bound.
     pub fn bind(options: ServeOptions, model: Arc<InferenceGpt>, info: Value) -> Result<Self> {
+        Self::bind_routes(options, model, info, &ROUTES)
+    }
+
+    fn bind_routes(
+        options: ServeOptions,
+        model: Arc<InferenceGpt>,
+        info: Value,
+        routes: &'static [Route],
+    ) -> Result<Self> {
         let address = (options.host.as_str(), options.port);
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {}:{}", options.host, options.port))?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
-        let metrics = Arc::new(Metrics::default());
-        let engine = Engine::start(
-            Arc::clone(&model),
-            Arc::clone(&metrics),
-            options.threads.min(cores()),
-        )?;
-        let app = App {
-            model,
-            info,
-            metrics,
-            engine,
-            started: api::seconds_since_1970(),
-        };
-        let most_waiting = (options.threads * QUEUE_PER_TURN).max(LEAST_QUEUE);
-        let host = Arc::new(Host {
-            app,
-            admission: Admission::new(options.threads, most_waiting),
+        let handler = ConnectionHandler {
+            app: AppState::new(model, info, options.threads)?,
+            routes,
             quiet: options.quiet,
             stopping: AtomicBool::new(false),
-            connections: Arc::default(),
-            under_way: Arc::default(),
-        });
-        Ok(Self { listener, host })
+            open_connections: Arc::default(),
+            active_requests: Arc::default(),
+        };
+        let handler = Arc::new(handler);
+        Ok(Self { listener, handler })
     }
 
-    /// The address that it listens on.
+    /// The address that the server listens on.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Answers requests until `stop` is set, and then those under way.
+    /// Answers requests until `stop` is set. Then stops accepting, and waits for active requests.
     pub fn run(self, stop: &AtomicBool) -> Result<()> {
         let address = self.address()?;
-        let (host, listener) = (Arc::clone(&self.host), self.listener);
-        spawn(move || host.accept(&listener))?;
+        let (handler, listener) = (Arc::clone(&self.handler), self.listener);
+        spawn(move || handler.accept(&listener))?;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }
-        self.host.stopping.store(true, Ordering::Relaxed);
-        // The thread that accepts hears of it when somebody comes, and closes the port.
-        let _ = TcpStream::connect_timeout(&address, GRACE);
-        let start = Instant::now();
-        while self.host.under_way.load(Ordering::Relaxed) > 0 && start.elapsed() < GRACE {
+        self.handler.stopping.store(true, Ordering::Relaxed);
+        // A connection wakes the accepting thread, which then closes the port.
+        let _ = TcpStream::connect_timeout(&address, SHUTDOWN_TIMEOUT);
+        let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+        while in_use(&self.handler.active_requests) > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
@@ -124,35 +112,24 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// What the threads of all connections share.
-struct Host {
-    app: App,
-    admission: Admission,
+/// The state that the threads of all connections share.
+struct ConnectionHandler {
+    app: AppState,
+    routes: &'static [Route],
     quiet: bool,
     stopping: AtomicBool,
-    /// How many connections there are.
-    connections: Arc<AtomicUsize>,
-    /// How many requests have arrived and are not answered yet.
-    under_way: Arc<AtomicUsize>,
+    /// Has a clone per open connection.
+    open_connections: Arc<()>,
+    /// Has a clone per request that was read and is not answered yet.
+    active_requests: Arc<()>,
 }
 
-/// Counts for as long as it lives.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
+/// The number of clones of a counter.
+fn in_use(counter: &Arc<()>) -> usize {
+    Arc::strong_count(counter) - 1
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Host {
+impl ConnectionHandler {
     /// Accepts connections until the server stops.
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         loop {
@@ -161,12 +138,12 @@ impl Host {
                 return;
             }
             match accepted {
-                Ok((stream, client)) => self.welcome(stream, client),
-                // The client was gone before it was accepted.
+                Ok((stream, client)) => self.spawn_connection(stream, client),
+                // The client left before it was accepted.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                // Such as too many open files: those that are open go on, and some will end.
+                // For example too many open files, until another connection ends.
                 Err(error) => {
-                    note(format_args!(
+                    log(format_args!(
                         "microgpt: warning: cannot accept a connection: {error}"
                     ));
                     thread::sleep(Duration::from_millis(500));
@@ -175,104 +152,110 @@ impl Host {
         }
     }
 
-    /// Gives a connection a thread of its own, or refuses it where there are too many.
-    fn welcome(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
+    /// Starts a thread for a connection, or refuses the connection if there are too many.
+    fn spawn_connection(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
         let Ok(mut connection) = Connection::new(stream) else {
             return;
         };
-        if self.connections.load(Ordering::Relaxed) >= CONNECTIONS {
-            let error = HttpError::busy("there are too many connections");
+        if in_use(&self.open_connections) >= MAX_CONNECTIONS {
+            let error = HttpError::unavailable("too many connections");
             return self.refuse(&mut connection, client, None, Instant::now(), &error);
         }
-        let (host, counted) = (Arc::clone(self), Counted::new(&self.connections));
-        let talk = move || {
-            host.converse(connection, client);
-            drop(counted);
+        let (handler, open) = (Arc::clone(self), Arc::clone(&self.open_connections));
+        let run = move || {
+            handler.handle_connection(connection, client);
+            drop(open);
         };
-        // Without a thread to spare, the connection goes with the closure.
-        if let Err(error) = spawn(talk) {
-            note(format_args!("microgpt: warning: {error:#}"));
+        // A failed spawn drops the closure and with it the connection.
+        if let Err(error) = spawn(run) {
+            log(format_args!("microgpt: warning: {error:#}"));
         }
     }
 
-    /// Answers the requests of a connection, one after the other.
-    fn converse(&self, mut connection: Connection<TcpStream>, client: SocketAddr) {
+    /// Answers the requests of a connection in turn.
+    fn handle_connection(&self, mut connection: Connection<TcpStream>, client: SocketAddr) {
         loop {
-            let head = match connection.read_head() {
-                Ok(head) => head,
-                Err(ReadError::Ended) => return,
-                Err(ReadError::Refused(error)) => {
-                    self.refuse(&mut connection, client, None, Instant::now(), &error);
-                    return connection.end();
+            let (mut head, mut arrived) = (None, None);
+            let body = connection.read_head().and_then(|read| {
+                arrived = Some(Instant::now());
+                connection.read_body(head.insert(read))
+            });
+            let arrived = arrived.unwrap_or_else(Instant::now);
+            let (head, body) = match (head, body) {
+                (Some(head), Ok(body)) => (head, body),
+                (head, Err(ReadError::Refused(error))) => {
+                    self.refuse(&mut connection, client, head.as_ref(), arrived, &error);
+                    return connection.close();
                 }
+                _ => return,
             };
-            let arrived = Instant::now();
-            let body = match connection.read_body(&head) {
-                Ok(body) => body,
-                Err(ReadError::Ended) => return,
-                Err(ReadError::Refused(error)) => {
-                    self.refuse(&mut connection, client, Some(&head), arrived, &error);
-                    return connection.end();
-                }
-            };
-            let under_way = Counted::new(&self.under_way);
-            let last = !head.keeps_alive() || self.stopping.load(Ordering::Relaxed);
-            let (status, sent) = self.answer(&mut connection, &head, &body, last);
-            self.log(client, Some(&head), status, arrived);
-            drop(under_way);
-            if last || !sent {
-                return connection.end();
+            let active = Arc::clone(&self.active_requests);
+            let close = !head.keeps_alive() || self.stopping.load(Ordering::Relaxed);
+            let (status, sent) = self.answer(&mut connection, &head, &body, close);
+            self.log_request(client, Some(&head), status, arrived);
+            drop(active);
+            if close || !sent {
+                return connection.close();
             }
         }
     }
 
-    /// Answers a request. Returns the status, and whether the client took all of the answer.
+    /// Answers a request. Returns the status, and whether the whole response was sent.
     fn answer(
         &self,
         connection: &mut Connection<TcpStream>,
         head: &Head,
         body: &[u8],
-        last: bool,
+        close: bool,
     ) -> (u16, bool) {
-        let mut send = |answer: Response| {
-            let sent = connection.write(&answer, Some(head), last);
-            (answer.status, sent.is_ok())
+        let content_type = head.content_type();
+        let request = Request {
+            method: &head.method,
+            path: &head.path,
+            content_type: content_type.as_deref(),
+            body,
         };
-        let refusal = |error: HttpError| Response::error(&error, is_openai(&head.path));
-        if let Some(answer) = answer_operator(&self.app, head) {
-            return send(answer);
-        }
-        if self.stopping.load(Ordering::Relaxed) {
-            return send(refusal(HttpError::busy("the server is stopping")));
-        }
-        let Some(turn) = self.admission.wait(&self.app.metrics) else {
-            return send(refusal(HttpError::busy("too many requests are waiting")));
+        let mut permit = None;
+        let output = routes::resolve(self.routes, &request).and_then(|handler| match handler {
+            Handler::Get(get) => catch_panic(|| get(&self.app, request.path)).map(Output::Full),
+            Handler::Post(post) => {
+                permit = Some(self.admit()?);
+                catch_panic(|| post(&self.app, body))
+            }
+        });
+        let response = match output {
+            Ok(Output::Stream(completion)) => {
+                return self.stream(connection, head, close, &completion);
+            }
+            Ok(Output::Full(response)) => response,
+            Err(error) => Response::error(&error, is_openai(&head.path)),
         };
-        // A panic itself was reported on stderr by the thread that it happened on.
-        let failed = |_| Err(HttpError::new(500, "the server failed; its log says more"));
-        let routed = catch_unwind(AssertUnwindSafe(|| route(&self.app, head, body)));
-        let answer = match routed.unwrap_or_else(failed) {
-            Ok(Reply::Events(events)) => return self.stream(connection, head, last, events),
-            Ok(Reply::Whole(answer)) => answer,
-            Err(error) => refusal(error),
-        };
-        // Others need not wait until the client has read it.
-        drop(turn);
-        send(answer)
+        // The next request need not wait until this client has read its response.
+        drop(permit);
+        let sent = connection.write_response(&response, Some(head), close);
+        (response.status, sent.is_ok())
     }
 
-    /// Sends events, each as soon as it is there; a client that hangs up ends them.
+    fn admit(&self) -> Result<Permit<'_>, HttpError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(HttpError::unavailable("the server is stopping"));
+        }
+        let permit = self.app.admission.acquire();
+        permit.ok_or_else(|| HttpError::unavailable("too many requests are waiting"))
+    }
+
+    /// Sends a completion as events. A client that disconnects cancels it.
     fn stream(
         &self,
         connection: &mut Connection<TcpStream>,
         head: &Head,
-        last: bool,
-        events: Events,
+        close: bool,
+        completion: &CompletionRequest,
     ) -> (u16, bool) {
         let sent = catch_unwind(AssertUnwindSafe(|| {
-            connection.write_events(head, last, |send| events.send(&self.app, send))
+            connection.write_events(head, close, |send| completion.stream(&self.app, send))
         }));
-        // 499 is what servers log for a client that went away.
+        // 499 is the customary status in logs for a client that disconnected.
         match sent {
             Ok(Ok(())) => (200, true),
             Ok(Err(_)) => (499, false),
@@ -280,7 +263,7 @@ impl Host {
         }
     }
 
-    /// Tells a client why its request is not read.
+    /// Answers a request that cannot be read, and logs it.
     fn refuse(
         &self,
         connection: &mut Connection<TcpStream>,
@@ -290,28 +273,34 @@ impl Host {
         error: &HttpError,
     ) {
         let openai = head.is_some_and(|head| is_openai(&head.path));
-        let answer = Response::error(error, openai);
-        // A client that is gone needs no answer.
-        let _ = connection.write(&answer, head, true);
-        self.log(client, head, answer.status, arrived);
+        let response = Response::error(error, openai);
+        // An error means that the client disconnected.
+        let _ = connection.write_response(&response, head, true);
+        self.log_request(client, head, response.status, arrived);
     }
 
-    /// Counts a request, and writes the line of the access log.
-    fn log(&self, client: SocketAddr, head: Option<&Head>, status: u16, arrived: Instant) {
+    /// Counts a request, and writes a line of the access log.
+    fn log_request(&self, client: SocketAddr, head: Option<&Head>, status: u16, arrived: Instant) {
         let duration = arrived.elapsed();
         let (method, path) = head.map_or(("-", "-"), |head| (&head.method, &head.path));
-        let metrics = &self.app.metrics;
-        metrics.count(endpoint(path), status, duration);
+        let endpoint = routes::find(self.routes, path).map_or("other", |route| route.path);
+        self.app.metrics.count_request(endpoint, status, duration);
         if !self.quiet {
             let milliseconds = duration.as_secs_f64() * 1000.0;
-            note(format_args!(
+            log(format_args!(
                 "{client} {method} {path:?} {status} {milliseconds:.1}ms"
             ));
         }
     }
 }
 
-fn note(line: std::fmt::Arguments) {
+/// Turns a panic into a 500. The panic hook has reported it on stderr.
+fn catch_panic<T>(run: impl FnOnce() -> Result<T, HttpError>) -> Result<T, HttpError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(HttpError::internal()))
+}
+
+/// Writes a line to stderr, and ignores a closed one.
+fn log(line: Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -325,21 +314,33 @@ mod tests {
     use crate::data::Corpus;
     use crate::model::{ModelConfig, ModelMeta, initial_weights};
 
-    /// The status of an answer to a request for a path.
-    fn get(address: SocketAddr, path: &str) -> String {
+    /// The status line of a response.
+    fn status_line(address: SocketAddr, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.lines().next().unwrap_or_default().to_string()
+        let headers = "Host: x\r\nConnection: close\r\nContent-Length: 0";
+        write!(stream, "{method} {path} HTTP/1.1\r\n{headers}\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response.lines().next().unwrap_or_default().to_string()
     }
 
     #[test]
-    fn a_panic_is_answered_and_costs_no_worker() {
+    fn panicking_handlers_answer_500_and_release_their_permits() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        static ROUTES: [Route; 3] = [
+            Route {
+                path: "/get",
+                handler: Handler::Get(|_, _| panic!("a failing GET handler")),
+            },
+            Route {
+                path: "/post",
+                handler: Handler::Post(|_, _| panic!("a failing POST handler")),
+            },
+            Route {
+                path: "/works",
+                handler: Handler::Post(|app, _| Ok(Output::Full(Response::json(&app.info)))),
+            },
+        ];
         let corpus = Corpus::documents("ab").unwrap();
         let config = ModelConfig::default();
         let meta = ModelMeta {
@@ -354,14 +355,16 @@ mod tests {
             threads: 2,
             quiet: true,
         };
-        let server = Server::bind(options, model, json!({})).unwrap();
+        let server = Server::bind_routes(options, model, json!({}), &ROUTES).unwrap();
         let address = server.address().unwrap();
-        static STOP: AtomicBool = AtomicBool::new(false);
         let running = thread::spawn(|| server.run(&STOP));
         for _ in 0..5 {
-            assert_eq!(get(address, "/panic"), "HTTP/1.1 500 Internal Server Error");
+            for (method, path) in [("GET", "/get"), ("POST", "/post")] {
+                let status = status_line(address, method, path);
+                assert_eq!(status, "HTTP/1.1 500 Internal Server Error");
+            }
         }
-        assert_eq!(get(address, "/v1/models"), "HTTP/1.1 200 OK");
+        assert_eq!(status_line(address, "POST", "/works"), "HTTP/1.1 200 OK");
         STOP.store(true, Ordering::Relaxed);
         running.join().unwrap().unwrap();
     }

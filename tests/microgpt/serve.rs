@@ -275,7 +275,7 @@ fn what_is_wrong_with_a_request_is_said() {
             json!({ "prompt": "A" }),
             "the prompt has characters that the model doesn't know: 'A'",
         ),
-        (json!([]), "the body must be a JSON object"),
+        (json!([]), "the body is not a JSON object"),
     ];
     for (body, expected) in cases {
         assert_eq!(
@@ -288,7 +288,7 @@ fn what_is_wrong_with_a_request_is_said() {
         error["error"]
             .as_str()
             .unwrap()
-            .starts_with("unknown field \"temprature\"; there are")
+            .starts_with("unknown field \"temprature\"; the known fields are")
     );
     let error = server.send(&post(generate, "{")).json(400);
     assert!(
