@@ -220,7 +220,7 @@ impl ConnectionHandler {
             Handler::Get(get) => catch_panic(|| get(&self.app, request.path)).map(Output::Full),
             Handler::Post(post) => {
                 permit = Some(self.admit()?);
-                catch_panic(|| post(&self.app, body))
+                catch_panic(|| post(&self.app, request.body))
             }
         });
         let response = match output {
