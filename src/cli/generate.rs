@@ -5,10 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::json;
 
-use super::samples::{Count, Samples};
 use super::{Failure, Words, console, load_model, sampling};
 use crate::data::Message;
-use crate::engine::{GenerateOptions, Generator, Sample};
+use crate::engine::{GenerateOptions, Generator, Sample, Samples, start_samples};
 
 /// `--unique` gives up after this many samples in a row that were there before.
 const UNIQUE_PATIENCE: u64 = 10_000;
@@ -31,11 +30,11 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     let generator = Generator::new(load_model(words)?, options)?;
     if words.has("unique") {
         let made = move |index, sample: &Sample| (hash(sample), style.format(index, sample));
-        let samples = Samples::start(generator, threads, Count::Unknown(count), made)?;
+        let samples = start_samples(generator, threads, count, false, made)?;
         print_unique(samples, count)
     } else {
         let made = move |index, sample: &Sample| style.format(index, sample);
-        let samples = Samples::start(generator, threads, Count::Known(count), made)?;
+        let samples = start_samples(generator, threads, count, true, made)?;
         print_all(samples)
     }
 }
@@ -85,7 +84,7 @@ pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
         for text in texts {
             output.write(&text)?;
         }
-        if samples.none_is_ready() {
+        if !samples.is_ready() {
             output.flush()?;
         }
     }
@@ -113,7 +112,7 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
                 };
             }
         }
-        if samples.none_is_ready() {
+        if !samples.is_ready() {
             output.flush()?;
         }
     }

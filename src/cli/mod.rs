@@ -19,8 +19,6 @@ mod man;
 pub(crate) mod parse;
 mod progress;
 pub mod readme;
-mod reorder;
-mod samples;
 pub(crate) mod sampling;
 mod score;
 mod serve;

@@ -1,26 +1,26 @@
-//! `microgpt score`: how odd each line is, on all cores, in the order of the lines.
+//! `microgpt score`: bits per token of each line, on all cores, in the order of the lines.
 //!
-//! One thread reads, some score what it read, and the first writes, so that a line from a slow pipe
-//! is scored when it comes, and memory holds no more than a few chunks of text, or the longest line.
+//! The threads take turns in reading a chunk of lines, which each then scores. So a line from a slow
+//! pipe is scored as it arrives, and memory holds a few chunks, or the longest line.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::reorder::Reorder;
 use super::{Failure, Words, console, load_model};
 use crate::data::CorpusKind;
-use crate::engine::{Score, Scorer};
+use crate::engine::{Pipeline, Score, Scorer};
 use crate::infer::InferenceGpt;
 
-/// How much is read at once, and so about how much text a thread scores at once.
+/// Bytes per read, and so about the size of a chunk.
 const CHUNK: usize = 16 << 10;
+
+/// Chunks in flight per thread, which bounds the memory.
+const CHUNKS_AHEAD: u64 = 4;
 
 pub fn run(words: &Words) -> Result<(), Failure> {
     let style = match (words.has("summary"), words.has("json")) {
@@ -29,25 +29,17 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         _ => Style::Lines,
     };
     let threads = words.threads()?;
-    let results = start(words.files().collect(), load_model(words)?, threads, style)?;
+    let mut chunks = start(words.files().collect(), load_model(words)?, threads, style)?;
     let mut output = console::Output::new();
     let mut total = Total::default();
-    let mut in_order = Reorder::new();
-    let mut ended = false;
-    while !ended {
-        let (number, chunk) = results.recv().context("a thread failed")?;
-        in_order.insert(number, chunk);
-        while let Some(chunk) = in_order.take() {
-            match chunk? {
-                Some(Scored { text, scores }) => {
-                    output.write(&text)?;
-                    scores.iter().for_each(|score| total.add(score));
-                }
-                None => ended = true,
-            }
+    while let Some(Scored { text, scores }) = chunks.next()? {
+        output.write(&text)?;
+        scores.iter().for_each(|score| total.add(score));
+        if !chunks.is_ready() {
+            output.flush()?;
         }
-        output.flush()?;
     }
+    output.flush()?;
     if words.has("summary") {
         output.write(total.describe(words.has("json")))?;
         output.flush()?;
@@ -63,137 +55,115 @@ enum Style {
     Nothing,
 }
 
-/// Some whole lines of the input.
+/// Complete lines of one file.
 struct Chunk {
-    number: u64,
-    /// What messages call the file.
+    /// The file's name in messages.
     source: Arc<str>,
     first_line: usize,
     text: Vec<u8>,
 }
 
-/// What is printed of a chunk, and the scores of its lines.
+/// The output for a chunk, and the scores of its lines.
 struct Scored {
     text: Vec<u8>,
     scores: Vec<Score>,
 }
 
-/// With its number; nothing after the last.
-type ScoredChunk = (u64, Result<Option<Scored>>);
-
-/// Starts to read the files, or standard input where there are none, and to score their lines.
+/// Starts to score the lines of the files, or of standard input if there are none.
 fn start(
-    files: Vec<PathBuf>,
+    mut files: Vec<PathBuf>,
     model: Arc<InferenceGpt>,
     threads: usize,
     style: Style,
-) -> Result<Receiver<ScoredChunk>> {
-    let (chunks, read) = sync_channel(threads);
-    let (results, scored) = sync_channel(threads);
-    let read = Arc::new(Mutex::new(read));
-    let spawn = |work: Box<dyn FnOnce() + Send>| {
-        let thread = thread::Builder::new().spawn(work);
-        thread.with_context(|| format!("cannot start {threads} threads"))
-    };
-    for _ in 0..threads {
-        let (model, read, results) = (Arc::clone(&model), Arc::clone(&read), results.clone());
-        spawn(Box::new(move || {
-            score_chunks(&model, &read, &results, style)
-        }))?;
+) -> Result<Pipeline<Scored>> {
+    if files.is_empty() {
+        files.push(PathBuf::from("-"));
     }
-    spawn(Box::new(move || {
-        let mut reader = Reader { chunks, number: 0 };
-        let end = reader.read_all(&files).map(|()| None);
-        // Where nobody listens any more, nobody needs to know.
-        let _ = results.send((reader.number, end));
-    }))?;
-    Ok(scored)
-}
-
-/// Takes the input apart into chunks.
-struct Reader {
-    chunks: SyncSender<Chunk>,
-    number: u64,
-}
-
-impl Reader {
-    fn read_all(&mut self, files: &[PathBuf]) -> Result<()> {
-        if files.is_empty() {
-            return self.read(Path::new("-"));
-        }
-        files.iter().try_for_each(|file| self.read(file))
-    }
-
-    /// Reads one file, `-` being standard input.
-    fn read(&mut self, path: &Path) -> Result<()> {
-        let (source, mut file): (Arc<str>, Box<dyn Read>) = if path.as_os_str() == "-" {
-            ("standard input".into(), Box::new(io::stdin().lock()))
-        } else {
-            let source: Arc<str> = path.display().to_string().into();
-            let file = File::open(path).with_context(|| format!("cannot read {source}"))?;
-            (source, Box::new(file))
-        };
-        self.take_apart(&source, &mut file)
-    }
-
-    fn take_apart(&mut self, source: &Arc<str>, file: &mut dyn Read) -> Result<()> {
-        let mut text = Vec::new();
-        let mut first_line = 1;
+    let mut files = files.into_iter();
+    let mut lines: Option<LineReader<Box<dyn Read + Send>>> = None;
+    let source = move || {
         loop {
-            // What a pipe has is taken as it comes; the rest of a line is waited for.
+            if let Some(lines) = &mut lines
+                && let Some(chunk) = lines.next_chunk()?
+            {
+                return Ok(Some(chunk));
+            }
+            let Some(path) = files.next() else {
+                return Ok(None);
+            };
+            lines = Some(open(&path)?);
+        }
+    };
+    let max_in_flight = CHUNKS_AHEAD * threads as u64;
+    Pipeline::start(threads, max_in_flight, source, move |_, jobs| {
+        let mut scorer = Scorer::new(&model);
+        let kind = model.meta().tokenizer.kind();
+        while let Some((number, chunk)) = jobs.take() {
+            let scored = score_chunk(&mut scorer, kind, &chunk, style);
+            let scored = scored.with_context(|| chunk.source.to_string());
+            if !jobs.deliver(number, scored) {
+                return;
+            }
+        }
+    })
+}
+
+/// Opens a file, or standard input for `-`.
+fn open(path: &Path) -> Result<LineReader<Box<dyn Read + Send>>> {
+    if path.as_os_str() == "-" {
+        return Ok(LineReader::new("standard input", Box::new(io::stdin())));
+    }
+    let source = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("cannot read {source}"))?;
+    Ok(LineReader::new(&source, Box::new(file)))
+}
+
+/// Reads a file in chunks of complete lines.
+struct LineReader<R> {
+    source: Arc<str>,
+    file: R,
+    /// The beginning of a line whose end was not read yet.
+    rest: Vec<u8>,
+    next_line: usize,
+    is_at_end: bool,
+}
+
+impl<R: Read> LineReader<R> {
+    fn new(source: &str, file: R) -> Self {
+        Self {
+            source: source.into(),
+            file,
+            rest: Vec::new(),
+            next_line: 1,
+            is_at_end: false,
+        }
+    }
+
+    /// Reads the next complete lines as soon as there are any; none at the end of the file.
+    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        let mut text = std::mem::take(&mut self.rest);
+        while !self.is_at_end {
             let start = text.len();
             text.resize(start + CHUNK, 0);
-            let count = file
-                .read(&mut text[start..])
-                .with_context(|| format!("cannot read {source}"))?;
+            let count = self.file.read(&mut text[start..]);
+            let count = count.with_context(|| format!("cannot read {}", self.source))?;
             text.truncate(start + count);
-            let whole = match text[start..].iter().rposition(|&byte| byte == b'\n') {
-                _ if count == 0 => text.len(),
-                Some(end) => start + end + 1,
-                None => continue,
-            };
-            let rest = text.split_off(whole);
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            if !text.is_empty() && !self.send(source, first_line, text) {
-                return Ok(());
+            self.is_at_end = count == 0;
+            if let Some(end) = text[start..].iter().rposition(|&byte| byte == b'\n') {
+                self.rest = text.split_off(start + end + 1);
+                break;
             }
-            if count == 0 {
-                return Ok(());
-            }
-            text = rest;
-            first_line += lines;
         }
-    }
-
-    /// Hands some lines on; says whether there is still somebody who takes them.
-    fn send(&mut self, source: &Arc<str>, first_line: usize, text: Vec<u8>) -> bool {
-        let chunk = Chunk {
-            number: self.number,
-            source: Arc::clone(source),
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let first_line = self.next_line;
+        self.next_line += text.iter().filter(|&&byte| byte == b'\n').count();
+        Ok(Some(Chunk {
+            source: Arc::clone(&self.source),
             first_line,
             text,
-        };
-        self.number += 1;
-        self.chunks.send(chunk).is_ok()
-    }
-}
-
-/// A scoring thread's life.
-fn score_chunks(
-    model: &InferenceGpt,
-    chunks: &Mutex<Receiver<Chunk>>,
-    results: &SyncSender<ScoredChunk>,
-    style: Style,
-) {
-    let mut scorer = Scorer::new(model);
-    loop {
-        let chunk = chunks.lock().unwrap_or_else(|e| e.into_inner()).recv();
-        let Ok(chunk) = chunk else { return };
-        let scored = score_chunk(&mut scorer, model.meta().tokenizer.kind(), &chunk, style);
-        let scored = scored.with_context(|| chunk.source.to_string());
-        if results.send((chunk.number, scored.map(Some))).is_err() {
-            return;
-        }
+        }))
     }
 }
 
@@ -242,24 +212,14 @@ fn score_chunk(
     })
 }
 
-/// What is printed for a text of at most so many chunks, all on this thread.
+/// Returns what is printed for a text, all scored on this thread.
 #[cfg(any(test, fuzzing))]
-pub fn score_on_this_thread(
-    model: &InferenceGpt,
-    text: &mut dyn Read,
-    chunks: usize,
-) -> Result<Vec<u8>> {
-    let (sender, read) = sync_channel(chunks);
-    let mut reader = Reader {
-        chunks: sender,
-        number: 0,
-    };
-    reader.take_apart(&"the text".into(), text)?;
-    drop(reader);
+pub fn score_on_this_thread(model: &InferenceGpt, text: &mut dyn Read) -> Result<Vec<u8>> {
+    let mut lines = LineReader::new("the text", text);
     let mut scorer = Scorer::new(model);
     let kind = model.meta().tokenizer.kind();
     let mut printed = Vec::new();
-    for chunk in read {
+    while let Some(chunk) = lines.next_chunk()? {
         printed.extend(score_chunk(&mut scorer, kind, &chunk, Style::Lines)?.text);
     }
     Ok(printed)

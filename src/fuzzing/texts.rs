@@ -109,8 +109,8 @@ fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
 /// Scores the lines of a text, which comes in pieces.
 fn score(model: &InferenceGpt, text: &[u8]) {
     let lines = text.split(|&byte| byte == b'\n');
-    let chunks = lines.clone().count();
-    let Some(printed) = accepted(score_on_this_thread(model, &mut Trickle(text), chunks)) else {
+    let count = lines.clone().count();
+    let Some(printed) = accepted(score_on_this_thread(model, &mut Trickle(text))) else {
         assert!(model.meta().is_chat(), "any line is a text");
         return;
     };
@@ -118,7 +118,7 @@ fn score(model: &InferenceGpt, text: &[u8]) {
     // The last line need not end; what follows the end of one is no line.
     let lines = lines
         .clone()
-        .take(chunks - usize::from(text.is_empty() || text.ends_with(b"\n")));
+        .take(count - usize::from(text.is_empty() || text.ends_with(b"\n")));
     let mut count = 0;
     for (line, printed) in lines.clone().zip(printed) {
         let tab = printed.iter().position(|&byte| byte == b'\t');

@@ -19,10 +19,9 @@ use anyhow::Result;
 
 use super::generate::{Style, print_all};
 use super::progress::ProgressMeter;
-use super::samples::{Count, Samples};
 use super::{Failure, Words, allocator, console};
 use crate::data::CorpusKind;
-use crate::engine::{GenerateOptions, Generator, Sample};
+use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
 use crate::infer::InferenceGpt;
 use crate::model::ModelMeta;
 use crate::store::{DirectoryLock, Snapshot, check_writable};
@@ -306,6 +305,6 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
         },
     )?;
     let made = |index, sample: &Sample| Style::Lines.format(index, sample);
-    let samples = Samples::start(generator, threads, Count::Known(count), made)?;
+    let samples = start_samples(generator, threads, count, true, made)?;
     print_all(samples)
 }
