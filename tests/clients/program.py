@@ -1,4 +1,4 @@
-"""Running the program, for the tests of its server. sys.argv[1] is where it is."""
+"""Runs the program at the path in sys.argv[1], for the tests of its server."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def train(directory, name, *options):
 
 
 class Server:
-    """A server of a model, on a port of its own."""
+    """A server of one model on a free port."""
 
     def __init__(self, directory, model):
         self.process = subprocess.Popen(

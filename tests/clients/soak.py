@@ -1,8 +1,8 @@
-"""A server under mixed load, and under a thousand slow connections.
+"""Tests a server under mixed load, and with a thousand slow connections.
 
 usage: python soak.py PATH_TO_MICROGPT [MINUTES]
 
-Uses the standard library alone, and traffic stays on the loopback interface.
+Uses the standard library only. Traffic stays on the loopback interface.
 """
 
 import http.client
@@ -64,10 +64,10 @@ class Load:
                 ("/v1/chat/completions", {"messages": [message], "stream": rng.random() < 0.5}),
             ])
             connection.request("POST", path, json.dumps(body), JSON)
-            answer = connection.getresponse()
-            text = answer.read()
-            whole = not body.get("stream") or text.endswith(b"data: [DONE]\n\n")
-            self.count("valid", answer.status if whole else "cut off", (200,))
+            response = connection.getresponse()
+            text = response.read()
+            complete = not body.get("stream") or text.endswith(b"data: [DONE]\n\n")
+            self.count("valid", response.status if complete else "truncated", (200,))
 
     def invalid(self, rng):
         while not self.stopping.is_set():
@@ -94,7 +94,7 @@ class Load:
             if rng.random() < 0.7:
                 connection.getresponse().read(rng.randint(1, 2000))
             connection.close()
-            self.count("aborted", "hung up", ("hung up",))
+            self.count("aborted", "disconnected", ("disconnected",))
             time.sleep(0.02)
 
     def slow(self, rng):
@@ -108,12 +108,12 @@ class Load:
                         break
                     if self.stopping.wait(0.2):
                         break
-                self.count("slow", "left", ("left",))
+                self.count("slow", "disconnected", ("disconnected",))
 
     def guard(self, run, seed):
         try:
             run(random.Random(seed))
-        except Exception as error:  # whatever it is, it is reported
+        except Exception as error:  # reported with the counts
             self.unexpected.append((run.__name__, repr(error)))
 
     def start(self):
@@ -130,7 +130,7 @@ class Load:
 
 def soak(server):
     before = server.state()
-    print("at the start: %.1f MB, %d threads, %d files" % before)
+    print("start: %.1f MB, %d threads, %d files" % before)
     load = Load(server)
     load.start()
     end, memory = time.time() + MINUTES * 60, []
@@ -140,20 +140,20 @@ def soak(server):
         if len(memory) % 6 == 0:
             print("%3d s: %.1f MB, %d threads, %d files" % (len(memory) * 10, *memory[-1]), flush=True)
     load.stop()
-    # A connection that says nothing ends after ten seconds.
+    # An idle connection is closed after ten seconds.
     time.sleep(16)
     after = server.state()
     print("16 s after the end: %.1f MB, %d threads, %d files" % after)
     for (kind, status), count in sorted(load.counts.items(), key=str):
         print(f"{kind} {status}: {count}")
     first_minute = [m for m, _, _ in memory[: max(1, len(memory) // 10)]]
-    print(f"memory in the first tenth {max(first_minute):.1f} MB, at most {max(m for m, _, _ in memory):.1f} MB")
+    print(f"memory: {max(first_minute):.1f} MB in the first tenth, {max(m for m, _, _ in memory):.1f} MB at most")
     assert not load.unexpected, load.unexpected[:5]
     assert max(m for m, _, _ in memory) < 1.3 * max(first_minute) + 5, "memory grows"
-    assert after[1] <= before[1] and after[2] <= before[2], "something is left over"
+    assert after[1] <= before[1] and after[2] <= before[2], "threads or files leak"
 
 
-def usual_time(server):
+def median_latency(server):
     times = []
     connection = server.connect()
     for _ in range(300):
@@ -166,7 +166,7 @@ def usual_time(server):
 
 
 def thousand_slow(server):
-    alone = usual_time(server)
+    idle = median_latency(server)
     connections = []
     stopping = threading.Event()
 
@@ -186,15 +186,15 @@ def thousand_slow(server):
     thread = threading.Thread(target=trickle)
     thread.start()
     time.sleep(5)
-    beside = statistics.median(usual_time(server) for _ in range(5))
+    loaded = statistics.median(median_latency(server) for _ in range(5))
     state = server.state()
     stopping.set()
     thread.join()
     for connection in connections:
         connection.close()
-    print("1,000 slow connections: %.1f MB, %d threads; a request takes %.2f ms, alone %.2f ms"
-          % (*state[:2], beside * 1000, alone * 1000))
-    assert state[0] < 200 and beside < 2 * alone
+    print("1,000 slow connections: %.1f MB, %d threads; latency %.2f ms, without them %.2f ms"
+          % (*state[:2], loaded * 1000, idle * 1000))
+    assert state[0] < 200 and loaded < 2 * idle
 
 
 with tempfile.TemporaryDirectory() as directory:

@@ -6,35 +6,35 @@ let kind = "";
 let messages = [];
 let running = null;
 
-// What is kept on reload. A browser that keeps nothing, or kept something else, is no reason to fail.
-function load() {
+// Restores the state of the last visit. Storage may be disabled, or hold something invalid.
+function loadState() {
   try {
-    const kept = JSON.parse(localStorage.getItem("microgpt")) || {};
-    const sound = (m) => m && (m.role === "user" || m.role === "assistant") && typeof m.content === "string";
-    if (Array.isArray(kept.messages)) messages = kept.messages.filter(sound).map(({ role, content }) => ({ role, content }));
-    for (const id of FIELDS) if (kept.fields && typeof kept.fields[id] === "string") $(id).value = kept.fields[id];
-  } catch { /* begins anew */ }
+    const state = JSON.parse(localStorage.getItem("microgpt")) || {};
+    const isMessage = (m) => m && (m.role === "user" || m.role === "assistant") && typeof m.content === "string";
+    if (Array.isArray(state.messages)) messages = state.messages.filter(isMessage).map(({ role, content }) => ({ role, content }));
+    for (const id of FIELDS) if (state.fields && typeof state.fields[id] === "string") $(id).value = state.fields[id];
+  } catch { /* keeps the defaults */ }
 }
 
-function keep() {
+function saveState() {
   try {
     const fields = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
     localStorage.setItem("microgpt", JSON.stringify({ messages, fields }));
-  } catch { /* is not kept */ }
+  } catch { /* storage is disabled */ }
 }
 
-// The settings that are set, under the names that the API has for them.
+// The settings with a value, as fields of a request.
 function settings() {
-  const set = {};
+  const fields = {};
   for (const id of SETTINGS) {
     const field = $(id);
     if (field.validity.badInput) throw new Error(`${field.parentElement.firstChild.textContent} is not a number.`);
-    if (field.value !== "") set[id.replace("-", "_")] = Number(field.value);
+    if (field.value !== "") fields[id.replace("-", "_")] = Number(field.value);
   }
-  return set;
+  return fields;
 }
 
-function item(list, text, role) {
+function addItem(list, text, role) {
   const li = document.createElement("li");
   li.textContent = text;
   if (role) li.className = role;
@@ -42,86 +42,86 @@ function item(list, text, role) {
   return li;
 }
 
-const atEnd = () => $("view").scrollHeight - $("view").scrollTop - $("view").clientHeight < 60;
-const toEnd = () => { $("view").scrollTop = $("view").scrollHeight; };
+const isAtEnd = () => $("view").scrollHeight - $("view").scrollTop - $("view").clientHeight < 60;
+const scrollToEnd = () => { $("view").scrollTop = $("view").scrollHeight; };
 
-function draw() {
+function render() {
   $("messages").replaceChildren();
-  for (const message of messages) item($("messages"), message.content, message.role);
+  for (const message of messages) addItem($("messages"), message.content, message.role);
   $("hint").hidden = kind === "chat" ? messages.length > 0 : $("samples").children.length > 0;
-  toEnd();
+  scrollToEnd();
 }
 
-// An answer, or an error that says in words what the server said.
+// Posts a request. Throws the server's error message.
 async function post(path, body) {
-  const answer = await fetch(path, {
+  const response = await fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
     signal: running.signal,
   });
-  if (answer.ok) return answer;
-  const said = await answer.json().then((body) => body.error.message || body.error, () => "");
-  throw new Error(`The server refused: ${said || answer.status}.`);
+  if (response.ok) return response;
+  const message = await response.json().then((body) => body.error.message || body.error, () => "");
+  throw new Error(`The server refused: ${message || response.status}.`);
 }
 
-async function reply() {
+async function sendMessage() {
   const content = $("input").value.trim();
   if (!content) return;
   const body = { model: "microgpt", stream: true, ...settings() };
   messages.push({ role: "user", content });
-  const sent = [...messages];
+  const conversation = [...messages];
   $("input").value = "";
-  draw();
+  render();
   const message = { role: "assistant", content: "" };
-  const li = item($("messages"), "", "assistant running");
-  toEnd();
+  const li = addItem($("messages"), "", "assistant running");
+  scrollToEnd();
   try {
-    const answer = await post("/v1/chat/completions", { ...body, messages: sent });
+    const response = await post("/v1/chat/completions", { ...body, messages: conversation });
     messages.push(message);
-    await readEvents(answer.body, (text) => {
-      const follow = atEnd();
+    await readEvents(response.body, (text) => {
+      const follow = isAtEnd();
       message.content += text;
       li.textContent = message.content;
-      if (follow) toEnd();
+      if (follow) scrollToEnd();
     });
   } catch (error) {
     if (!messages.includes(message)) {
-      // The server has not taken the message, so it goes back to where it can be changed.
+      // The server refused the message: put it back for editing.
       messages.pop();
       $("input").value = content;
     }
     throw error;
   } finally {
-    draw();
+    render();
   }
 }
 
-// Server-sent events, each with a piece of the reply, up to [DONE].
-async function readEvents(stream, take) {
+// Reads server-sent events up to [DONE] and passes the text of each to onText.
+async function readEvents(stream, onText) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
+  let buffer = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) throw new Error("The connection broke off before the reply was finished.");
-    const events = (text + value).split("\n\n");
-    text = events.pop();
+    if (done) throw new Error("The connection closed before the end of the reply.");
+    const events = (buffer + value).split("\n\n");
+    buffer = events.pop();
     for (const event of events) {
       const data = event.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const [choice] = JSON.parse(data).choices;
-      if (choice && choice.delta.content) take(choice.delta.content);
+      if (choice && choice.delta.content) onText(choice.delta.content);
     }
   }
 }
 
-async function samples() {
+async function generate() {
   const body = { ...settings(), num_samples: Number($("num-samples").value) };
   if ($("prompt").value) body.prompt = $("prompt").value;
-  const answer = await post("/microgpt/v1/generate", body);
+  const response = await post("/microgpt/v1/generate", body);
   $("samples").replaceChildren();
-  for (const text of (await answer.json()).samples) item($("samples"), text);
-  draw();
+  for (const text of (await response.json()).samples) addItem($("samples"), text);
+  render();
   $("view").scrollTop = 0;
 }
 
@@ -129,7 +129,7 @@ async function run(action) {
   if (running) return;
   running = new AbortController();
   $("error").textContent = "";
-  busy(true);
+  setBusy(true);
   try {
     await action();
   } catch (error) {
@@ -137,22 +137,22 @@ async function run(action) {
     else if (error.name !== "AbortError") $("error").textContent = error.message;
   } finally {
     running = null;
-    busy(false);
-    keep();
+    setBusy(false);
+    saveState();
     $(kind === "chat" ? "input" : "prompt").focus();
   }
 }
 
-function busy(is) {
-  $("send").disabled = $("generate").disabled = is;
-  $("stop").disabled = !is;
+function setBusy(busy) {
+  $("send").disabled = $("generate").disabled = busy;
+  $("stop").disabled = !busy;
 }
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  run(kind === "chat" ? reply : samples);
+  run(kind === "chat" ? sendMessage : generate);
 });
-// The server checks the settings, and says what is wrong with them better than a browser does.
+// The server's error messages are better than the browser's.
 $("form").noValidate = true;
 $("input").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -166,18 +166,18 @@ $("clear").addEventListener("click", () => {
   messages = [];
   $("samples").replaceChildren();
   $("error").textContent = "";
-  draw();
-  keep();
+  render();
+  saveState();
 });
-for (const id of FIELDS) $(id).addEventListener("change", keep);
+for (const id of FIELDS) $(id).addEventListener("change", saveState);
 
-async function begin() {
-  load();
+async function start() {
+  loadState();
   try {
     const info = await (await fetch("/microgpt/v1/info")).json();
     kind = info.kind;
     const size = `${info.parameters.toLocaleString("en")} parameters, ${info.n_layer} ${info.n_layer > 1 ? "layers" : "layer"}`;
-    $("model").textContent = `a ${kind} model: ${size}, a context of ${info.block_size} characters`;
+    $("model").textContent = `${kind} model: ${size}, context of ${info.block_size} tokens`;
   } catch {
     $("model").textContent = "";
     $("error").textContent = "The server cannot be reached.";
@@ -187,9 +187,9 @@ async function begin() {
   $("messages").hidden = $("chat-row").hidden = !chat;
   $("samples").hidden = $("text-row").hidden = chat;
   $("hint").textContent = chat
-    ? "Say something to the model. Enter sends, Shift and Enter begin a new line."
-    : "Press Generate for new text. Every sample begins with the text that you give, if you give any.";
-  draw();
+    ? "Write a message to the model. Enter sends it, Shift+Enter starts a new line."
+    : "Press Generate for new samples. Each starts with the prompt, if there is one.";
+  render();
   $(chat ? "input" : "prompt").focus();
 }
-begin();
+start();
