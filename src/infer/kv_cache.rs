@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::thread_group::share;
-use crate::kernels::attention_f64::HeadCache;
+use crate::kernels::head_cache::HeadCache;
 use crate::model::ModelConfig;
 
 /// What the model remembers of one text.

@@ -1,94 +1,82 @@
-//! The kinds of processors that code is compiled for; which one is at hand shows when the program runs.
+//! CPU detection at run time.
 
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 
-/// A kind of processor for which some code names the instructions itself.
+/// A kind of CPU that kernels are compiled for, with the proof that its instructions exist.
 pub enum Cpu {
     #[cfg(target_arch = "x86_64")]
     Avx512(V4),
     #[cfg(target_arch = "x86_64")]
     Avx2(V3),
-    /// One of which nothing is known.
+    /// Any other: compiled for the baseline of the target, which includes Neon on aarch64.
     Scalar,
 }
 
 impl Cpu {
-    /// The processor at hand.
+    /// Returns the best kind that the CPU supports. The answer is cached by `pulp`.
     pub fn detect() -> Self {
         #[cfg(test)]
-        if let Some(chosen) = test_override::chosen() {
-            return chosen;
+        if let Some(cpu) = test_override::current() {
+            return cpu;
         }
         #[cfg(target_arch = "x86_64")]
         match pulp::Arch::new() {
-            pulp::Arch::V4(instructions) => return Self::Avx512(instructions),
-            pulp::Arch::V3(instructions) => return Self::Avx2(instructions),
+            pulp::Arch::V4(simd) => return Self::Avx512(simd),
+            pulp::Arch::V3(simd) => return Self::Avx2(simd),
             _ => {}
         }
         Self::Scalar
     }
 }
 
-/// How many cores there are for this program.
+/// The number of CPU cores available to the process, at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs a closure compiled for the processor at hand. What it calls has to be inlined into it to
-/// profit.
-#[inline(always)]
-pub fn dispatch<R>(body: impl FnOnce() -> R) -> R {
-    #[cfg(test)]
-    match test_override::chosen() {
-        #[cfg(target_arch = "x86_64")]
-        Some(Cpu::Avx2(instructions)) => return pulp::Simd::vectorize(instructions, body),
-        Some(_) => return body(),
-        None => {}
-    }
-    pulp::Arch::new().dispatch(body)
-}
-
-/// Lets tests choose for which vectors their thread's code is compiled.
+/// Overrides the detected CPU on the test's own thread.
 #[cfg(test)]
 pub mod test_override {
     use super::Cpu;
+    #[cfg(target_arch = "x86_64")]
+    use pulp::x86::V3;
     use std::cell::Cell;
 
     #[derive(Clone, Copy, Debug)]
     pub enum CpuOverride {
-        Any,
-        None,
+        Detected,
+        Scalar,
         #[cfg(target_arch = "x86_64")]
         Avx2,
     }
 
     thread_local! {
-        static WIDTH: Cell<CpuOverride> = const { Cell::new(CpuOverride::Any) };
+        static OVERRIDE: Cell<CpuOverride> = const { Cell::new(CpuOverride::Detected) };
     }
 
     impl CpuOverride {
-        /// Does something with each that this processor has.
-        pub fn for_each(mut visit: impl FnMut(Self)) {
-            let mut all = vec![CpuOverride::Any, CpuOverride::None];
+        /// Calls `test` once per kind that this CPU can run.
+        pub fn for_each(mut test: impl FnMut(Self)) {
+            let mut kinds = vec![Self::Detected, Self::Scalar];
             #[cfg(target_arch = "x86_64")]
-            if pulp::x86::V3::try_new().is_some() {
-                all.push(CpuOverride::Avx2);
+            if V3::try_new().is_some() {
+                kinds.push(Self::Avx2);
             }
-            for width in all {
-                WIDTH.set(width);
-                visit(width);
+            for kind in kinds {
+                OVERRIDE.set(kind);
+                test(kind);
             }
-            WIDTH.set(CpuOverride::Any);
+            OVERRIDE.set(Self::Detected);
         }
     }
 
-    pub fn chosen() -> Option<Cpu> {
-        match WIDTH.get() {
-            CpuOverride::Any => None,
-            CpuOverride::None => Some(Cpu::Scalar),
+    pub fn current() -> Option<Cpu> {
+        match OVERRIDE.get() {
+            CpuOverride::Detected => None,
+            CpuOverride::Scalar => Some(Cpu::Scalar),
             #[cfg(target_arch = "x86_64")]
-            CpuOverride::Avx2 => pulp::x86::V3::try_new().map(Cpu::Avx2),
+            CpuOverride::Avx2 => V3::try_new().map(Cpu::Avx2),
         }
     }
 }

@@ -1,68 +1,55 @@
-//! The small functions that dispatch loops are made of.
+//! Inlined f32 functions for loops that the compiler vectorizes (see [`super::simd::dispatch`]).
 //!
-//! Sums run over a fixed number of lanes, so that the width of the vectors does not change them.
+//! Sums run over sixteen lanes on every CPU, so that its vectors' width changes no result.
 
 use std::f32::consts::LOG2_E;
 
-const LANES: usize = 16;
+use super::simd::F32_LANES as LANES;
 
-/// `Σ a[i]·b[i]`.
+/// Returns `Σ a[i]·b[i]`.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let (a_vectors, a_rest) = a.as_chunks::<LANES>();
+    let (b_vectors, b_rest) = b.as_chunks::<LANES>();
     let mut sums = [0f32; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
+    for (a, b) in a_vectors.iter().zip(b_vectors) {
         for lane in 0..LANES {
             sums[lane] += a[lane] * b[lane];
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sum_lanes(sums) + rest
+    reduce(sums, |a, b| a + b) + rest
 }
 
-/// The sum of all lanes, two halves at a time.
+/// Combines all lanes into one, the upper half with the lower half until one is left.
 #[inline(always)]
-fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn reduce(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
+            lanes[lane] = combine(lanes[lane], lanes[lane + width]);
         }
         width /= 2;
     }
     lanes[0]
 }
 
-/// The largest of all lanes.
+/// The larger of two numbers in one instruction. Unlike `f32::max`, it may return a NaN.
 #[inline(always)]
-fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// The larger of two numbers, in one instruction: unlike `f32::max` it may pass over NaN.
-#[inline(always)]
-pub fn larger(a: f32, b: f32) -> f32 {
+pub fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// `2^x` for `x` up to 127, to within two units in the last place; 0 below −126. NaN stays NaN.
+/// Returns `2^x` for `x` ≤ 127, to within two units in the last place; 0 for `x` < −126, NaN for NaN.
 ///
-/// A power of two is what a softmax takes: the factor `log₂ e` goes into a product that is made anyway.
-/// `x = n + f`: a polynomial for `2^f` (of the least relative error where `|f| ≤ 1/2`, 7.5e-8), and
-/// `n` added to its exponent.
+/// Base 2 saves a multiplication: the factor `log₂ e` is merged into the scale of the scores.
+/// `x = n + f`: a minimax polynomial of relative error 7.5e-8 gives `2^f` for `|f| ≤ 1/2`, and `n` is
+/// added to its exponent.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
-    // Adding and taking away 1.5 · 2^23 rounds to a whole number.
+    // 1.5 · 2^23: added and subtracted, it rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
-    // The best polynomial's factor: near ln 2, but not ln 2.
+    // The coefficient of the minimax polynomial is not ln 2.
     #[allow(clippy::approx_constant)]
     const LINEAR: f32 = 6.931_47e-1;
     let shifted = x + ROUND;
@@ -73,42 +60,53 @@ pub fn exp2(x: f32) -> f32 {
     p = p * f + 2.402_212e-1;
     p = p * f + LINEAR;
     p = p * f + 1.000_000_1;
-    // The low bits of `shifted` are n; a NaN's are of no consequence.
+    // The low bits of `shifted` are n. A NaN stays one, whatever is added to its exponent's bits.
     let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -126.0 { 0.0 } else { power }
 }
 
-/// 1 above 0, else 0: `relu(x) = x·step(x)`, and NaN stays NaN.
+/// Returns 1 for `x` > 0, else 0: `relu(x) = x·heaviside(x)`, which keeps NaN.
 ///
-/// A choice between a number and 0 in its place would become a store of some of a vector's numbers, which
-/// AMD's processors without AVX-512 are very slow at.
+/// Selecting between `x` and 0 would compile to a masked store, which is very slow on AMD's CPUs
+/// without AVX-512.
 #[inline(always)]
-pub fn step(x: f32) -> f32 {
+pub fn heaviside(x: f32) -> f32 {
     if x > 0.0 { 1.0 } else { 0.0 }
 }
 
-/// The largest of some scores.
+/// Replaces scores by probabilities `exp(s[i]) / Σ exp(s[j])`. Returns `ln Σ exp(s[j])`.
 #[inline(always)]
-fn largest(scores: &[f32]) -> f32 {
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let (lanes, rest) = scores.as_chunks::<LANES>();
-    for scores in lanes {
-        for lane in 0..LANES {
-            max[lane] = larger(max[lane], scores[lane]);
-        }
+pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
+    let max = slice_max(scores);
+    let sum = exp_shifted(scores, max);
+    let inverse = 1.0 / sum;
+    for score in scores.iter_mut() {
+        *score *= inverse;
     }
-    for (max, &score) in max.iter_mut().zip(rest) {
-        *max = larger(*max, score);
-    }
-    max_lanes(max)
+    max + sum.ln()
 }
 
-/// Turns each score into `exp(score − max)`, and gives their sum.
 #[inline(always)]
-fn powers_in_place(scores: &mut [f32], max: f32) -> f32 {
+fn slice_max(scores: &[f32]) -> f32 {
+    let mut running = [f32::NEG_INFINITY; LANES];
+    let (vectors, rest) = scores.as_chunks::<LANES>();
+    for scores in vectors {
+        for lane in 0..LANES {
+            running[lane] = max(running[lane], scores[lane]);
+        }
+    }
+    for (running, &score) in running.iter_mut().zip(rest) {
+        *running = max(*running, score);
+    }
+    reduce(running, max)
+}
+
+/// Replaces each score by `exp(score − max)`. Returns their sum.
+#[inline(always)]
+fn exp_shifted(scores: &mut [f32], max: f32) -> f32 {
     let mut sums = [0f32; LANES];
-    let (lanes, rest) = scores.as_chunks_mut::<LANES>();
-    for scores in lanes {
+    let (vectors, rest) = scores.as_chunks_mut::<LANES>();
+    for scores in vectors {
         for lane in 0..LANES {
             scores[lane] = exp2(LOG2_E * (scores[lane] - max));
             sums[lane] += scores[lane];
@@ -118,29 +116,29 @@ fn powers_in_place(scores: &mut [f32], max: f32) -> f32 {
         *score = exp2(LOG2_E * (*score - max));
         *sum += *score;
     }
-    sum_lanes(sums)
+    reduce(sums, |a, b| a + b)
 }
 
-/// Turns scores into probabilities: `p[i] = exp(s[i]) / Σ exp(s[j])`, shifted by the largest score.
-/// Returns `ln Σ exp(s[j])`.
+/// Replaces each element by `2^(score − max)` of its column's `max`. Returns the columns' sums.
 #[inline(always)]
-pub fn softmax_in_place(scores: &mut [f32]) -> f32 {
-    let max = largest(scores);
-    let sum = powers_in_place(scores, max);
-    let inverse = 1.0 / sum;
-    for score in scores.iter_mut() {
-        *score *= inverse;
+pub fn exp2_columns<const C: usize>(scores: &mut [[f32; C]], max: &[f32; C]) -> [f32; C] {
+    let mut sums = [0f32; C];
+    for row in scores {
+        for c in 0..C {
+            row[c] = exp2(row[c] - max[c]);
+            sums[c] += row[c];
+        }
     }
-    max + sum.ln()
+    sums
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::dispatch;
+    use crate::kernels::simd::dispatch;
 
     #[test]
-    fn powers_of_two_are_right_to_two_units_in_the_last_place() {
+    fn exp2_is_within_two_units_in_the_last_place() {
         for i in 0..200_000 {
             let x = i as f32 * -125.9 / 199_999.0 + if i % 3 == 0 { 20.0 } else { 0.0 };
             let (found, expected) = (f64::from(exp2(x)), f64::from(x).exp2());
@@ -156,19 +154,22 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_vectors_changes_no_bit() {
+    fn dot_and_softmax_have_the_same_bits_on_every_cpu() {
         let mut rng = fastrand::Rng::with_seed(1);
         for length in 1..70 {
             let a: Vec<f32> = (0..length).map(|_| rng.f32() * 9.0 - 4.0).collect();
-            let (mut wide, mut plain) = (a.clone(), a.clone());
+            let (mut dispatched, mut scalar) = (a.clone(), a.clone());
             let sums = dispatch(
                 #[inline(always)]
-                || (dot(&a, &a), softmax_in_place(&mut wide)),
+                || (dot(&a, &a), softmax_in_place(&mut dispatched)),
             );
-            assert_eq!(sums, (dot(&a, &a), softmax_in_place(&mut plain)));
-            assert_eq!(wide, plain);
+            assert_eq!(sums, (dot(&a, &a), softmax_in_place(&mut scalar)));
+            assert_eq!(dispatched, scalar);
             let exact: f64 = a.iter().map(|&a| f64::from(a).exp()).sum();
             assert!((f64::from(sums.1) - exact.ln()).abs() < 1e-5);
+            for (p, &a) in dispatched.iter().zip(&a) {
+                assert!((f64::from(*p) - f64::from(a).exp() / exact).abs() < 1e-6);
+            }
         }
     }
 }

@@ -1,38 +1,36 @@
-//! Sums and exponentials in f64 that give the same bits everywhere.
+//! Sums, maxima and exponentials in f64 with the same bits on every CPU.
 //!
-//! A sum runs over eight simd, element `i` in lane `i mod 8`, whose reduce_sums are then added two
-//! halves at a time; every product is fused with its sum. So neither the width of a processor's
-//! vectors nor how many columns are computed together changes a result. `exp` is our own for the
-//! same reason, and so that it can be computed for a whole vector.
+//! A sum runs over eight lanes, element `i` in lane `i mod 8`, which are then added two halves at a
+//! time. `exp` is our own, since those of the systems' libraries differ, and are not vectorized.
 
 use super::simd::{LANES, Simd, reduce_sum};
 
-/// Eight numbers, the last ones 0 where there are fewer.
+/// Returns up to eight elements, padded with zeros.
 #[inline(always)]
-pub fn pad<T: Copy + Default>(numbers: &[T]) -> [T; LANES] {
+pub fn pad<T: Copy + Default>(elements: &[T]) -> [T; LANES] {
     let mut padded = [T::default(); LANES];
-    for (padded, number) in padded.iter_mut().zip(numbers) {
-        *padded = *number;
+    for (padded, element) in padded.iter_mut().zip(elements) {
+        *padded = *element;
     }
     padded
 }
 
-/// Added to a number, this leaves its nearest whole number in the lowest bits.
+/// 1.5 · 2^52. Added to a number, it leaves the nearest integer in the lowest bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
-/// The nearest whole number, if it has no more than 32 bits.
+/// Returns the nearest integer, which must fit an i32.
 #[inline(always)]
-pub fn nearest(x: f64) -> i32 {
+pub fn round_to_i32(x: f64) -> i32 {
     (x + ROUND).to_bits() as i32
 }
 
-/// `e^x` for x up to 0, to about one unit in the last place; 0 from where that is no normal number.
+/// Returns `e^x` for `x` ≤ 0, to about one unit in the last place; 0 for `x` ≤ −708.
 #[inline(always)]
 pub fn exp(x: f64) -> f64 {
-    /// ln 2 in two parts, the first with so few digits that whole multiples of it are exact.
+    /// ln 2 in two parts, the first so short that its products with integers are exact.
     const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
-    const LEAST: f64 = -708.0;
-    /// 1/k!, from k = 13 down to 0: e^r for |r| <= ln 2 / 2 to less than half a unit.
+    const MIN: f64 = -708.0;
+    /// 1/k! for k = 13 down to 0: e^r for |r| ≤ ln 2 / 2, to less than half a unit.
     const TAYLOR: [f64; 14] = [
         1.605_904_383_682_161_3e-10,
         2.087_675_698_786_81e-9,
@@ -49,55 +47,48 @@ pub fn exp(x: f64) -> f64 {
         1.0,
         1.0,
     ];
-    let kept = if x > LEAST { x } else { LEAST };
-    let shifted = kept.mul_add(std::f64::consts::LOG2_E, ROUND);
+    // e^x = 2^n · e^r, with x = n·ln 2 + r.
+    let clamped = if x > MIN { x } else { MIN };
+    let shifted = clamped.mul_add(std::f64::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = n.mul_add(-LN_2[1], n.mul_add(-LN_2[0], kept));
+    let r = n.mul_add(-LN_2[1], n.mul_add(-LN_2[0], clamped));
     let mut power = TAYLOR[0];
     for coefficient in &TAYLOR[1..] {
         power = power.mul_add(r, *coefficient);
     }
-    // 2^n, put together from its bits.
+    // The exponent bits of 2^n.
     let scale = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1f64.to_bits()));
-    if x > LEAST { power * scale } else { 0.0 }
+    if x > MIN { power * scale } else { 0.0 }
 }
 
-/// The larger of two numbers, neither of which is NaN.
+/// The larger of two numbers, neither of which is NaN, in one instruction.
 #[inline(always)]
 pub fn max(a: f64, b: f64) -> f64 {
     if b > a { b } else { a }
 }
 
-/// The largest of some numbers; negative infinity where there are none.
+/// The largest element; negative infinity for an empty slice.
 #[inline(always)]
-pub fn slice_max<S: Simd>(simd: S, numbers: &[f64]) -> f64 {
-    let (eights, rest) = numbers.as_chunks::<LANES>();
+pub fn slice_max<S: Simd>(simd: S, elements: &[f64]) -> f64 {
+    let (vectors, rest) = elements.as_chunks::<LANES>();
     let mut running = simd.splat(f64::NEG_INFINITY);
-    for numbers in eights {
-        running = simd.max(running, simd.load(numbers));
+    for vector in vectors {
+        running = simd.max(running, simd.load(vector));
     }
     let lanes = simd.store(running);
-    // Two halves at a time, which is faster than one number after the other.
-    let four: [f64; 4] = std::array::from_fn(|l| max(lanes[l], lanes[l + 4]));
-    let largest = max(max(four[0], four[2]), max(four[1], four[3]));
+    // Two halves at a time, which is faster than one lane after the other.
+    let quad: [f64; 4] = std::array::from_fn(|l| max(lanes[l], lanes[l + 4]));
+    let largest = max(max(quad[0], quad[2]), max(quad[1], quad[3]));
     rest.iter().copied().fold(largest, max)
 }
 
-/// `e^x` for each number, all of them up to 0, in place.
+/// The sum of the elements.
 #[inline(always)]
-pub fn exponentials(numbers: &mut [f64]) {
-    for number in numbers {
-        *number = exp(*number);
-    }
-}
-
-/// The sum of some numbers.
-#[inline(always)]
-pub fn slice_sum<S: Simd>(simd: S, numbers: &[f64]) -> f64 {
-    let (eights, rest) = numbers.as_chunks::<LANES>();
+pub fn slice_sum<S: Simd>(simd: S, elements: &[f64]) -> f64 {
+    let (vectors, rest) = elements.as_chunks::<LANES>();
     let mut sums = simd.load(&pad(rest));
-    for numbers in eights {
-        sums = simd.add(sums, simd.load(numbers));
+    for vector in vectors {
+        sums = simd.add(sums, simd.load(vector));
     }
     reduce_sum(simd.store(sums))
 }
@@ -108,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exponential_is_right_to_the_last_places() {
+    fn exp_matches_the_standard_library() {
         let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..200_000 {
             let x = -rng.f64() * if rng.bool() { 1.0 } else { 708.0 };
@@ -124,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_maxima_run_over_any_length() {
+    fn slice_sum_and_slice_max_of_any_length() {
         for length in 0..40 {
-            let numbers: Vec<f64> = (0..length).map(|i| f64::from(i * 5 % 7) - 3.0).collect();
-            let expected = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            assert_eq!(slice_max(Scalar, &numbers), expected);
-            assert_eq!(slice_sum(Scalar, &numbers), numbers.iter().sum::<f64>());
+            let elements: Vec<f64> = (0..length).map(|i| f64::from(i * 5 % 7) - 3.0).collect();
+            let expected = elements.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert_eq!(slice_max(Scalar, &elements), expected);
+            assert_eq!(slice_sum(Scalar, &elements), elements.iter().sum::<f64>());
         }
     }
 }

@@ -1,7 +1,9 @@
-//! One matrix product for every operation that needs one, over matrices that may be transposed or
-//! lie within a wider one, so that nothing is ever copied to fit.
+//! Matrix products in f32 by `gemm`, on one thread: a batch is shared among threads by documents,
+//! which pays even for the smallest model.
+//!
+//! Views with strides spare the copies of transposed matrices and of slices of wider ones.
 
-/// A read-only matrix within a slice: element (r, c) is `data[r * row_stride + c * col_stride]`.
+/// A view of a matrix in a slice: element `(r, c)` is `data[r * row_stride + c * col_stride]`.
 #[derive(Clone, Copy)]
 pub struct MatrixView<'a> {
     data: &'a [f32],
@@ -12,7 +14,11 @@ pub struct MatrixView<'a> {
 }
 
 impl<'a> MatrixView<'a> {
-    /// A matrix of `rows` × `cols` whose rows begin `row_stride` apart in `data`.
+    /// The view of `[rows, cols]` elements whose rows begin `row_stride` apart.
+    ///
+    /// # Panics
+    ///
+    /// If the matrix is empty, or its rows overlap or exceed `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows > 0 && cols > 0 && row_stride >= cols);
         assert!(data.len() >= (rows - 1) * row_stride + cols);
@@ -25,7 +31,7 @@ impl<'a> MatrixView<'a> {
         }
     }
 
-    /// A matrix whose rows follow one another without a gap.
+    /// The view of rows without gaps between them. Panics as [`MatrixView::new`] does.
     pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols)
     }
@@ -38,14 +44,14 @@ impl<'a> MatrixView<'a> {
         self.cols
     }
 
-    /// The element in a row and a column.
+    /// Returns the element `(row, col)`.
     ///
     /// # Safety
     ///
-    /// The matrix has to have such a row and such a column.
+    /// `row` must be less than `rows()`, and `col` less than `cols()`.
     #[inline(always)]
     pub unsafe fn get_unchecked(&self, row: usize, col: usize) -> f32 {
-        // SAFETY: every element of the matrix is in the slice, as `new` has checked.
+        // SAFETY: `new` has checked that every element of the matrix is in the slice.
         unsafe {
             *self
                 .data
@@ -53,7 +59,7 @@ impl<'a> MatrixView<'a> {
         }
     }
 
-    /// The same numbers, read with rows and columns exchanged.
+    /// The transpose, a view of the same elements.
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -65,37 +71,36 @@ impl<'a> MatrixView<'a> {
     }
 }
 
-/// `a·b`, row by row.
+/// Returns `a·b`, row-major.
 pub fn matmul(a: MatrixView, b: MatrixView) -> Vec<f32> {
     let size = a.rows * b.cols;
     let mut out: Vec<f32> = Vec::with_capacity(size);
-    // SAFETY: there is room for `size` values, all of which gemm writes without reading them.
-    // Zeroing them first would take longer than some of the smaller products.
+    // SAFETY: the capacity is `size`, and gemm writes all elements without reading them. Zeroing
+    // them first would take longer than the smaller products.
     unsafe {
-        multiply(out.as_mut_ptr(), false, a, b);
+        gemm(out.as_mut_ptr(), false, a, b);
         out.set_len(size);
     }
     out
 }
 
-/// `out += a·b`; `out` is dense.
+/// Adds `a·b` to `out`, which is row-major. Panics unless it has the size of the product.
 pub fn matmul_add(out: &mut [f32], a: MatrixView, b: MatrixView) {
-    assert_eq!(out.len(), a.rows * b.cols, "the size of the product");
-    // SAFETY: there is room for the result, as was just checked, and it has values to add to.
-    unsafe { multiply(out.as_mut_ptr(), true, a, b) }
+    assert_eq!(out.len(), a.rows * b.cols, "size of the product");
+    // SAFETY: the size was just checked, and a slice is initialized.
+    unsafe { gemm(out.as_mut_ptr(), true, a, b) }
 }
 
-/// One thread only: the batch is split over threads further out, where it pays even for the
-/// smallest model.
+/// Writes `a·b`, or adds it to what `out` holds.
 ///
 /// # Safety
 ///
-/// From `out` on there has to be room for `a.rows` rows of `b.cols` values, which nothing else uses;
-/// where the product is added to them they must have values.
-unsafe fn multiply(out: *mut f32, add: bool, a: MatrixView, b: MatrixView) {
+/// `out` must be valid for reads and writes of `a.rows · b.cols` elements that nothing else
+/// accesses; to be added to, they must be initialized.
+unsafe fn gemm(out: *mut f32, add: bool, a: MatrixView, b: MatrixView) {
     assert_eq!(b.rows, a.cols, "inner sizes");
     // SAFETY: `MatrixView::new` keeps every index that the sizes and strides reach inside its slice,
-    // the caller does so for `out`, and f32 is a type that gemm knows.
+    // the caller does so for `out`, and gemm implements f32.
     unsafe {
         gemm::gemm(
             a.rows,

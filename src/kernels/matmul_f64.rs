@@ -1,211 +1,225 @@
-//! Products of a weight matrix with columns, `[columns, elements]`.
+//! The product of a weight matrix `[rows, cols]` with columns `[columns, cols]`, in f64.
 //!
-//! A vector holds eight elements of a row of weights or of a column, so that weights and columns
-//! are both read as they lie. Some rows and some columns are multiplied together, which takes fewer
-//! loads than products. Every result is the sum of the same products in the same order.
+//! A vector holds eight consecutive elements of a row of weights or of a column, so that both are
+//! read in their own layout. Every result is summed in one order, whatever the tile it is in: the
+//! elements `i` with the same `i mod 8` in one lane, with fused multiply-add, then [`reduce_sum`].
 
 use super::math_f64::pad;
 use super::simd::{self, Kernel, LANES, Simd, Weight, reduce_sum};
 
-/// How many columns meet all rows before the next ones do: few enough to stay near the processor.
-const NEAR: usize = 8;
+/// Columns multiplied with all rows before the next ones are: few enough to stay in the L1 cache.
+const COLUMN_TILE: usize = 8;
 
-/// How many weights meet all of these columns before the next ones do.
-const PANEL: usize = 2048;
+/// Weights multiplied with all of these columns before the next ones are.
+const WEIGHT_TILE: usize = 2048;
 
-/// `out = W·x` for all columns: `weights` `[rows, cols]`, `x` `[columns, cols]`, `out` `[columns, rows]`.
+/// Computes `out[c, r] = Σ weights[r, i]·x[c, i]` for `weights` `[rows, cols]`, `x` `[columns, cols]`
+/// and `out` `[columns, rows]`.
 pub fn matmul<T: Weight>(weights: &[T], cols: usize, x: &[f64], out: &mut [f64]) {
-    simd::run(Product::new(weights, cols, x, out));
+    simd::run(Matmul {
+        weights,
+        cols,
+        x,
+        out,
+    });
 }
 
-/// A product, still to be made: `out[c, r] = Σ values[r, i]·x[c, i]`.
-struct Product<'a, T> {
-    /// `[rows, cols]`.
-    values: &'a [T],
+struct Matmul<'a, T> {
+    weights: &'a [T],
     cols: usize,
-    /// `[columns, cols]`.
     x: &'a [f64],
-    /// `[columns, rows]`.
     out: &'a mut [f64],
 }
 
-impl<'a, T: Weight> Product<'a, T> {
-    fn new(values: &'a [T], cols: usize, x: &'a [f64], out: &'a mut [f64]) -> Self {
-        Self {
-            values,
-            cols,
-            x,
-            out,
-        }
-    }
-}
-
-impl<T: Weight> Kernel for Product<'_, T> {
+impl<T: Weight> Kernel for Matmul<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if self.x.len() == self.cols {
-            return self.run_single(simd);
+        let Self {
+            weights,
+            cols,
+            x,
+            out,
+        } = self;
+        if x.len() == cols {
+            return single_column(simd, weights, x, out);
         }
-        let Self { values, cols, .. } = self;
-        let rows = values.len() / cols;
-        let near = self.x.chunks(NEAR * cols);
-        for (x, out) in near.zip(self.out.chunks_mut(NEAR * rows)) {
+        let rows = weights.len() / cols;
+        let x = x.chunks(COLUMN_TILE * cols);
+        for (x, out) in x.zip(out.chunks_mut(COLUMN_TILE * rows)) {
             if S::ACCUMULATORS >= 4 * 4 {
-                multiply_near::<S, T, 4, 4>(simd, values, cols, x, out);
+                column_tile::<S, T, 4, 4>(simd, weights, cols, x, out);
             } else {
-                multiply_near::<S, T, 2, 3>(simd, values, cols, x, out);
+                column_tile::<S, T, 2, 3>(simd, weights, cols, x, out);
             }
         }
     }
 }
 
-impl<T: Weight> Product<'_, T> {
-    /// One column. F32x16 by row: where weights come from memory, it is the next ones in their order that
-    /// a processor fetches ahead.
-    #[inline(always)]
-    fn run_single<S: Simd>(self, simd: S) {
-        let (x_eights, x_rest) = self.x.as_chunks::<LANES>();
-        let x_rest = pad(x_rest);
-        for (out, row) in self.out.iter_mut().zip(self.values.chunks_exact(self.cols)) {
-            let (eights, rest) = row.as_chunks::<LANES>();
-            let mut sums = simd.splat(0.0);
-            for (weights, x) in eights.iter().zip(x_eights) {
-                sums = simd.mul_add(T::load(simd, weights), simd.load(x), sums);
-            }
-            if !rest.is_empty() {
-                let weights = T::load(simd, &pad(rest));
-                sums = simd.mul_add(weights, simd.load(&x_rest), sums);
-            }
-            *out = reduce_sum(simd.store(sums));
-        }
-    }
-}
-
-/// All rows with some columns, `R` rows and `C` columns at a time.
+/// One column, row by row: in this order the CPU prefetches weights from memory.
 #[inline(always)]
-fn multiply_near<S: Simd, T: Weight, const R: usize, const C: usize>(
+fn single_column<S: Simd, T: Weight>(simd: S, weights: &[T], x: &[f64], out: &mut [f64]) {
+    let (x_vectors, x_rest) = x.as_chunks::<LANES>();
+    let x_rest = pad(x_rest);
+    for (out, row) in out.iter_mut().zip(weights.chunks_exact(x.len())) {
+        let (vectors, rest) = row.as_chunks::<LANES>();
+        let mut sums = simd.splat(0.0);
+        for (weights, x) in vectors.iter().zip(x_vectors) {
+            sums = simd.mul_add(T::load(simd, weights), simd.load(x), sums);
+        }
+        if !rest.is_empty() {
+            let weights = T::load(simd, &pad(rest));
+            sums = simd.mul_add(weights, simd.load(&x_rest), sums);
+        }
+        *out = reduce_sum(simd.store(sums));
+    }
+}
+
+/// All rows with up to [`COLUMN_TILE`] columns, in tiles of `R` rows and `C` columns.
+#[inline(always)]
+fn column_tile<S: Simd, T: Weight, const R: usize, const C: usize>(
     simd: S,
-    values: &[T],
+    weights: &[T],
     cols: usize,
     x: &[f64],
     out: &mut [f64],
 ) {
-    let (rows, eights) = (values.len() / cols, cols.div_ceil(LANES));
-    let panel = (PANEL / cols).next_multiple_of(R).max(R);
-    let (mut x_room, mut room, mut f32s) = (Vec::new(), Vec::new(), Vec::new());
-    let x = in_eights(x, cols, &mut x_room);
-    let columns = x.len() / eights;
-    for (index, values) in values.chunks(panel * cols).enumerate() {
-        let values = in_eights(values, cols, &mut room);
-        let values = T::f32s(simd, values, &mut f32s);
+    let (rows, vectors) = (weights.len() / cols, cols.div_ceil(LANES));
+    let tile_rows = (WEIGHT_TILE / cols).next_multiple_of(R).max(R);
+    let (mut x_scratch, mut scratch, mut f32_scratch) = (Vec::new(), Vec::new(), Vec::new());
+    let x = as_vectors(x, cols, &mut x_scratch);
+    let columns = x.len() / vectors;
+    for (tile, weights) in weights.chunks(tile_rows * cols).enumerate() {
+        let weights = as_vectors(weights, cols, &mut scratch);
+        let weights = T::to_f32s(simd, weights, &mut f32_scratch);
         let mut column = 0;
         while column < columns {
-            let x = &x[column * eights..];
-            let out = &mut out[column * rows + index * panel..];
+            let x = &x[column * vectors..];
+            let out = &mut out[column * rows + tile * tile_rows..];
             column += match columns - column {
-                left if left >= C => multiply_panel::<S, R, C>(simd, values, eights, x, out, rows),
-                1 => multiply_panel::<S, R, 1>(simd, values, eights, x, out, rows),
-                _ => multiply_panel::<S, R, 2>(simd, values, eights, x, out, rows),
+                left if left >= C => weight_tile::<S, R, C>(simd, weights, vectors, x, out, rows),
+                1 => weight_tile::<S, R, 1>(simd, weights, vectors, x, out, rows),
+                _ => weight_tile::<S, R, 2>(simd, weights, vectors, x, out, rows),
             };
         }
     }
 }
 
-/// Rows of `cols` numbers, each in whole eights: as they lie if they can be, or else in `room`, filled
-/// up with zeros.
+/// Returns rows of `cols` elements as vectors: in place where `cols` is a multiple of eight, else
+/// copied into `scratch`, each padded with zeros.
 #[inline(always)]
-fn in_eights<'a, N: Copy + Default>(
+fn as_vectors<'a, N: Copy + Default>(
     rows: &'a [N],
     cols: usize,
-    room: &'a mut Vec<[N; LANES]>,
+    scratch: &'a mut Vec<[N; LANES]>,
 ) -> &'a [[N; LANES]] {
     if cols.is_multiple_of(LANES) {
         return rows.as_chunks().0;
     }
-    room.clear();
+    scratch.clear();
     for row in rows.chunks_exact(cols) {
-        room.extend(row.chunks(LANES).map(pad));
+        scratch.extend(row.chunks(LANES).map(pad));
     }
-    room
+    scratch
 }
 
-/// Some rows with `C` columns, `R` rows at a time. The results of a column are `step` numbers after those
-/// of the one before. Gives `C`.
+/// All rows of `weights` with `C` columns, `R` rows at a time. The results of a column begin
+/// `stride` after those of the one before. Returns `C`.
 #[inline(always)]
-fn multiply_panel<S: Simd, const R: usize, const C: usize>(
+fn weight_tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
-    values: &[[f32; LANES]],
-    eights: usize,
+    weights: &[[f32; LANES]],
+    vectors: usize,
     x: &[[f64; LANES]],
     out: &mut [f64],
-    step: usize,
+    stride: usize,
 ) -> usize {
-    let x: [_; C] = std::array::from_fn(|c| &x[c * eights..][..eights]);
-    let tiles = values.chunks_exact(R * eights);
+    let x: [_; C] = std::array::from_fn(|c| &x[c * vectors..][..vectors]);
+    let tiles = weights.chunks_exact(R * vectors);
     let rest = tiles.remainder();
     let mut row = 0;
-    for values in tiles {
-        multiply_tile::<S, R, C>(simd, values, x, &mut out[row..], step);
+    for weights in tiles {
+        register_tile::<S, R, C>(simd, weights, x, &mut out[row..], stride);
         row += R;
     }
-    for values in rest.chunks_exact(eights) {
-        multiply_tile::<S, 1, C>(simd, values, x, &mut out[row..], step);
+    for weights in rest.chunks_exact(vectors) {
+        register_tile::<S, 1, C>(simd, weights, x, &mut out[row..], stride);
         row += 1;
     }
     C
 }
 
-/// `R` rows with `C` columns.
+/// `R` rows with `C` columns, whose `R·C` sums stay in registers.
 #[inline(always)]
-fn multiply_tile<S: Simd, const R: usize, const C: usize>(
+fn register_tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
-    values: &[[f32; LANES]],
+    weights: &[[f32; LANES]],
     x: [&[[f64; LANES]]; C],
     out: &mut [f64],
-    step: usize,
+    stride: usize,
 ) {
-    let eights = x[0].len();
-    let values: [_; R] = std::array::from_fn(|r| &values[r * eights..][..eights]);
-    let x: [_; C] = std::array::from_fn(|c| &x[c][..eights]);
+    let vectors = x[0].len();
+    let weights: [_; R] = std::array::from_fn(|r| &weights[r * vectors..][..vectors]);
+    let x: [_; C] = std::array::from_fn(|c| &x[c][..vectors]);
     let mut sums = [[simd.splat(0.0); R]; C];
-    for i in 0..eights {
-        let values = std::array::from_fn(|r| &values[r][i]);
+    for i in 0..vectors {
+        let weights = std::array::from_fn(|r| &weights[r][i]);
         let x = std::array::from_fn(|c| &x[c][i]);
-        sums = simd.mul_add_tile(values, x, sums);
+        sums = simd.mul_add_tile(weights, x, sums);
     }
-    for (sums, out) in sums.into_iter().zip(out.chunks_mut(step)) {
-        let mut four = [simd.splat(0.0); 4];
-        four[..R].copy_from_slice(&sums);
-        out[..R].copy_from_slice(&simd.reduce_sums(four)[..R]);
+    for (sums, out) in sums.into_iter().zip(out.chunks_mut(stride)) {
+        let mut quad = [simd.splat(0.0); 4];
+        quad[..R].copy_from_slice(&sums);
+        out[..R].copy_from_slice(&simd.reduce_sums(quad)[..R]);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::super::simd::Scalar;
     use super::*;
+    use crate::kernels::cpu::test_override::CpuOverride;
 
-    /// The shapes for other processors than the one at hand, too.
+    /// The product in the order of the kernel, element by element.
+    fn reference<T: Weight>(weights: &[T], cols: usize, x: &[f64]) -> Vec<f64> {
+        let mut out = Vec::new();
+        for x in x.chunks_exact(cols) {
+            for row in weights.chunks_exact(cols) {
+                let mut lanes = [0.0; LANES];
+                for (i, (weight, x)) in row.iter().zip(x).enumerate() {
+                    let sum = &mut lanes[i % LANES];
+                    *sum = f64::from(weight.to_f32()).mul_add(*x, *sum);
+                }
+                out.push(reduce_sum(lanes));
+            }
+        }
+        out
+    }
+
+    /// Tiles of every kind of CPU run on every other one, too.
     #[test]
-    fn tiles_of_any_shape_give_the_bits_of_single_columns() {
+    fn matmul_has_the_bits_of_the_reference_on_every_cpu() {
         let mut rng = fastrand::Rng::with_seed(5);
         for cols in [1, 8, 13, 48] {
-            for rows in [1, 2, 3, 4, 7, PANEL / cols + 6] {
-                let values: Vec<f32> = (0..rows * cols).map(|_| rng.f32() - 0.5).collect();
-                for columns in 1..=NEAR {
+            for rows in [1, 2, 3, 4, 7, WEIGHT_TILE / cols + 6] {
+                let weights: Vec<f32> = (0..rows * cols).map(|_| rng.f32() - 0.5).collect();
+                let halves: Vec<f16> = weights.iter().map(|&w| f16::from_f32(w)).collect();
+                for columns in 1..=COLUMN_TILE + 1 {
                     let x: Vec<f64> = (0..columns * cols).map(|_| rng.f64() - 0.5).collect();
-                    let size = columns * rows;
-                    let [mut single, mut small, mut large] = [(); 3].map(|()| vec![0.0; size]);
-                    for (x, out) in x.chunks(cols).zip(single.chunks_mut(rows)) {
-                        Product::new(&values, cols, x, out).run_single(Scalar);
-                    }
-                    let simd = Scalar;
-                    multiply_near::<_, _, 2, 3>(simd, &values, cols, &x, &mut small);
-                    multiply_near::<_, _, 4, 4>(simd, &values, cols, &x, &mut large);
-                    assert_eq!(small, single, "{rows}, {cols}, {columns}");
-                    assert_eq!(large, single, "{rows}, {cols}, {columns}");
+                    let expected = reference(&weights, cols, &x);
+                    let expected_halves = reference(&halves, cols, &x);
+                    let mut out = vec![0.0; columns * rows];
+                    CpuOverride::for_each(|cpu| {
+                        matmul(&weights, cols, &x, &mut out);
+                        assert_eq!(out, expected, "[{rows}, {cols}], {columns}, {cpu:?}");
+                        matmul(&halves, cols, &x, &mut out);
+                        assert_eq!(out, expected_halves, "[{rows}, {cols}], {columns}, {cpu:?}");
+                    });
+                    column_tile::<_, _, 4, 4>(Scalar, &weights, cols, &x, &mut out);
+                    assert_eq!(out, expected, "[{rows}, {cols}], {columns}, 4×4");
                 }
             }
         }

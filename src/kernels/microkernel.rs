@@ -1,188 +1,137 @@
-//! Products with matrices of sixteen columns, for attention to long documents: its products are too
-//! small for a general one, which takes as long to choose how it goes about them, and to copy what it
-//! reads to where it wants it.
+//! Products with matrices of sixteen columns, for attention to long documents. Its products are so
+//! small that a general gemm spends as long on planning and packing as on multiplying.
 
 use super::matmul_f32::MatrixView;
-use crate::kernels::cpu::Cpu;
-#[cfg(target_arch = "x86_64")]
-use pulp::x86::{V3, V4};
+use super::simd::{self, F32_LANES, F32x16, Kernel, Simd};
 
-/// How many columns a panel has.
-pub const COLUMNS: usize = 16;
-
-/// A row of a panel: a matrix of sixteen columns, each of whose rows fills a line of the cache.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub struct F32x16(pub [f32; COLUMNS]);
-
-impl F32x16 {
-    pub const ZERO: Self = Self([0.0; COLUMNS]);
+/// The view of a panel `[rows, 16]`.
+pub fn panel_view(panel: &[F32x16]) -> MatrixView<'_> {
+    MatrixView::dense(bytemuck::cast_slice(panel), panel.len(), F32_LANES)
 }
 
-/// A panel as what may be the first factor of a product.
-pub fn matrix(panel: &[F32x16]) -> MatrixView<'_> {
-    MatrixView::dense(bytemuck::cast_slice(panel), panel.len(), COLUMNS)
-}
-
-/// A matrix as panels side by side, the last of which is filled up with zeros.
-pub struct Panels {
-    /// Panel after panel.
+/// A matrix as panels of sixteen columns, one after the other, the last one padded with zeros.
+pub struct PanelMatrix {
+    /// `[cols / 16, rows, 16]`.
     panels: Vec<F32x16>,
     rows: usize,
     cols: usize,
 }
 
-impl Panels {
-    /// Zeros.
+impl PanelMatrix {
+    /// The zero matrix.
     pub fn new(rows: usize, cols: usize) -> Self {
         Self {
-            panels: vec![F32x16::ZERO; rows * cols.div_ceil(COLUMNS)],
+            panels: vec![F32x16::ZERO; rows * cols.div_ceil(F32_LANES)],
             rows,
             cols,
         }
     }
 
-    /// Its panels, each with their first rows alone.
+    /// Iterates over the first `rows` rows of each panel.
     pub fn iter(&self, rows: usize) -> impl Iterator<Item = &[F32x16]> {
         let panels = self.panels.chunks_exact(self.rows.max(1));
         panels.map(move |panel| &panel[..rows])
     }
 
-    /// The same, to be changed.
+    /// Iterates over the first `rows` rows of each panel.
     pub fn iter_mut(&mut self, rows: usize) -> impl Iterator<Item = &mut [F32x16]> {
         let panels = self.panels.chunks_exact_mut(self.rows.max(1));
         panels.map(move |panel| &mut panel[..rows])
     }
 
-    /// Turns the first rows into those that begin `stride` apart in `from`, and the others of their
-    /// last sixteen into zeros.
-    pub fn read(&mut self, rows: usize, from: &[f32], stride: usize) {
-        let (all, cols) = (rows.next_multiple_of(COLUMNS).min(self.rows), self.cols);
-        for (c, panel) in self.iter_mut(all).enumerate() {
+    /// Copies the first `rows` rows from `source`, where they begin `stride` apart, and zeroes the
+    /// rows after them up to a multiple of sixteen.
+    pub fn read(&mut self, rows: usize, source: &[f32], stride: usize) {
+        let padded_rows = rows.next_multiple_of(F32_LANES).min(self.rows);
+        let cols = self.cols;
+        for (c, panel) in self.iter_mut(padded_rows).enumerate() {
             let (used, unused) = panel.split_at_mut(rows);
             unused.fill(F32x16::ZERO);
             for (i, row) in used.iter_mut().enumerate() {
-                let from = &from[i * stride..][..cols][c * COLUMNS..];
-                match from.first_chunk() {
+                let source = &source[i * stride..][..cols][c * F32_LANES..];
+                match source.first_chunk() {
                     Some(sixteen) => row.0 = *sixteen,
-                    None => row.0[..from.len()].copy_from_slice(from),
+                    None => row.0[..source.len()].copy_from_slice(source),
                 }
             }
         }
     }
 
-    /// Writes the first rows, each with a factor, to where rows begin `stride` apart in `to`.
-    pub fn write(&self, rows: usize, factor: impl Fn(usize) -> f32, to: &mut [f32], stride: usize) {
+    /// Writes the first `rows` rows, row `i` times `factor(i)`, to `out`, where they begin `stride`
+    /// apart.
+    pub fn write(
+        &self,
+        rows: usize,
+        factor: impl Fn(usize) -> f32,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         for (c, panel) in self.iter(rows).enumerate() {
             for (i, row) in panel.iter().enumerate() {
                 let factor = factor(i);
                 let scaled = row.0.map(|value| factor * value);
-                let to = &mut to[i * stride..][..self.cols][c * COLUMNS..];
-                match to.first_chunk_mut() {
+                let out = &mut out[i * stride..][..self.cols][c * F32_LANES..];
+                match out.first_chunk_mut() {
                     Some(sixteen) => *sixteen = scaled,
-                    None => to.copy_from_slice(&scaled[..to.len()]),
+                    None => out.copy_from_slice(&scaled[..out.len()]),
                 }
             }
         }
     }
 
-    /// Sixteen rows as a panel of as many columns, each with a factor.
-    pub fn transpose(&self, factor: f32, to: &mut [F32x16]) {
-        for (panel, to) in self.iter(COLUMNS).zip(to.chunks_mut(COLUMNS)) {
-            for (d, to) in to.iter_mut().enumerate() {
-                for (to, row) in to.0.iter_mut().zip(panel) {
-                    *to = factor * row.0[d];
+    /// Writes the transpose of the first sixteen rows, times `factor`, to `out` `[cols, 16]`.
+    pub fn transpose(&self, factor: f32, out: &mut [F32x16]) {
+        for (panel, out) in self.iter(F32_LANES).zip(out.chunks_mut(F32_LANES)) {
+            for (d, out) in out.iter_mut().enumerate() {
+                for (out, row) in out.0.iter_mut().zip(panel) {
+                    *out = factor * row.0[d];
                 }
             }
         }
     }
 }
 
-/// `out = a·b`.
+/// Writes `a·b` to `out`, for `a` `[rows, inner]`, `b` `[inner, 16]` and `out` `[rows, 16]`. Panics
+/// if the shapes differ.
 pub fn matmul(out: &mut [F32x16], a: MatrixView, b: &[F32x16]) {
-    multiply(out, a, b, false);
+    simd::run(PanelMatmul::new(out, a, b, false));
 }
 
-/// `out += a·b`.
+/// Adds `a·b` to `out`. Shapes are those of [`matmul`].
 pub fn matmul_add(out: &mut [F32x16], a: MatrixView, b: &[F32x16]) {
-    multiply(out, a, b, true);
+    simd::run(PanelMatmul::new(out, a, b, true));
 }
 
-fn multiply(out: &mut [F32x16], a: MatrixView, b: &[F32x16], add: bool) {
-    assert_eq!((out.len(), b.len()), (a.rows(), a.cols()), "sizes");
-    let product = Product { out, a, b, add };
-    match Cpu::detect() {
-        #[cfg(target_arch = "x86_64")]
-        Cpu::Avx512(simd) => pulp::Simd::vectorize(
-            simd,
-            #[inline(always)]
-            || product.run(simd),
-        ),
-        #[cfg(target_arch = "x86_64")]
-        Cpu::Avx2(simd) => pulp::Simd::vectorize(
-            simd,
-            #[inline(always)]
-            || product.run(simd),
-        ),
-        Cpu::Scalar => product.run(Scalar),
-    }
-}
-
-/// `out` has as many rows as `a`, and `b` as many as `a` has columns.
-struct Product<'a> {
+struct PanelMatmul<'a> {
     out: &'a mut [F32x16],
     a: MatrixView<'a>,
     b: &'a [F32x16],
     add: bool,
 }
 
-impl Product<'_> {
-    /// As many rows at a time as have their sums in registers, and about as many each time: a few that
-    /// are left would wait for one another's sums.
-    #[inline(always)]
-    fn run<S: F32x16Arithmetic>(mut self, simd: S) {
-        let rows = self.out.len();
-        let tiles = rows.div_ceil(S::ACCUMULATORS);
-        let (height, higher) = (rows / tiles, rows % tiles);
-        let mut first = 0;
-        for tile in 0..tiles {
-            let height = height + usize::from(tile < higher);
-            match height {
-                1 => self.tile::<S, 1>(simd, first),
-                2 => self.tile::<S, 2>(simd, first),
-                3 => self.tile::<S, 3>(simd, first),
-                4 => self.tile::<S, 4>(simd, first),
-                5 => self.tile::<S, 5>(simd, first),
-                6 => self.tile::<S, 6>(simd, first),
-                7 => self.tile::<S, 7>(simd, first),
-                8 => self.tile::<S, 8>(simd, first),
-                9 => self.tile::<S, 9>(simd, first),
-                10 => self.tile::<S, 10>(simd, first),
-                11 => self.tile::<S, 11>(simd, first),
-                12 => self.tile::<S, 12>(simd, first),
-                _ => unreachable!("more rows than there are sums"),
-            }
-            first += height;
-        }
+impl<'a> PanelMatmul<'a> {
+    fn new(out: &'a mut [F32x16], a: MatrixView<'a>, b: &'a [F32x16], add: bool) -> Self {
+        assert_eq!((out.len(), b.len()), (a.rows(), a.cols()), "shapes");
+        Self { out, a, b, add }
     }
 
-    /// `R` rows from row `first`.
+    /// Rows `first..first + R`, each with its sums in one vector.
     #[inline(always)]
-    fn tile<S: F32x16Arithmetic, const R: usize>(&mut self, simd: S, first: usize) {
+    fn tile<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
         let out = &mut self.out[first..first + R];
-        let mut sums = [simd.load(&F32x16::ZERO); R];
+        let mut sums = [simd.load_f32(&F32x16::ZERO); R];
         for (k, b) in self.b.iter().enumerate() {
-            let b = simd.load(b);
+            let b = simd.load_f32(b);
             for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: `a` has as many rows as `out`, of which the slice above holds these, and as
-                // many columns as `b` has rows.
+                // SAFETY: `new` has checked that `a` has the rows of `out`, of which the slice above
+                // holds these, and as many columns as `b` has rows.
                 let a = unsafe { self.a.get_unchecked(first + r, k) };
-                *sum = simd.mul_add(a, b, *sum);
+                *sum = simd.mul_add_f32(a, b, *sum);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = simd.store(if self.add {
-                simd.add(simd.load(out), sum)
+            *out = simd.store_f32(if self.add {
+                simd.add_f32(simd.load_f32(out), sum)
             } else {
                 sum
             });
@@ -190,87 +139,28 @@ impl Product<'_> {
     }
 }
 
-/// What a kind of processor does with a row.
-trait F32x16Arithmetic: Copy {
-    /// As many bytes as a row.
-    type Vector: bytemuck::Pod;
+impl Kernel for PanelMatmul<'_> {
+    type Output = ();
 
-    /// How many rows can be summed up in registers.
-    const ACCUMULATORS: usize;
-
+    /// Tiles of nearly equal height: a short one would wait for the latency of its additions.
     #[inline(always)]
-    fn load(self, row: &F32x16) -> Self::Vector {
-        pulp::cast(*row)
-    }
-    #[inline(always)]
-    fn store(self, v: Self::Vector) -> F32x16 {
-        pulp::cast(v)
-    }
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a·b + c`, rounded once where the processor can.
-    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-}
-
-/// A processor of which nothing is known.
-#[derive(Clone, Copy)]
-struct Scalar;
-
-/// Whether every processor of this kind multiplies and adds in one instruction.
-const FUSES: bool = cfg!(target_arch = "aarch64");
-
-impl F32x16Arithmetic for Scalar {
-    type Vector = [f32; COLUMNS];
-    const ACCUMULATORS: usize = if FUSES { 6 } else { 3 };
-
-    #[inline(always)]
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
-        std::array::from_fn(|i| {
-            if FUSES {
-                a.mul_add(b[i], c[i])
-            } else {
-                a * b[i] + c[i]
+    fn run<S: Simd>(mut self, simd: S) {
+        let rows = self.out.len();
+        let tiles = rows.div_ceil(S::F32_ACCUMULATORS);
+        let mut first = 0;
+        for tile in 0..tiles {
+            let height = rows / tiles + usize::from(tile < rows % tiles);
+            macro_rules! tile_of_height {
+                ($($height:literal)*) => {
+                    match height {
+                        $($height => self.tile::<S, $height>(simd, first),)*
+                        _ => unreachable!("at most F32_ACCUMULATORS rows"),
+                    }
+                };
             }
-        })
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl F32x16Arithmetic for V4 {
-    type Vector = std::arch::x86_64::__m512;
-    const ACCUMULATORS: usize = 12;
-
-    #[inline(always)]
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        self.avx512f._mm512_add_ps(a, b)
-    }
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
-        let a = self.avx512f._mm512_set1_ps(a);
-        self.avx512f._mm512_fmadd_ps(a, b, c)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl F32x16Arithmetic for V3 {
-    type Vector = [std::arch::x86_64::__m256; 2];
-    const ACCUMULATORS: usize = 6;
-
-    #[inline(always)]
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        let add = self.avx;
-        [add._mm256_add_ps(a[0], b[0]), add._mm256_add_ps(a[1], b[1])]
-    }
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: Self::Vector, c: Self::Vector) -> Self::Vector {
-        let (a, fma) = (self.avx._mm256_set1_ps(a), self.fma);
-        [
-            fma._mm256_fmadd_ps(a, b[0], c[0]),
-            fma._mm256_fmadd_ps(a, b[1], c[1]),
-        ]
+            tile_of_height!(1 2 3 4 5 6 7 8 9 10 11 12);
+            first += height;
+        }
     }
 }
 
@@ -279,40 +169,51 @@ mod tests {
     use super::*;
     use crate::kernels::cpu::test_override::CpuOverride;
 
+    /// `a·b`, in f64.
+    fn reference(a: MatrixView, b: &[F32x16]) -> Vec<[f64; F32_LANES]> {
+        let mut out = vec![[0.0; F32_LANES]; a.rows()];
+        for (r, out) in out.iter_mut().enumerate() {
+            for (k, b) in b.iter().enumerate() {
+                for c in 0..F32_LANES {
+                    // SAFETY: r < rows and k < cols.
+                    out[c] += f64::from(unsafe { a.get_unchecked(r, k) }) * f64::from(b.0[c]);
+                }
+            }
+        }
+        out
+    }
+
     #[test]
-    fn products_are_those_of_a_plain_loop() {
+    fn matmul_matches_the_reference_on_every_cpu() {
         let mut rng = fastrand::Rng::with_seed(2);
-        let mut numbers = |count: usize| -> Vec<f32> {
+        let mut random = |count: usize| -> Vec<f32> {
             std::iter::repeat_with(|| rng.f32() - 0.5)
                 .take(count)
                 .collect()
         };
-        CpuOverride::for_each(|width| {
+        CpuOverride::for_each(|cpu| {
             for (rows, inner) in (1..40).zip([1, 16, 5, 40].into_iter().cycle()) {
-                let (a, b) = (numbers(rows * inner), numbers(inner * COLUMNS));
+                let (a, b) = (random(rows * inner), random(inner * F32_LANES));
                 let b: Vec<F32x16> = b.as_chunks().0.iter().copied().map(F32x16).collect();
                 let transposed: Vec<f32> = (0..rows * inner)
-                    .map(|at| a[at % rows * inner + at / rows])
+                    .map(|i| a[i % rows * inner + i / rows])
                     .collect();
                 let a = MatrixView::dense(&a, rows, inner);
-                let mut once = vec![F32x16([f32::NAN; COLUMNS]); rows];
-                matmul(&mut once, a, &b);
-                let mut twice = once.clone();
+                let mut product = vec![F32x16([f32::NAN; F32_LANES]); rows];
+                matmul(&mut product, a, &b);
+                let mut twice = product.clone();
                 matmul_add(
                     &mut twice,
                     MatrixView::dense(&transposed, inner, rows).t(),
                     &b,
                 );
-                for r in 0..rows {
-                    for c in 0..COLUMNS {
-                        let exact: f64 = (0..inner)
-                            // SAFETY: the row and the column are the matrix's.
-                            .map(|k| f64::from(unsafe { a.get_unchecked(r, k) } * b[k].0[c]))
-                            .sum();
-                        let found = (f64::from(once[r].0[c]), f64::from(twice[r].0[c]));
+                for (r, expected) in reference(a, &b).into_iter().enumerate() {
+                    for (c, expected) in expected.into_iter().enumerate() {
+                        let found = (f64::from(product[r].0[c]), f64::from(twice[r].0[c]));
                         assert!(
-                            (found.0 - exact).abs() < 1e-5 && (found.1 - 2.0 * exact).abs() < 2e-5,
-                            "{width:?}, {rows} by {inner}, ({r}, {c}): {found:?}, not {exact}"
+                            (found.0 - expected).abs() < 1e-5
+                                && (found.1 - 2.0 * expected).abs() < 2e-5,
+                            "{cpu:?}, [{rows}, {inner}], ({r}, {c}): {found:?}, not {expected}"
                         );
                     }
                 }

@@ -1,8 +1,9 @@
-//! Kernels: dispatch arithmetic for each kind of CPU.
+//! Kernels: vectorized arithmetic for each kind of CPU.
 
 pub mod attention_f32;
 pub mod attention_f64;
 pub mod cpu;
+pub mod head_cache;
 pub mod math_f32;
 pub mod math_f64;
 pub mod matmul_f32;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{reference, rms_norm, values, with_slices};
-use crate::kernels::attention_f32::{Attended, Heads};
+use crate::kernels::attention_f32::{AttentionOutput, PackedAttention};
 use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 
 /// `x + attention(q, k, v)·Woᵀ`, where `q`, `k` and `v` are the thirds of `rms_norm(x)·Wqkvᵀ`, for `x`
@@ -51,12 +51,12 @@ struct Kept {
     h: Vec<f32>,
     /// Queries, keys and values, `[N, 3E]`.
     qkv: Vec<f32>,
-    attended: Attended,
+    attended: AttentionOutput,
 }
 
 impl AttentionBlock {
-    fn heads(&self, n_embd: usize) -> Heads<'_> {
-        Heads {
+    fn heads(&self, n_embd: usize) -> PackedAttention<'_> {
+        PackedAttention {
             offsets: &self.offsets,
             n_head: self.n_head,
             n_embd,

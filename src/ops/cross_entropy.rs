@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::{reference, values, with_slices};
-use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::softmax_in_place;
+use crate::kernels::simd::dispatch;
 
 /// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
 ///

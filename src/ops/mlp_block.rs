@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{reference, rms_norm, values, with_slices};
-use crate::kernels::cpu::dispatch;
-use crate::kernels::math_f32::step;
+use crate::kernels::math_f32::heaviside;
 use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
+use crate::kernels::simd::dispatch;
 
 /// `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` for `x` `[N, E]`, `fc1` `[H, E]` and `fc2` `[E, H]`, giving `[N, E]`.
 /// The gradient of `relu` at 0 is 0.
@@ -60,7 +60,7 @@ impl CustomOp3 for MlpBlock {
             || {
                 for value in &mut hidden {
                     // Not f32::max, which turns NaN into 0: a NaN has to reach the loss to be noticed.
-                    *value *= step(*value);
+                    *value *= heaviside(*value);
                 }
             },
         );
@@ -93,7 +93,7 @@ impl CustomOp3 for MlpBlock {
                 #[inline(always)]
                 || {
                     for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
-                        *dvalue *= step(value);
+                        *dvalue *= heaviside(value);
                     }
                 },
             );

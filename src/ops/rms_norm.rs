@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{reference, values, with_slices};
 use crate::kernels::RMS_NORM_EPS;
-use crate::kernels::cpu::dispatch;
 use crate::kernels::math_f32::dot;
+use crate::kernels::simd::dispatch;
 
 /// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
 ///

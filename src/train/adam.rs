@@ -11,7 +11,7 @@ use candle_core::{Result, Tensor, Var};
 use super::Hyperparameters;
 use super::workers::Workers;
 use crate::data::partition;
-use crate::kernels::cpu::dispatch;
+use crate::kernels::simd::dispatch;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
 use crate::ops::{with_all_slices, with_slice_mut};
 use crate::store::Tensors;

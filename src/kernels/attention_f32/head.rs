@@ -1,16 +1,16 @@
-//! One head of one document, and where its numbers are.
+//! One head of one document within `qkv` `[N, 3E]` and the output `[N, E]`.
 
-/// What the tokens attend to.
-pub struct Attended {
-    /// The values, `[N, E]`.
+/// The output of attention, which the backward pass needs, too.
+pub struct AttentionOutput {
+    /// `[N, E]`.
     pub out: Vec<f32>,
-    /// For each token and head, `[N, n_head]`, the binary logarithm of what its probabilities were
-    /// divided by; 0 where tiles do without.
-    pub log_sums: Vec<f32>,
+    /// `[N, n_head]`: `log₂ Σ 2^score` of each query, for scores times `log₂ e`. 0 in short documents,
+    /// whose backward pass computes the softmax again.
+    pub log2_sum_exp2: Vec<f32>,
 }
 
-/// One head of one document: `tokens` rows from row `row`, the `D` columns from column `column` of
-/// each third.
+/// The rows `row..row + tokens` of a document, and in each slice of `qkv` and in the output the
+/// columns `column..column + head_dim` of a head.
 #[derive(Clone, Copy)]
 pub struct Head {
     pub row: usize,
@@ -20,28 +20,31 @@ pub struct Head {
     pub n_embd: usize,
 }
 
-/// The thirds of `qkv`.
-pub const Q: usize = 0;
-pub const K: usize = 1;
-pub const V: usize = 2;
+/// The slices of `qkv`: queries, keys and values are `E` columns each.
+#[derive(Clone, Copy)]
+pub enum Slice {
+    Q,
+    K,
+    V,
+}
 
 impl Head {
-    /// Where the row of token `i` begins in a third of `[N, 3E]`.
-    pub fn at(&self, third: usize, i: usize) -> usize {
-        (self.row + i) * 3 * self.n_embd + third * self.n_embd + self.column
+    /// The offset in `qkv` of token `i` in a slice.
+    pub fn qkv_offset(&self, slice: Slice, i: usize) -> usize {
+        (self.row + i) * 3 * self.n_embd + slice as usize * self.n_embd + self.column
     }
 
-    /// Where the row of token `i` begins in `[N, E]`.
-    pub fn out_at(&self, i: usize) -> usize {
+    /// The offset of token `i` in the output.
+    pub fn out_offset(&self, i: usize) -> usize {
         (self.row + i) * self.n_embd + self.column
     }
 
-    /// Where what belongs to the query of token `i` is in `[N, n_head]`.
-    pub fn query_at(&self, i: usize) -> usize {
-        self.out_at(i) / self.head_dim
+    /// The offset of token `i` in `[N, n_head]`.
+    pub fn head_offset(&self, i: usize) -> usize {
+        self.out_offset(i) / self.head_dim
     }
 
-    /// What scores are multiplied by.
+    /// The factor of the scores, `1/√D`.
     pub fn scale(&self) -> f32 {
         (self.head_dim as f32).sqrt().recip()
     }
