@@ -1,17 +1,18 @@
-//! The loss: how surprised the model is by the tokens that really came next.
+//! The loss.
 
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_slices};
+use super::{as_slice, gradient, reference, with_slices};
 use crate::kernels::math_f32::softmax_in_place;
 use crate::kernels::simd::dispatch;
 
-/// `Σ −ln softmax(logits[n])[targets[n]] / count`, a scalar, for `logits` `[N, V]`; in nats.
+/// Returns `Σ −ln softmax(logits[n])[targets[n]] / count`, in nats, for `logits` `[N, V]`. A target
+/// out of range is an error.
 ///
-/// `count` is the number of predictions in the whole batch, of which these `N` may be a part: the
-/// losses (and gradients) of the parts then add up to the mean over the batch.
+/// `count` is the number of predictions in the whole batch: the losses and gradients of its parts
+/// add up to the mean of the batch.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -50,9 +51,9 @@ impl CustomOp1 for CrossEntropy {
             );
         }
         if let Some(target) = self.targets.iter().find(|&&t| t as usize >= vocab_size) {
-            bail!("cross_entropy: target {target} of {vocab_size}");
+            bail!("cross_entropy: target {target} is not less than {vocab_size}");
         }
-        let logits = values(logits, layout)?;
+        let logits = as_slice(logits, layout)?;
         let mut row = vec![0f32; vocab_size];
         let mut sum = 0f64;
         dispatch(
@@ -87,10 +88,6 @@ impl CustomOp1 for CrossEntropy {
                 }
             },
         );
-        Ok(Some(Tensor::from_vec(
-            grad,
-            logits.shape(),
-            logits.device(),
-        )?))
+        gradient(grad, logits)
     }
 }

@@ -1,15 +1,22 @@
-//! What the model knows of a token before it looks at any other: which one it is, and where.
+//! The sum of token and position embeddings.
 
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_slices};
+use super::{as_slice, gradient, reference, with_slices};
 
-/// `wte[tokens[n]] + wpe[positions[n]]` for each of the `N` tokens, giving `[N, E]`.
+/// Returns `wte[tokens[n]] + wpe[positions[n]]` `[N, E]`, for `wte` `[V, E]` and `wpe`
+/// `[block_size, E]`. A token or position out of range is an error.
 ///
-/// `wte` is `[vocab_size, E]`, `wpe` `[block_size, E]`; a token or position beyond them is an
-/// error.
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// let wte = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+/// let wpe = Tensor::new(&[[0.5f32, 0.0]], &Device::Cpu)?;
+/// let x = microgpt::ops::embedding(&wte, &wpe, &[1, 0].into(), &[0, 0].into())?;
+/// assert_eq!(x.to_vec2::<f32>()?, [[3.5, 4.0], [1.5, 2.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub fn embedding(
     wte: &Tensor,
     wpe: &Tensor,
@@ -48,14 +55,14 @@ impl CustomOp2 for Embedding {
     ) -> Result<(CpuStorage, Shape)> {
         let (vocab_size, n_embd) = wte_l.shape().dims2()?;
         let (block_size, _) = wpe_l.shape().dims2()?;
-        let (wte, wpe) = (values(wte, wte_l)?, values(wpe, wpe_l)?);
+        let (wte, wpe) = (as_slice(wte, wte_l)?, as_slice(wpe, wpe_l)?);
         let mut out = Vec::with_capacity(self.tokens.len() * n_embd);
         for (&token, &position) in self.tokens.iter().zip(self.positions.iter()) {
             let (token, position) = (token as usize, position as usize);
             if token >= vocab_size || position >= block_size {
                 bail!(
-                    "embedding: token {token} of {vocab_size} at position {position} of \
-                    {block_size}"
+                    "embedding: token {token} at position {position} is not within \
+                    [{vocab_size}, {block_size}]"
                 );
             }
             let token_row = &wte[token * n_embd..][..n_embd];
@@ -65,7 +72,7 @@ impl CustomOp2 for Embedding {
         Ok((CpuStorage::F32(out), (self.tokens.len(), n_embd).into()))
     }
 
-    /// Each row of the gradient is added to the row it came from, in both tables.
+    /// Adds each row of the gradient to its token's row of `dwte`, and its position's of `dwpe`.
     fn bwd(
         &self,
         wte: &Tensor,
@@ -73,7 +80,7 @@ impl CustomOp2 for Embedding {
         _x: &Tensor,
         dx: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let scatter = |table: &Tensor, ids: &[u32]| {
+        let scatter_add = |table: &Tensor, ids: &[u32]| {
             let n_embd = table.dim(1)?;
             let mut sums = vec![0f32; table.elem_count()];
             with_slices([dx], |[dx]| {
@@ -83,11 +90,11 @@ impl CustomOp2 for Embedding {
                     }
                 }
             })?;
-            Tensor::from_vec(sums, table.shape(), table.device())
+            gradient(sums, table)
         };
         Ok((
-            Some(scatter(wte, &self.tokens)?),
-            Some(scatter(wpe, &self.positions)?),
+            scatter_add(wte, &self.tokens)?,
+            scatter_add(wpe, &self.positions)?,
         ))
     }
 }

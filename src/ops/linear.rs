@@ -1,11 +1,11 @@
-//! `y = x·Wᵀ`: from the last layer to the logits.
+//! The linear layer that computes logits.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, values, with_slices};
+use super::{as_slice, gradient, reference, with_slices};
 use crate::kernels::matmul_f32::{MatrixView, matmul};
 
-/// `x·Wᵀ` for `x` `[N, in]` and `weight` `[out, in]`, giving `[N, out]`. No bias.
+/// Returns `x·Wᵀ` `[N, out]`, for `x` `[N, in]` and `weight` `[out, in]`.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -41,8 +41,8 @@ impl CustomOp2 for Linear {
         if inputs != weight_inputs {
             bail!("linear: x is [{tokens}, {inputs}], the weight [{outputs}, {weight_inputs}]");
         }
-        let x = MatrixView::dense(values(x, x_l)?, tokens, inputs);
-        let w = MatrixView::dense(values(w, w_l)?, outputs, inputs);
+        let x = MatrixView::dense(as_slice(x, x_l)?, tokens, inputs);
+        let w = MatrixView::dense(as_slice(w, w_l)?, outputs, inputs);
         let y = matmul(x, w.t());
         Ok((CpuStorage::F32(y), (tokens, outputs).into()))
     }
@@ -62,9 +62,6 @@ impl CustomOp2 for Linear {
             let dx = matmul(dy, MatrixView::dense(w, outputs, inputs));
             (dx, matmul(dy.t(), MatrixView::dense(x, tokens, inputs)))
         })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dw, w.shape(), w.device())?),
-        ))
+        Ok((gradient(dx, x)?, gradient(dw, w)?))
     }
 }

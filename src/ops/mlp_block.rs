@@ -1,35 +1,44 @@
-//! The second half of a layer: what a token makes of what it has.
+//! The second half of a layer: the MLP.
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{reference, rms_norm, values, with_slices};
+use super::{as_slice, gradient, reference, rms_norm, with_slices};
 use crate::kernels::math_f32::heaviside;
 use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 use crate::kernels::simd::dispatch;
 
-/// `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` for `x` `[N, E]`, `fc1` `[H, E]` and `fc2` `[E, H]`, giving `[N, E]`.
-/// The gradient of `relu` at 0 is 0.
+/// Returns `x + relu(rms_norm(x)·W1ᵀ)·W2ᵀ` `[N, E]`, for `x` `[N, E]`, `fc1` `[H, E]` and `fc2`
+/// `[E, H]`. The gradient of `relu` at 0 is 0.
+///
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[[3f32, 4.0, 0.0, 0.0]], &Device::Cpu)?; // normalized: [1.2, 1.6, 0, 0]
+/// let fc1 = Tensor::new(&[[1f32, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]], &Device::Cpu)?;
+/// let fc2 = Tensor::new(&[[0f32, 9.0], [0.0, 9.0], [10.0, 9.0], [0.0, 9.0]], &Device::Cpu)?;
+/// let y = microgpt::ops::mlp_block(&x, &fc1, &fc2)?.to_vec2::<f32>()?;
+/// assert!((y[0][2] - 28.0).abs() < 1e-3); // 10 · relu(1.2 + 1.6), and relu(-1.2) = 0
+/// assert_eq!(y[0][..2], [3.0, 4.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub fn mlp_block(x: &Tensor, fc1: &Tensor, fc2: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return reference::mlp_block(x, fc1, fc2);
     }
-    let op = MlpBlock {
-        kept: OnceLock::new(),
-    };
-    x.apply_op3(fc1, fc2, op)
+    x.apply_op3(fc1, fc2, MlpBlock::default())
 }
 
+#[derive(Default)]
 struct MlpBlock {
-    kept: OnceLock<Kept>,
+    activations: OnceLock<Activations>,
 }
 
-/// What the backward pass needs of the forward pass.
-struct Kept {
+/// The forward pass's activations that the backward pass uses.
+struct Activations {
     /// The normalized input, `[N, E]`.
     h: Vec<f32>,
-    /// The hidden values, after `relu`, `[N, H]`.
+    /// The output of `relu`, `[N, H]`.
     hidden: Vec<f32>,
 }
 
@@ -48,10 +57,10 @@ impl CustomOp3 for MlpBlock {
         fc2_l: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, n_embd) = x_l.shape().dims2()?;
-        let (width, _) = fc1_l.shape().dims2()?;
-        let x = values(x, x_l)?;
-        let fc1 = MatrixView::dense(values(fc1, fc1_l)?, width, n_embd);
-        let fc2 = MatrixView::dense(values(fc2, fc2_l)?, n_embd, width);
+        let (hidden_width, _) = fc1_l.shape().dims2()?;
+        let x = as_slice(x, x_l)?;
+        let fc1 = MatrixView::dense(as_slice(fc1, fc1_l)?, hidden_width, n_embd);
+        let fc2 = MatrixView::dense(as_slice(fc2, fc2_l)?, n_embd, hidden_width);
 
         let h = rms_norm::forward(x, n_embd);
         let mut hidden = matmul(MatrixView::dense(&h, tokens, n_embd), fc1.t());
@@ -59,16 +68,16 @@ impl CustomOp3 for MlpBlock {
             #[inline(always)]
             || {
                 for value in &mut hidden {
-                    // Not f32::max, which turns NaN into 0: a NaN has to reach the loss to be noticed.
+                    // Unlike f32::max this keeps a NaN, which has to reach the loss to be noticed.
                     *value *= heaviside(*value);
                 }
             },
         );
         let mut y = x.to_vec();
-        let values = MatrixView::dense(&hidden, tokens, width);
-        matmul_add(&mut y, values, fc2.t());
-        // An operation runs once.
-        let _ = self.kept.set(Kept { h, hidden });
+        let hidden_view = MatrixView::dense(&hidden, tokens, hidden_width);
+        matmul_add(&mut y, hidden_view, fc2.t());
+        // Each instance runs once, so that the cell is empty.
+        let _ = self.activations.set(Activations { h, hidden });
         Ok((CpuStorage::F32(y), x_l.shape().clone()))
     }
 
@@ -81,33 +90,34 @@ impl CustomOp3 for MlpBlock {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (tokens, n_embd) = x.dims2()?;
-        let width = fc1.dim(0)?;
-        let Some(Kept { h, hidden }) = self.kept.get() else {
-            bail!("mlp_block: the backward pass comes before the forward pass");
+        let hidden_width = fc1.dim(0)?;
+        let Some(Activations { h, hidden }) = self.activations.get() else {
+            bail!("mlp_block: backward before forward");
         };
-        let gradients = with_slices([x, fc1, fc2, dy], |[x, fc1, fc2, dy]| {
-            let rows = |values, cols| MatrixView::dense(values, tokens, cols);
-            let dfc2 = matmul(rows(dy, n_embd).t(), rows(hidden, width));
-            let mut dhidden = matmul(rows(dy, n_embd), MatrixView::dense(fc2, n_embd, width));
+        let [dx, dfc1, dfc2] = with_slices([x, fc1, fc2, dy], |[x, fc1, fc2, dy]| {
+            let rows = |elements, cols| MatrixView::dense(elements, tokens, cols);
+            let dfc2 = matmul(rows(dy, n_embd).t(), rows(hidden, hidden_width));
+            let mut dhidden = matmul(
+                rows(dy, n_embd),
+                MatrixView::dense(fc2, n_embd, hidden_width),
+            );
             dispatch(
                 #[inline(always)]
                 || {
-                    for (dvalue, &value) in dhidden.iter_mut().zip(hidden) {
-                        *dvalue *= heaviside(value);
+                    for (dh, &h) in dhidden.iter_mut().zip(hidden) {
+                        *dh *= heaviside(h);
                     }
                 },
             );
-            let dfc1 = matmul(rows(&dhidden, width).t(), rows(h, n_embd));
-            let dh = matmul(rows(&dhidden, width), MatrixView::dense(fc1, width, n_embd));
+            let dfc1 = matmul(rows(&dhidden, hidden_width).t(), rows(h, n_embd));
+            let dh = matmul(
+                rows(&dhidden, hidden_width),
+                MatrixView::dense(fc1, hidden_width, n_embd),
+            );
             let mut dx = dy.to_vec();
             rms_norm::add_gradient(&mut dx, x, h, &dh, n_embd);
             [dx, dfc1, dfc2]
         })?;
-        let [dx, dfc1, dfc2] = gradients;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dfc1, fc1.shape(), x.device())?),
-            Some(Tensor::from_vec(dfc2, fc2.shape(), x.device())?),
-        ))
+        Ok((gradient(dx, x)?, gradient(dfc1, fc1)?, gradient(dfc2, fc2)?))
     }
 }

@@ -1,13 +1,13 @@
-//! The operations that the model is made of.
+//! The operations of the model.
 //!
-//! Each is a candle custom operation: a small struct with a forward pass over plain slices and its
-//! own gradient, which on a CPU spares the copies, transposes and graph nodes that a composition of
-//! candle's operations costs. A layer is two of them, [`attention_block`] and [`mlp_block`]. Each has
-//! a twin in [`reference`], composed of candle's operations: other devices use it, and tests hold the
-//! two against each other. The public functions choose by the device of their arguments.
+//! Each is a candle custom operation: a small struct with a forward pass over slices and its own
+//! gradient. On a CPU this saves the copies, transposes and graph nodes of a composition of candle's
+//! operations. A layer is two operations, [`attention_block`] and [`mlp_block`]. Each public function
+//! chooses by the device of its arguments between the custom operation and its [`reference`]
+//! implementation, which other devices use and which the tests hold it to.
 //!
-//! The tokens of a batch of documents are packed end to end, so `N` below is the number of tokens
-//! in the batch, without any padding; `E` is `n_embd`, `V` is `vocab_size`.
+//! The documents of a batch are packed end to end without padding. In shapes, `N` is the number of
+//! tokens in the batch, `E` is `n_embd`, `H` is the hidden width, `V` is `vocab_size`.
 
 mod attention_block;
 mod cross_entropy;
@@ -26,17 +26,24 @@ pub use linear::linear;
 pub use mlp_block::mlp_block;
 pub use rms_norm::rms_norm;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, Var, bail};
+use std::cell::RefCell;
 
-/// The values of an operation's argument, which has to be contiguous f32.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, Var, bail};
+
+/// The elements of an argument. An error unless it is contiguous f32.
+fn as_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a custom operation needs contiguous arguments"),
     }
 }
 
-/// Lets `read` see the values of contiguous f32 tensors in main memory.
+/// Returns a gradient with the shape of its argument.
+fn gradient(elements: Vec<f32>, argument: &Tensor) -> Result<Option<Tensor>> {
+    Tensor::from_vec(elements, argument.shape(), argument.device()).map(Some)
+}
+
+/// Passes the elements of contiguous f32 tensors in main memory to `read`.
 pub fn with_slices<const N: usize, R>(
     tensors: [&Tensor; N],
     read: impl FnOnce([&[f32]; N]) -> R,
@@ -46,35 +53,35 @@ pub fn with_slices<const N: usize, R>(
     })
 }
 
-/// The same for any number of tensors.
+/// [`with_slices`] for any number of tensors.
 pub fn with_all_slices<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
     let storages: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
     let slices = storages.iter().map(|(storage, layout)| match &**storage {
-        Storage::Cpu(storage) => values(storage, layout),
+        Storage::Cpu(storage) => as_slice(storage, layout),
         _ => bail!("the tensor is not in main memory"),
     });
     Ok(read(&slices.collect::<Result<Vec<_>>>()?))
 }
 
-/// Lets `change` write the values of a contiguous f32 variable in main memory, in place.
-pub fn with_slice_mut(var: &Var, change: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
-    var.inplace_op1(&InPlace(std::cell::RefCell::new(change)))
+/// Passes the elements of a contiguous f32 variable in main memory to `update`, to change in place.
+pub fn with_slice_mut(var: &Var, update: impl FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+    var.inplace_op1(&InPlace(RefCell::new(update)))
 }
 
-struct InPlace<F>(std::cell::RefCell<F>);
+struct InPlace<F>(RefCell<F>);
 
-impl<F: FnMut(&mut [f32]) -> Result<()>> candle_core::InplaceOp1 for InPlace<F> {
+impl<F: FnMut(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
         "with_slice_mut"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("an in-place change needs a contiguous variable");
+            bail!("an in-place update needs a contiguous variable");
         };
         match storage {
-            CpuStorage::F32(all) => (self.0.borrow_mut())(&mut all[start..end]),
-            _ => bail!("an in-place change needs f32 values"),
+            CpuStorage::F32(elements) => (self.0.borrow_mut())(&mut elements[start..end]),
+            _ => bail!("an in-place update needs an f32 variable"),
         }
     }
 }

@@ -1,6 +1,5 @@
-//! The same operations composed of candle's own, with candle's own gradients: for devices other
-//! than the CPU, and for tests to hold the custom operations against. The functions match those of
-//! [`super`], where they are described.
+//! Reference implementation: the operations of [`super`], composed of candle's, with candle's
+//! gradients. Devices other than the CPU use it, and tests hold the custom operations to it.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -34,12 +33,13 @@ pub fn attention_block(
 ) -> Result<Tensor> {
     let n_embd = x.dim(1)?;
     let qkv = linear(&rms_norm(x)?, qkv_weight)?;
-    let third = |i: usize| qkv.narrow(1, i * n_embd, n_embd)?.contiguous();
-    let attended = attention(&third(0)?, &third(1)?, &third(2)?, offsets, n_head)?;
-    x + linear(&attended, out_weight)?
+    let slice = |i: usize| qkv.narrow(1, i * n_embd, n_embd)?.contiguous();
+    let out = attention(&slice(0)?, &slice(1)?, &slice(2)?, offsets, n_head)?;
+    x + linear(&out, out_weight)?
 }
 
-/// The documents are laid out side by side, padded to the longest, and gathered again afterwards.
+/// Returns `softmax(Q·Kᵀ/sqrt(head_dim))·V` per document and head, `[N, E]`. Documents are padded to
+/// the longest, and packed again afterwards.
 fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -51,8 +51,8 @@ fn attention(
     let head_dim = n_embd / n_head;
     let documents = offsets.len() - 1;
     let longest = offsets.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0);
-    // Where each padded place is read from (any row will do for the padding, nobody looks at it),
-    // and where each token is found again.
+    // The row of each padded position (any row will do as padding, which the mask hides from earlier
+    // queries and packing drops), and the padded position of each row.
     let mut padded = Vec::with_capacity(documents * longest);
     let mut packed = Vec::with_capacity(tokens);
     for (d, document) in offsets.windows(2).enumerate() {
@@ -78,7 +78,7 @@ fn attention(
         .index_select(&Tensor::new(packed, q.device())?, 0)
 }
 
-/// `[tokens, tokens]`: 0 where a token may look, minus infinity where it would see the future.
+/// The mask `[tokens, tokens]`, added to scores: 0 up to the diagonal, then minus infinity.
 fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
     let mask: Vec<f32> = (0..tokens)
         .flat_map(|i| (0..tokens).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY }))

@@ -1,14 +1,14 @@
-//! Root-mean-square normalization, without a gain (Zhang and Sennrich 2019,
+//! Root-mean-square normalization without a gain (Zhang and Sennrich 2019,
 //! <https://arxiv.org/abs/1910.07467>).
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{reference, values, with_slices};
+use super::{as_slice, gradient, reference, with_slices};
 use crate::kernels::RMS_NORM_EPS;
 use crate::kernels::math_f32::dot;
 use crate::kernels::simd::dispatch;
 
-/// `x · (mean(x²) + 1e-5)^(-1/2)` over each row of `x` `[N, E]`.
+/// Returns `x / sqrt(mean(x²) + 1e-5)` for each row of `x` `[N, E]`.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -27,7 +27,7 @@ pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
 
 struct RmsNorm;
 
-/// What a row is multiplied by.
+/// Returns `1 / sqrt(mean(x²) + 1e-5)`.
 #[inline(always)]
 fn inverse_rms(row: &[f32]) -> f32 {
     (dot(row, row) / row.len() as f32 + RMS_NORM_EPS as f32)
@@ -35,7 +35,7 @@ fn inverse_rms(row: &[f32]) -> f32 {
         .recip()
 }
 
-/// The normalized rows of `x` `[N, n_embd]`.
+/// Returns the normalized rows of `x` `[N, n_embd]`.
 pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.len());
     dispatch(
@@ -50,7 +50,7 @@ pub fn forward(x: &[f32], n_embd: usize) -> Vec<f32> {
     y
 }
 
-/// Adds the gradient of `x` to `dx`. With `y = r·x`: `dx = r · (dy − y·mean(dy∘y))`.
+/// Adds the gradient of `x` to `dx`: `r·(dy − y·mean(dy∘y))`, where `y = r·x`.
 pub fn add_gradient(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32], n_embd: usize) {
     dispatch(
         #[inline(always)]
@@ -75,7 +75,7 @@ impl CustomOp1 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, n_embd) = layout.shape().dims2()?;
-        let y = forward(values(x, layout)?, n_embd);
+        let y = forward(as_slice(x, layout)?, n_embd);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -85,6 +85,6 @@ impl CustomOp1 for RmsNorm {
         with_slices([x, y, dy], |[x, y, dy]| {
             add_gradient(&mut dx, x, y, dy, n_embd)
         })?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        gradient(dx, x)
     }
 }

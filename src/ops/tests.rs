@@ -1,4 +1,4 @@
-//! Every custom operation against its plain twin, forward and gradient, over odd sizes.
+//! Every custom operation against its reference implementation, forward and gradient, for odd sizes.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use super::reference;
 use crate::kernels::cpu::test_override::CpuOverride;
 
-/// Sizes around the widths of vectors, and the smallest.
+/// The smallest sizes, and sizes around the widths of vectors.
 const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
 
 struct Random(fastrand::Rng);
@@ -24,31 +24,30 @@ impl Random {
     }
 }
 
-fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
-    assert_eq!(found.shape(), expected.shape(), "{what}");
+fn assert_close(found: &Tensor, expected: &Tensor, context: &str) {
+    assert_eq!(found.shape(), expected.shape(), "{context}");
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let (found, expected) = (flat(found), flat(expected));
-    // Relative to the largest, and to 0.1 where all are tiny, being what is left of numbers that
-    // cancel.
+    // Relative to the largest magnitude, but at least 0.1: tiny results are those of cancellation.
     let scale = expected.iter().fold(0.1f32, |max, v| max.max(v.abs()));
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert!(
             (found - expected).abs() <= 2e-5 * scale,
-            "{what}[{i}]: {found}, expected {expected}"
+            "{context}[{i}]: {found}, expected {expected}"
         );
     }
 }
 
-/// Holds an operation against its twin: the result, and the gradient of every argument, of a sum
-/// with random weights.
+/// Compares an operation with its reference: the result, and the gradient of a randomly weighted sum
+/// of it for every argument.
 fn compare(
     args: &[Var],
     op: impl Fn(&[Var]) -> Result<Tensor>,
-    twin: impl Fn(&[Var]) -> Result<Tensor>,
-    what: &str,
+    reference_op: impl Fn(&[Var]) -> Result<Tensor>,
+    context: &str,
 ) {
-    let (found, expected) = (op(args).unwrap(), twin(args).unwrap());
-    assert_close(&found, &expected, what);
+    let (found, expected) = (op(args).unwrap(), reference_op(args).unwrap());
+    assert_close(&found, &expected, context);
     let mut random = Random(fastrand::Rng::with_seed(9));
     let weights = random
         .var(1, found.elem_count())
@@ -68,13 +67,13 @@ fn compare(
         assert_close(
             found.get(arg).unwrap(),
             expected,
-            &format!("{what}, gradient of argument {i}"),
+            &format!("{context}, gradient of argument {i}"),
         );
     }
 }
 
 #[test]
-fn rms_norm_matches_its_twin() {
+fn rms_norm_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(1));
     for rows in SIZES {
         for cols in SIZES {
@@ -90,18 +89,18 @@ fn rms_norm_matches_its_twin() {
 }
 
 #[test]
-fn linear_matches_its_twin() {
+fn linear_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(2));
     for tokens in SIZES {
         for inputs in SIZES {
             for outputs in SIZES {
                 let args = [random.var(tokens, inputs), random.var(outputs, inputs)];
-                let what = format!("linear {tokens}x{inputs}x{outputs}");
+                let context = format!("linear {tokens}x{inputs}x{outputs}");
                 compare(
                     &args,
                     |a| super::linear(&a[0], &a[1]),
                     |a| reference::linear(&a[0], &a[1]),
-                    &what,
+                    &context,
                 );
             }
         }
@@ -109,7 +108,7 @@ fn linear_matches_its_twin() {
 }
 
 #[test]
-fn mlp_block_matches_its_twin() {
+fn mlp_block_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(6));
     for tokens in SIZES {
         for n_embd in SIZES {
@@ -131,7 +130,7 @@ fn mlp_block_matches_its_twin() {
 }
 
 #[test]
-fn embedding_matches_its_twin() {
+fn embedding_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(3));
     for tokens in SIZES {
         for n_embd in SIZES {
@@ -151,7 +150,7 @@ fn embedding_matches_its_twin() {
 }
 
 #[test]
-fn cross_entropy_matches_its_twin() {
+fn cross_entropy_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(4));
     for tokens in SIZES {
         for vocab_size in SIZES {
@@ -178,9 +177,9 @@ fn offsets(lengths: &[usize]) -> Arc<[usize]> {
 }
 
 #[test]
-fn attention_block_matches_its_twin() {
+fn attention_block_matches_its_reference() {
     let mut random = Random(fastrand::Rng::with_seed(5));
-    // Around the sizes of tiles and of blocks of queries, too.
+    // Also around the sizes of the short kernels and of the long ones' blocks.
     let documents: [&[usize]; 8] = [
         &[1],
         &[1, 1, 1],
@@ -209,12 +208,12 @@ fn attention_block_matches_its_twin() {
             random.var(3 * n_embd, n_embd),
             random.var(n_embd, n_embd),
         ];
-        CpuOverride::for_each(|width| {
+        CpuOverride::for_each(|cpu| {
             compare(
                 &args,
                 |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
                 |a| reference::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),
-                &format!("attention {lengths:?}, {n_head} heads of {head_dim}, {width:?}"),
+                &format!("attention {lengths:?}, {n_head} heads of {head_dim}, {cpu:?}"),
             );
         });
     }
@@ -233,10 +232,9 @@ fn large_scores_do_not_overflow() {
         let x = random.var(tokens, head_dim);
         let weight = |rows| (random_weight(rows, head_dim) * 300.0).unwrap();
         let offsets = offsets(&[tokens]);
-        let attended =
-            super::attention_block(&x, &weight(3 * head_dim), &weight(head_dim), &offsets, 1);
+        let y = super::attention_block(&x, &weight(3 * head_dim), &weight(head_dim), &offsets, 1);
         let targets = random.ids(tokens, head_dim);
-        let loss = super::cross_entropy(&attended.unwrap(), &targets, tokens).unwrap();
+        let loss = super::cross_entropy(&y.unwrap(), &targets, tokens).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap().is_finite());
         let gradients = loss.backward().unwrap();
         let gradient = gradients.get(&x).unwrap().flatten_all().unwrap();
