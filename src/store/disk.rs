@@ -1,4 +1,4 @@
-//! What a save does to the disk, step by step, so that tests can stop it at each of them.
+//! File system operations of a save, with fault injection in tests.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,8 +9,7 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)
 }
 
-/// Writes a file that must not be there yet, and waits until it is on the disk. A link in its place,
-/// which might lead anywhere, is not followed.
+/// Writes and syncs a new file. Errors if the path exists, so that a link is never followed.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step()?;
     let mut file = File::create_new(path)?;
@@ -32,7 +31,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Waits until the names in a directory are on the disk.
+/// Syncs the entries of a directory.
 pub fn sync_directory(dir: &Path) -> io::Result<()> {
     step()?;
     File::open(dir)?.sync_all()
@@ -46,7 +45,7 @@ fn step() -> io::Result<()> {
 #[cfg(test)]
 use faults::step;
 
-/// Steps that fail, and steps at which a process dies.
+/// Faults at a chosen step of a save.
 #[cfg(test)]
 pub mod faults {
     use std::cell::Cell;
@@ -54,11 +53,11 @@ pub mod faults {
 
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub enum Fault {
-        /// The disk is full, at this step and all after it.
+        /// The disk is full from this step on.
         Full,
         /// This step fails once.
         Fails,
-        /// The process is killed: nothing is done after it, not even cleaning up.
+        /// The process is killed: no step after this one runs, cleanup included.
         Killed,
     }
 
@@ -67,13 +66,18 @@ pub mod faults {
         static STEPS: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Lets a fault happen at a step of this thread, counted from 0 on.
-    pub fn happens_at(fault: Option<(Fault, usize)>) {
-        FAULT.set(fault);
+    /// Injects a fault at a step of this thread, counted from 0.
+    pub fn inject(fault: Fault, step: usize) {
+        FAULT.set(Some((fault, step)));
         STEPS.set(0);
     }
 
-    /// How many steps there were since.
+    /// Removes the fault.
+    pub fn clear() {
+        FAULT.set(None);
+    }
+
+    /// The number of steps since [`inject`].
     pub fn steps() -> usize {
         STEPS.get()
     }
@@ -82,8 +86,8 @@ pub mod faults {
         let step = STEPS.replace(STEPS.get() + 1);
         match FAULT.get() {
             Some((Fault::Full, at)) if step >= at => Err(io::ErrorKind::StorageFull.into()),
-            Some((Fault::Fails, at)) if step == at => Err(io::Error::other("a fault")),
-            // Quietly, without the hook that prints panics.
+            Some((Fault::Fails, at)) if step == at => Err(io::Error::other("injected fault")),
+            // Unlike panic!, this prints no message.
             Some((Fault::Killed, at)) if step >= at => std::panic::resume_unwind(Box::new(at)),
             _ => Ok(()),
         }

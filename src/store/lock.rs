@@ -1,7 +1,7 @@
-//! One trainer at a time for a model directory.
+//! The exclusive lock of a model directory's writer.
 //!
-//! The lock is the operating system's, on an open file, so one that a killed process leaves behind
-//! holds nobody up. Readers need none: what they see is always whole.
+//! The operating system holds the lock on an open file, so it ends with the process, however that
+//! ends. Readers need no lock: see [`Snapshot`](super::Snapshot).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The file that is locked; it holds the number of the process that does.
+/// The locked file; it contains the owner's process ID.
 const LOCK: &str = "train.lock";
 
-/// A directory that is this process's to write models to, until this is dropped.
+/// An exclusive lock on writing to a model directory, released on drop.
 #[derive(Debug)]
 pub struct DirectoryLock {
     path: PathBuf,
@@ -21,13 +21,13 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes a directory, which has to be there. Errors where another process has it, naming that.
+    /// Locks an existing directory. Errors if another process holds the lock, and names it.
     pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK);
         let cannot = || format!("cannot lock {}", dir.display());
         loop {
-            // A link, in a directory from a stranger, leads to a file that is not to be written to.
-            if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+            // A link in an untrusted directory could point to any file.
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
                 bail!("cannot lock {}: it is not a regular file", path.display());
             }
             let mut options = File::options();
@@ -43,7 +43,7 @@ impl DirectoryLock {
                 ),
                 Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
             }
-            // Its last owner may have removed the file after it was opened here.
+            // The previous owner may have removed the file between the open and the lock.
             if !is_at(&file, &path) {
                 continue;
             }
@@ -60,14 +60,14 @@ impl DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // A file that stays is no harm: the lock ends with the open file.
+        // Closing the file releases the lock even if its removal fails.
         if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Whether a path is that of an open file, not a link to it.
+/// Whether a path leads to an open file, without following a link.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = || -> io::Result<bool> {
         let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);
@@ -76,7 +76,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     same().unwrap_or(false)
 }
 
-/// The process that a lock file names.
+/// Reads the owner from a lock file, for messages: ` (process 123)`.
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     match file.take(20).read_to_string(&mut text) {
@@ -92,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_one_trainers_until_that_ends() {
+    fn lock_excludes_others_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        // As a process that was killed leaves it.
+        // The leftover of a killed process.
         fs::write(dir.path().join(LOCK), "12345678").unwrap();
         let lock = DirectoryLock::acquire(dir.path()).unwrap();
         let error = DirectoryLock::acquire(dir.path()).unwrap_err().to_string();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_never_have_it_together() {
+    fn concurrent_owners_never_overlap() {
         let dir = tempfile::tempdir().unwrap();
         let inside = std::sync::atomic::AtomicUsize::new(0);
         let taken = std::sync::atomic::AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! Weights and moments as safetensors files, checked completely when they are read.
+//! Weights and moments as safetensors files, validated on reading.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::FileBytes;
+use super::snapshot::FileBytes;
 
 /// One tensor in main memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct NamedTensor {
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, NamedTensor>;
 
-/// How numbers are stored in a file.
+/// The number format of stored tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     F32,
@@ -27,7 +27,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The name that safetensors gives it.
+    /// The name in messages and `info --json`.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
@@ -36,35 +36,35 @@ impl Precision {
     }
 }
 
-/// A safetensors file that was checked completely.
+/// A validated safetensors file.
 #[derive(Debug)]
 pub struct TensorFile {
     bytes: FileBytes,
     tensors: BTreeMap<String, StoredTensor>,
-    /// The precision that the numbers have in the file.
+    /// F16 if any tensor is.
     pub precision: Precision,
 }
 
-/// Where a tensor lies in its file, row-major.
+/// The location of a tensor in its file, row-major.
 #[derive(Debug)]
 pub struct StoredTensor {
     pub shape: [usize; 2],
     pub precision: Precision,
-    /// Which of the file's bytes.
+    /// The tensor's bytes in the file.
     pub range: Range<usize>,
 }
 
 impl TensorFile {
-    /// Checks a file. It must hold exactly the expected tensors: every name, its shape, f32 or
-    /// (where `half` allows it) f16, and nothing that is not finite. The errors name the tensor,
-    /// what was found and what was expected.
+    /// Validates a file. It must contain exactly the expected names and shapes, in f32 or, with
+    /// `allow_half`, f16, and only finite numbers. Errors name the tensor, the value and the
+    /// expectation.
     pub fn new(
         bytes: FileBytes,
         expected: impl Iterator<Item = (String, [usize; 2])>,
-        half: bool,
+        allow_half: bool,
     ) -> Result<Self> {
         let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| anyhow::anyhow!("not a whole safetensors file: {error}"))?;
+            .map_err(|error| anyhow::anyhow!("not a complete safetensors file: {error}"))?;
         let mut tensors = BTreeMap::new();
         let mut precision = Precision::F32;
         for (name, shape) in expected {
@@ -76,21 +76,21 @@ impl TensorFile {
                 "the tensor {name} has the shape {:?}, expected {shape:?}",
                 info.shape
             );
-            // The header's length comes first, in eight bytes.
+            // The file starts with the length of its header, in eight bytes.
             let start = 8 + header;
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
             let stored = match info.dtype {
                 Dtype::F32 => Precision::F32,
-                Dtype::F16 if half => {
+                Dtype::F16 if allow_half => {
                     precision = Precision::F16;
                     Precision::F16
                 }
                 other => {
-                    let expected = if half { "F32 or F16" } else { "F32" };
+                    let expected = if allow_half { "F32 or F16" } else { "F32" };
                     bail!("the tensor {name} holds {other:?} numbers, expected {expected}");
                 }
             };
-            if let Some(at) = stored.first_not_finite(&bytes[range.clone()]) {
+            if let Some(at) = stored.first_non_finite(&bytes[range.clone()]) {
                 let values = stored.decode(&bytes[range]);
                 bail!(
                     "the tensor {name} holds {} at [{}, {}], expected finite numbers",
@@ -113,7 +113,7 @@ impl TensorFile {
             .into_iter()
             .find(|name| !tensors.contains_key(name))
         {
-            bail!("the tensor {name} does not belong to this model");
+            bail!("the tensor {name} is not part of this model");
         }
         Ok(Self {
             bytes,
@@ -122,17 +122,17 @@ impl TensorFile {
         })
     }
 
-    /// The whole file.
+    /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The tensor of this name. Panics where the file was not expected to have it.
+    /// Returns the location of a tensor. Panics if it was not among the expected ones.
     pub fn tensor(&self, name: &str) -> &StoredTensor {
         &self.tensors[name]
     }
 
-    /// All numbers, as f32, which holds those of either precision exactly.
+    /// Decodes all tensors. F32 represents f16 exactly.
     pub fn to_tensors(&self) -> Tensors {
         let read = |(name, tensor): (&String, &StoredTensor)| {
             let values = tensor.precision.decode(&self.bytes[tensor.range.clone()]);
@@ -144,7 +144,7 @@ impl TensorFile {
 }
 
 impl Precision {
-    /// The numbers of a tensor's bytes.
+    /// Decodes the bytes of a tensor.
     fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Precision::F32 => {
@@ -158,9 +158,8 @@ impl Precision {
         }
     }
 
-    /// Where the first number is, if any, that is infinite or not a number: all bits of its
-    /// exponent are set.
-    fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
+    /// Returns the index of the first infinity or NaN: a number with all exponent bits set.
+    fn first_non_finite(self, bytes: &[u8]) -> Option<usize> {
         const F32: u32 = 0x7f80_0000;
         const F16: u16 = 0x7c00;
         match self {
@@ -176,13 +175,13 @@ impl Precision {
     }
 }
 
-/// The bytes of a safetensors file. Errors where a number is too large for the precision.
+/// Encodes a safetensors file. Errors if a number overflows the precision.
 pub fn encode_tensors(tensors: &Tensors, precision: Precision) -> Result<Vec<u8>> {
     let encoded = tensors
         .iter()
         .map(|(name, tensor)| {
             let values = encode(&tensor.values, precision)
-                .with_context(|| format!("the tensor {name} can't be stored"))?;
+                .with_context(|| format!("cannot store the tensor {name}"))?;
             Ok((name, &tensor.shape, values))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -194,7 +193,7 @@ pub fn encode_tensors(tensors: &Tensors, precision: Precision) -> Result<Vec<u8>
         .iter()
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.to_vec(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize(views, None).context("cannot lay out the tensors")
+    safetensors::serialize(views, None).context("cannot serialize the tensors")
 }
 
 fn encode(values: &[f32], precision: Precision) -> Result<Vec<u8>> {
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn round_trip() {
         let written = tensors(vec![1.0, -2.5, 0.0, 3e-3]);
         let bytes = encode_tensors(&written, Precision::F32).unwrap();
         let read = tensor_file(&bytes, expect(&["a"]), true).unwrap();
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_by_name() {
+    fn errors_name_the_tensor() {
         let error = |values: [f32; 4], names: &[&str], half| {
             let precision = if half { Precision::F32 } else { Precision::F16 };
             let bytes = encode_tensors(&tensors(values.to_vec()), precision).unwrap();
@@ -271,7 +270,7 @@ mod tests {
                 .to_string()
         };
         assert!(error([0.0; 4], &["a", "b"], true).contains("b is missing"));
-        assert!(error([0.0; 4], &[], true).contains("a does not belong"));
+        assert!(error([0.0; 4], &[], true).contains("a is not part"));
         assert!(error([0.0; 4], &["a"], false).contains("holds F16 numbers, expected F32"));
         assert!(error([0.0, 0.0, f32::NAN, 0.0], &["a"], true).contains("holds NaN at [1, 0]"));
         let misshapen = encode_tensors(&tensors(vec![0.0; 4]), Precision::F32).unwrap();
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_file_is_refused_at_every_byte() {
+    fn file_truncated_at_any_byte_is_rejected() {
         let bytes = encode_tensors(&tensors(vec![1.0; 4]), Precision::F32).unwrap();
         for length in 0..bytes.len() {
             assert!(tensor_file(&bytes[..length], expect(&["a"]), true).is_err());

@@ -173,10 +173,10 @@ mod tests {
             for at in 0.. {
                 let dir = root.path().join(format!("{fault:?}-{at}"));
                 old.save(&dir).unwrap();
-                faults::happens_at(Some((fault, at)));
+                faults::inject(fault, at);
                 let _ = catch_unwind(|| new.save(&dir));
                 let steps = faults::steps();
-                faults::happens_at(None);
+                faults::clear();
 
                 let checkpoint = Checkpoint::load(&Snapshot::open(&dir).unwrap()).unwrap();
                 let which = usize::from(checkpoint.state == new.state);

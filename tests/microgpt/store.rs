@@ -132,15 +132,15 @@ fn what_is_wrong_with_a_model_is_said_in_a_line() {
     };
     check(
         broken(dir, weights, |b| b.truncate(b.len() - 1)),
-        &["broken/weights.safetensors", "not a whole safetensors"],
+        &["broken/weights.safetensors", "not a complete safetensors"],
     );
     check(
         broken(dir, weights, |b| b.clear()),
-        &["not a whole safetensors file"],
+        &["not a complete safetensors file"],
     );
     check(
         broken(dir, weights, |b| b[..8].fill(0xff)),
-        &["not a whole safetensors file"],
+        &["not a complete safetensors file"],
     );
     check(
         broken(dir, weights, |b| replace(b, "\"wte\"", "\"wtf\"")),
@@ -152,7 +152,7 @@ fn what_is_wrong_with_a_model_is_said_in_a_line() {
     );
     check(
         broken(dir, weights, |b| b.extend([0; 4])),
-        &["not a whole safetensors file"],
+        &["not a complete safetensors file"],
     );
     let nan = |b: &mut Vec<u8>| {
         let end = b.len();

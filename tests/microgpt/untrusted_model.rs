@@ -72,7 +72,7 @@ fn weights_that_are_not_the_models_are_refused() {
         header["more"] = json!({"dtype": "F32", "shape": [1], "data_offsets": [start, end]});
         numbers.extend([0; 4]);
     });
-    assert!(extra.contains("the tensor more does not belong to this model"));
+    assert!(extra.contains("the tensor more is not part of this model"));
     let flat = with_weights(dir, |header, _| header["wpe"]["shape"] = json!([256]));
     assert!(flat.contains("wpe has the shape [256], expected [16, 16]"));
     // Half the numbers, and a hole where the others were.
@@ -81,7 +81,7 @@ fn weights_that_are_not_the_models_are_refused() {
         header["wte"]["data_offsets"][1] = json!(end - 864);
         header["wte"]["dtype"] = json!("F16");
     });
-    assert!(hole.contains("not a whole safetensors file"), "{hole}");
+    assert!(hole.contains("not a complete safetensors file"), "{hole}");
     for number in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
         let error = with_weights(dir, |_, numbers| {
             let end = numbers.len();
