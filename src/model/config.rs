@@ -1,19 +1,19 @@
-//! The size of a model, and the names and shapes of the weights that follow from it.
+//! The size of a model, and the names and shapes of its weights.
 
 use anyhow::{Result, bail};
 
 use super::InvalidValue;
 
-/// The shape of a GPT. The default is microgpt.py's.
+/// The size of a GPT. The default is microgpt.py's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
     /// The width of the residual stream.
     pub n_embd: usize,
-    /// The number of attention heads; divides `n_embd`.
+    /// The number of attention heads, a divisor of `n_embd`.
     pub n_head: usize,
     /// The number of layers.
     pub n_layer: usize,
-    /// The context: the most tokens that the model can look at.
+    /// The context length in tokens.
     pub block_size: usize,
 }
 
@@ -49,15 +49,14 @@ impl ModelConfig {
         InvalidValue::unless(n_embd.is_multiple_of(n_head), "n_head", &divisor, n_head)
     }
 
-    /// The width of one attention head.
+    /// The width of an attention head.
     pub fn head_dim(&self) -> usize {
         self.n_embd / self.n_head
     }
 
-    /// The weights in microgpt.py's order: name and shape, `[out, in]`.
+    /// Iterates over the names and shapes `[out, in]` of the weights, in microgpt.py's order.
     ///
-    /// Lazy, so that a meta.json that claims a billion layers costs nothing before the first one is
-    /// missed.
+    /// Lazy, so that validation of a meta.json with a billion layers ends at the first missing one.
     pub fn tensors(&self, vocab_size: usize) -> impl Iterator<Item = (String, [usize; 2])> + use<> {
         let n = self.n_embd;
         let tables = [
@@ -83,7 +82,7 @@ impl ModelConfig {
             .chain(layers)
     }
 
-    /// The number of weights. Errors where it is beyond what this machine can count.
+    /// Returns the number of weights. Errors if their f64 bytes overflow `isize`.
     pub fn parameters(&self, vocab_size: usize) -> Result<usize> {
         let count = || {
             let tables = vocab_size
@@ -98,7 +97,7 @@ impl ModelConfig {
         };
         match count() {
             Some(bytes) if bytes <= isize::MAX as usize => Ok(bytes / size_of::<f64>()),
-            _ => bail!("a model of this size has more weights than can be counted"),
+            _ => bail!("the model has more weights than fit the address space"),
         }
     }
 }
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_the_sum_of_the_tensors() {
+    fn parameter_count_is_the_sum_of_the_tensors() {
         assert_eq!(ModelConfig::default().parameters(27).unwrap(), 4192);
         let config = ModelConfig {
             n_embd: 24,
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_sizes_are_refused() {
+    fn invalid_sizes_are_rejected() {
         let config = ModelConfig::default();
         assert!(
             ModelConfig {

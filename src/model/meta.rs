@@ -1,4 +1,4 @@
-//! meta.json: what a model's weights mean.
+//! meta.json: a model's size and vocabulary.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::ModelConfig;
 use crate::data::{CorpusKind, SPECIAL_TOKENS, Tokenizer};
 use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
 
-/// The key of meta.json that tells a model of one continuous text from a model of documents.
+/// The key of meta.json that marks a model of one continuous text.
 const CONTINUOUS: &str = "continuous_text";
 
 /// A model's size and vocabulary.
@@ -20,13 +20,13 @@ pub struct ModelMeta {
 }
 
 impl ModelMeta {
-    /// Reads and checks meta.json and the weights of a model directory.
+    /// Reads and validates the metadata and the weights of a model directory.
     pub fn load(snapshot: &Snapshot) -> Result<(Self, TensorFile)> {
         if !snapshot.has(META) || !snapshot.has(WEIGHTS) {
             let missing = snapshot.path(if snapshot.has(META) { WEIGHTS } else { META });
             let dir = missing.parent().unwrap_or(Path::new("")).display();
             bail!(
-                "{} is missing; is {dir} a model that `microgpt train` made?",
+                "{} is missing; is {dir} a model directory written by `microgpt train`?",
                 missing.display()
             );
         }
@@ -37,12 +37,12 @@ impl ModelMeta {
         Ok((meta, weights))
     }
 
-    /// The names and shapes of the weights.
+    /// Iterates over the names and shapes `[out, in]` of the weights.
     pub fn tensors(&self) -> impl Iterator<Item = (String, [usize; 2])> + use<> {
         self.config.tensors(self.tokenizer.vocab_size())
     }
 
-    /// The number of weights.
+    /// Returns the number of weights.
     pub fn parameters(&self) -> Result<usize> {
         self.config.parameters(self.tokenizer.vocab_size())
     }
@@ -52,7 +52,7 @@ impl ModelMeta {
         self.tokenizer.kind() == CorpusKind::Conversations
     }
 
-    /// The content of meta.json.
+    /// Returns the content of meta.json.
     pub fn to_json(&self) -> serde_json::Value {
         let ModelConfig {
             n_embd,
@@ -76,7 +76,7 @@ impl ModelMeta {
         meta
     }
 
-    /// Reads and checks the content of meta.json.
+    /// Reads and validates the content of meta.json.
     pub fn from_json(meta: &JsonObject) -> Result<Self> {
         let size = |key| Ok::<usize, anyhow::Error>(meta.integer(key)?.try_into()?);
         let config = ModelConfig {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_more_is_ignored() {
+    fn round_trip_ignores_unknown_keys() {
         let meta = read(|meta| meta["author"] = json!("somebody")).unwrap();
         assert_eq!(meta.config, ModelConfig::default());
         assert_eq!(meta.tokenizer.chars(), ['a', 'b']);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_key_and_the_value() {
         let error = |key: &str, value: serde_json::Value| {
             read(|m| m[key] = value.clone()).unwrap_err().to_string()
         };

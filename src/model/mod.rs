@@ -1,6 +1,5 @@
-//! The model, twice over one set of numbers: [`TensorGpt`] trains, on candle's tensors;
-//! [`InferenceGpt`] is plain data that computes in f64 and is shared between threads. Around them,
-//! what a model is (its size and vocabulary) and what is done with it (sampling, generating).
+//! The model: its size, vocabulary and weights, and [`TensorGpt`], which trains it on candle's
+//! tensors. [`InferenceGpt`](crate::infer::InferenceGpt) computes the same function in f64.
 
 mod config;
 mod invalid_value;

@@ -1,5 +1,4 @@
-//! The GPT that trains: weights are candle `Var`s in a `VarMap`, and candle's autograd
-//! differentiates the loss.
+//! The trainable GPT: its weights are candle `Var`s, and candle's autograd differentiates the loss.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
@@ -9,7 +8,7 @@ use crate::data::Batch;
 use crate::ops;
 use crate::store::{NamedTensor, Tensors};
 
-/// microgpt.py's GPT, at any size and on any device.
+/// microgpt.py's GPT, of any size and on any device.
 pub struct TensorGpt {
     vars: VarMap,
     config: ModelConfig,
@@ -20,7 +19,7 @@ pub struct TensorGpt {
 }
 
 struct Layer {
-    /// `attn_wq`, `attn_wk` and `attn_wv`, one below the other.
+    /// `attn_wq`, `attn_wk` and `attn_wv` stacked, `[3 * n_embd, n_embd]`.
     attn_qkv: Tensor,
     attn_wo: Tensor,
     mlp_fc1: Tensor,
@@ -28,7 +27,7 @@ struct Layer {
 }
 
 impl TensorGpt {
-    /// A model with the given weights, which must be those that [`ModelConfig::tensors`] lists.
+    /// Creates a model from weights with the names and shapes of [`ModelConfig::tensors`].
     pub fn from_tensors(config: ModelConfig, weights: &Tensors, device: &Device) -> Result<Self> {
         let vars = VarMap::new();
         let var = |name: &str| -> Result<Tensor> {
@@ -37,7 +36,7 @@ impl TensorGpt {
             let tensor = var.as_tensor().clone();
             vars.data()
                 .lock()
-                .expect("no thread panics with this lock")
+                .expect("the lock is never poisoned")
                 .insert(name.to_string(), var);
             Ok(tensor)
         };
@@ -62,7 +61,7 @@ impl TensorGpt {
         })
     }
 
-    /// The logits `[N, V]` for what comes after each of the batch's `N` tokens.
+    /// Returns the logits `[N, vocab_size]` of the token after each of the batch's `N` tokens.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let mut x = ops::rms_norm(&ops::embedding(
             &self.wte,
@@ -78,25 +77,21 @@ impl TensorGpt {
         ops::linear(&x, &self.lm_head)
     }
 
-    /// The batch's share of the loss, a scalar in nats: the sum of its cross-entropies over
-    /// `count`, the number of predictions in the whole batch.
+    /// Returns the sum of the cross-entropies over a shard of a batch, divided by `count`, the number
+    /// of predictions in the whole batch: a scalar in nats.
     pub fn loss(&self, batch: &Batch, count: usize) -> Result<Tensor> {
         ops::cross_entropy(&self.forward(batch)?, &batch.targets, count)
     }
 
-    /// The variables that training changes, with their names, always in the same order.
+    /// Returns the trainable variables, sorted by name.
     pub fn vars(&self) -> Vec<(String, Var)> {
-        let vars = self
-            .vars
-            .data()
-            .lock()
-            .expect("no thread panics with this lock");
+        let vars = self.vars.data().lock().expect("the lock is never poisoned");
         let mut vars: Vec<_> = vars.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
         vars.sort_by(|a, b| a.0.cmp(&b.0));
         vars
     }
 
-    /// The weights, copied to main memory.
+    /// Copies the weights to main memory.
     pub fn to_tensors(&self) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         for (name, var) in self.vars() {
@@ -105,19 +100,18 @@ impl TensorGpt {
         Ok(tensors)
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         self.wte.device()
     }
 }
 
-/// The variable that holds three of a layer's weights, which one product can take together, and
-/// these.
+/// The variable that stacks three of a layer's weights, so that one matmul projects all of them.
 const ATTN_QKV: &str = "attn_qkv";
 const STACKED: [&str; 3] = ["attn_wq", "attn_wk", "attn_wv"];
 
-/// What the variable `name` holds, from tensors as a model directory has them: a tensor of this
-/// name, or three, one below the other.
+/// Returns the value of the variable `name` from a model directory's tensors, stacked if the variable
+/// stands for three of them.
 pub fn stack(tensors: &Tensors, name: &str) -> Result<NamedTensor> {
     let get = |name: &str| match tensors.get(name) {
         Some(tensor) => Ok(tensor.clone()),
@@ -127,30 +121,32 @@ pub fn stack(tensors: &Tensors, name: &str) -> Result<NamedTensor> {
         return get(name);
     };
     let mut stacked = get(&format!("{layer}{}", STACKED[0]))?;
-    for below in &STACKED[1..] {
-        let below = get(&format!("{layer}{below}"))?;
-        stacked.shape[0] += below.shape[0];
-        stacked.values.extend(below.values);
+    for name in &STACKED[1..] {
+        let next = get(&format!("{layer}{name}"))?;
+        stacked.shape[0] += next.shape[0];
+        stacked.values.extend(next.values);
     }
     Ok(stacked)
 }
 
-/// The reverse of [`stack`]: adds what the variable `name` holds to tensors as a model directory has
-/// them.
-pub fn unstack(name: &str, held: NamedTensor, tensors: &mut Tensors) {
+/// The inverse of [`stack`]: inserts the value of the variable `name` into a model directory's
+/// tensors.
+pub fn unstack(name: &str, value: NamedTensor, tensors: &mut Tensors) {
     let Some(layer) = name.strip_suffix(ATTN_QKV) else {
-        tensors.insert(name.to_string(), held);
+        tensors.insert(name.to_string(), value);
         return;
     };
-    let shape = vec![held.shape[0] / STACKED.len(), held.shape[1]];
-    let parts = held.values.chunks_exact(held.values.len() / STACKED.len());
+    let shape = vec![value.shape[0] / STACKED.len(), value.shape[1]];
+    let parts = value
+        .values
+        .chunks_exact(value.values.len() / STACKED.len());
     for (name, values) in STACKED.iter().zip(parts) {
         let (shape, values) = (shape.clone(), values.to_vec());
         tensors.insert(format!("{layer}{name}"), NamedTensor { shape, values });
     }
 }
 
-/// A tensor, copied to main memory.
+/// Copies a tensor to main memory.
 pub fn to_named_tensor(tensor: &Tensor) -> Result<NamedTensor> {
     let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     Ok(NamedTensor {
@@ -159,8 +155,8 @@ pub fn to_named_tensor(tensor: &Tensor) -> Result<NamedTensor> {
     })
 }
 
-/// The weights that training starts from, by the seed: independent normal numbers, drawn in
-/// [`ModelConfig::tensors`]'s order.
+/// Returns random initial weights: independent normal numbers, drawn in the order of
+/// [`ModelConfig::tensors`].
 pub fn initial_weights(config: ModelConfig, vocab_size: usize, seed: u64) -> Tensors {
     let mut rng = fastrand::Rng::with_seed(seed);
     let deviation = initial_deviation(config.n_embd);
@@ -179,11 +175,11 @@ pub fn initial_weights(config: ModelConfig, vocab_size: usize, seed: u64) -> Ten
     config.tensors(vocab_size).map(named).collect()
 }
 
-/// The standard deviation of the initial weights: microgpt.py's up to a width of 64, then less in
-/// proportion.
+/// The standard deviation of the initial weights: microgpt.py's up to width 64, then inversely
+/// proportional to the width.
 ///
-/// Measured on Tiny Shakespeare, a line a document, batch 32, context 64; the mean loss of the last
-/// 100 of 300 steps (of 120 steps at width 256):
+/// Measured on Tiny Shakespeare, one line per document, batch 32, context 64: the mean loss of the
+/// last 100 of 300 steps (of 120 steps at width 256).
 ///
 /// | width, layers, learning rate | 0.08 | 0.04 | 0.02 |
 /// |---|---|---|---|
@@ -194,7 +190,7 @@ fn initial_deviation(n_embd: usize) -> f64 {
     0.08 * (64.0 / n_embd as f64).min(1.0)
 }
 
-/// A standard normal number (Box and Muller 1958), the same on every platform.
+/// Draws a standard normal number (Box and Muller 1958), bit-identical on every platform.
 fn normal(rng: &mut fastrand::Rng) -> f64 {
     let radius = (-2.0 * libm::log(1.0 - rng.f64())).sqrt();
     radius * libm::cos(std::f64::consts::TAU * rng.f64())
@@ -205,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn initial_weights_are_normal_and_follow_the_seed() {
+    fn initial_weights_are_normal_by_seed() {
         let weights = |seed| initial_weights(ModelConfig::default(), 27, seed);
         assert_eq!(weights(1), weights(1));
         assert_ne!(weights(1), weights(2));

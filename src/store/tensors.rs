@@ -158,18 +158,16 @@ impl Precision {
         }
     }
 
-    /// Returns the index of the first infinity or NaN: a number with all exponent bits set.
+    /// Returns the index of the first infinity or NaN.
     fn first_non_finite(self, bytes: &[u8]) -> Option<usize> {
-        const F32: u32 = 0x7f80_0000;
-        const F16: u16 = 0x7c00;
         match self {
             Precision::F32 => {
                 let mut numbers = bytes.as_chunks().0.iter();
-                numbers.position(|&b| u32::from_le_bytes(b) & F32 == F32)
+                numbers.position(|&b| !f32::from_le_bytes(b).is_finite())
             }
             Precision::F16 => {
                 let mut numbers = bytes.as_chunks().0.iter();
-                numbers.position(|&b| u16::from_le_bytes(b) & F16 == F16)
+                numbers.position(|&b| !f16::from_le_bytes(b).is_finite())
             }
         }
     }

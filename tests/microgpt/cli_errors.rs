@@ -171,7 +171,7 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
     }
     let error = run_in(dir.path(), "train --n-embd 4611686018427387904").error(1);
     assert!(
-        error.contains("more weights than can be counted"),
+        error.contains("more weights than fit the address space"),
         "{error}"
     );
     for size in [

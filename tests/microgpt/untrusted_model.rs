@@ -97,7 +97,7 @@ fn sizes_that_no_model_has_are_refused() {
     let dir = with_text_model();
     let path = dir.path().join("model/meta.json");
     let meta: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let (large, too_many) = (u64::MAX / 2 + 1, "more weights than can be counted");
+    let (large, too_many) = (u64::MAX / 2 + 1, "more weights than fit the address space");
     for (key, value, expected) in [
         ("n_embd", json!(0), "n_embd must be >= 1, got 0"),
         ("n_head", json!(0), "n_head must be >= 1, got 0"),
