@@ -1,5 +1,4 @@
-//! The `microgpt` program: everything happens in the library; this turns how it ended into an exit
-//! code.
+//! The `microgpt` program. The library parses and dispatches; this maps the result to an exit code.
 
 use std::process::ExitCode;
 
@@ -8,10 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    microgpt::cli::allocator::keep_freed();
-    // Training splits the batch over threads of its own; candle's, which spin while they wait,
-    // would only be in their way. This is the one setting that candle has for it. SAFETY: no other
-    // thread runs yet that could read the environment.
+    microgpt::cli::allocator::retain_freed_memory();
+    // Training has its own threads. Candle's would spin on the same cores, and this variable is the
+    // only way to turn them off. SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     match microgpt::cli::run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,23 +1,22 @@
-//! What becomes of memory that is freed, where the program has an allocator that can be told.
+//! Settings of mimalloc. They have no effect on platforms with another allocator.
 
-/// Keeps it for the next step of training: given back after 10 milliseconds, as mimalloc does by
-/// itself, it would have to be cleared by the kernel over and over, which took a tenth of the time of
-/// larger models.
-pub fn keep_freed() {
+/// Keeps freed memory for 10 seconds. With mimalloc's default of 10 milliseconds, the kernel cleared
+/// the same pages again in every training step, a tenth of the time of larger models.
+pub fn retain_freed_memory() {
     #[cfg(target_os = "linux")]
     {
-        /// `mi_option_purge_delay`, which the bindings have no name for.
+        /// `mi_option_purge_delay`, which the bindings don't declare.
         const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
         const MILLISECONDS: std::ffi::c_long = 10_000;
-        // SAFETY: it sets a number that the allocator reads as one.
+        // SAFETY: the option is an integer.
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, MILLISECONDS) };
     }
 }
 
-/// Gives it back to the system, when it is not needed again.
-pub fn give_back_freed() {
+/// Returns freed memory to the system.
+pub fn release_freed_memory() {
     #[cfg(target_os = "linux")]
-    // SAFETY: it may be called at any time.
+    // SAFETY: callable at any time, from any thread.
     unsafe {
         libmimalloc_sys::mi_collect(true)
     };

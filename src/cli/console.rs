@@ -1,25 +1,13 @@
-//! How the program speaks: results on stdout, everything else on stderr.
+//! Output on stdout and stderr, and the formatting of messages.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use ::console::Term;
 
-use super::Failure;
+use super::failure::{Failure, StdoutError};
 
-/// Writing a result failed.
-#[derive(Debug)]
-pub struct StdoutError(pub io::Error);
-
-impl fmt::Display for StdoutError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "cannot write to standard output: {}", self.0)
-    }
-}
-
-impl std::error::Error for StdoutError {}
-
-/// Standard output, buffered. What is left in the buffer counts only after `finish`.
+/// Buffered standard output. Dropping it discards write errors: call [`Output::flush`] first.
 pub struct Output(io::BufWriter<io::StdoutLock<'static>>);
 
 impl Output {
@@ -32,41 +20,41 @@ impl Output {
         Ok(())
     }
 
-    /// Makes everything written so far visible.
+    /// Writes the buffer out.
     pub fn flush(&mut self) -> Result<(), Failure> {
         self.0.flush().map_err(StdoutError)?;
         Ok(())
     }
 }
 
-/// Writes a result in one go.
+/// Prints a result to stdout.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut output = Output::new();
     output.write(text)?;
     output.flush()
 }
 
-/// Writes a line to stderr. Nobody can be told where that fails, so a failure is ignored.
+/// Prints a line to stderr. Ignores errors, which have no other place to be reported.
 pub fn eprintln(line: fmt::Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Whether somebody watches stderr on a terminal that can move its cursor.
+/// Whether stderr is a terminal that can move its cursor.
 pub fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// How many columns the terminal has.
+/// The width of the terminal in columns.
 pub fn width() -> usize {
     usize::from(Term::stderr().size().1)
 }
 
-/// Whether colour may be used on a terminal: <https://no-color.org>.
+/// Whether `NO_COLOR` permits colour: <https://no-color.org>.
 pub fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether the locale says that a terminal shows more than ASCII.
+/// Whether the locale's encoding is UTF-8.
 pub fn can_show_unicode() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
@@ -76,7 +64,7 @@ pub fn can_show_unicode() -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// A number with its thousands set apart: 12,345.
+/// Formats a number with thousands separators: `12,345`.
 pub fn group_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -89,13 +77,13 @@ pub fn group_thousands(number: u64) -> String {
     text
 }
 
-/// So many of something: `1 step`, `1,000 steps`.
-pub fn pluralize(number: u64, what: &str) -> String {
+/// Formats a number and a noun: `1 step`, `1,000 steps`.
+pub fn pluralize(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", group_thousands(number))
+    format!("{} {noun}{plural}", group_thousands(number))
 }
 
-/// Text on a single line: line breaks become `\n` and `\r`.
+/// Escapes line breaks as `\n` and `\r`.
 pub fn single_line(text: &str) -> String {
     if !text.contains(['\n', '\r']) {
         return text.to_string();
@@ -108,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn numbers_have_thousands_separators() {
         let numbers = [0, 999, 1000, 1234567];
         assert_eq!(
             numbers.map(group_thousands),

@@ -1,26 +1,37 @@
-//! The ways in which a command can end other than well.
+//! Unsuccessful ends of a command, their messages and exit codes.
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use super::console;
-
-/// Why a command did not do what it was asked to.
+/// An unsuccessful end of a command.
 #[derive(Debug)]
 pub enum Failure {
-    /// The command line was wrong.
+    /// An invalid command line.
     Usage(String),
-    /// Something went wrong while it ran.
+    /// An error at run time.
     Error(anyhow::Error),
-    /// A signal stopped it in good order; its number.
+    /// A clean stop by a signal, given by its number.
     Signal(i32),
 }
 
+/// A failed write to standard output.
+#[derive(Debug)]
+pub struct StdoutError(pub io::Error);
+
+impl fmt::Display for StdoutError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "cannot write to standard output: {}", self.0)
+    }
+}
+
+impl std::error::Error for StdoutError {}
+
 impl Failure {
-    /// Says what is to be said, in one line, and gives the exit code.
+    /// Prints the message to stderr and returns the exit code.
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message() {
-            console::eprintln(format_args!("microgpt: error: {message}"));
+            let _ = writeln!(io::stderr(), "microgpt: error: {message}");
         }
         match self {
             Failure::Usage(_) => ExitCode::from(2),
@@ -30,13 +41,13 @@ impl Failure {
         }
     }
 
-    /// What is to be said, in one line; none where there is nothing to say.
+    /// Returns the message on one line, or `None` if the command ends silently.
     pub fn message(&self) -> Option<String> {
         match self {
             Failure::Usage(message) => Some(one_line(message)),
-            // Whoever read our output has seen enough: `microgpt generate | head -3` is no error.
+            // A reader that stops early, as in `microgpt generate | head -3`, is a success.
             Failure::Error(error) if is_broken_pipe(error) => None,
-            Failure::Error(error) => Some(one_line(&describe(error))),
+            Failure::Error(error) => Some(one_line(&error_chain(error))),
             Failure::Signal(_) => None,
         }
     }
@@ -50,13 +61,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
-        .downcast_ref::<console::StdoutError>()
+        .downcast_ref::<StdoutError>()
         .is_some_and(|error| error.0.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The error and its causes, from the outermost in. Candle's errors carry backtraces, which are not
-/// for users.
-fn describe(error: &anyhow::Error) -> String {
+/// Joins an error and its causes, outermost first, without the backtraces of candle's errors.
+fn error_chain(error: &anyhow::Error) -> String {
     let causes = error
         .chain()
         .map(|cause| match cause.downcast_ref::<candle_core::Error>() {
@@ -66,8 +76,7 @@ fn describe(error: &anyhow::Error) -> String {
     causes.collect::<Vec<_>>().join(": ")
 }
 
-/// A message on a single line. What else a terminal would obey, which may come from a file, is
-/// shown as an escape.
+/// Joins the lines of a message, and escapes control characters, which may come from a file.
 fn one_line(message: &str) -> String {
     let lines = message.split(['\n', '\r']).map(str::trim);
     let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
@@ -86,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_line_that_moves_no_cursor() {
+    fn message_is_one_line_without_control_characters() {
         let message = |text: &str| Failure::Usage(text.to_string()).message().unwrap();
         assert_eq!(message("a\r\n  b\n\nc\n"), "a b c");
         assert_eq!(message("é\u{1b}[2J\tx\0"), "é\\u{1b}[2J\\tx\\u{0}");

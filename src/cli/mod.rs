@@ -5,7 +5,6 @@
 //! and each command takes from these the values it needs, checked and ready to use.
 
 pub mod allocator;
-mod bar;
 mod chat;
 mod completions;
 mod console;
@@ -18,6 +17,7 @@ mod info;
 mod man;
 pub(crate) mod parse;
 mod progress;
+mod progress_bar;
 pub mod readme;
 pub(crate) mod sampling;
 mod score;

@@ -1,50 +1,50 @@
-//! How a training run shows where it is: a bar on a terminal, and a line now and then that stays.
+//! The progress of a training run on stderr: a bar on a terminal, and lines at intervals.
 
 use std::time::{Duration, Instant};
 
-use super::bar::Bar;
 use super::console;
+use super::progress_bar::ProgressBar;
 use crate::train::{StepReport, nats_to_bits};
 
-/// The longest that a run stays silent.
-const LONGEST_SILENCE: Duration = Duration::from_secs(10);
+/// The maximum time between two lines.
+const MAX_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often the bar changes.
+/// The minimum time between two updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How much of the bar's loss comes from the step before: it shows the mean of some 50 steps.
-const SMOOTHING: f64 = 0.98;
+/// The decay of the bar's loss per step: an average over about 50 steps.
+const DECAY: f64 = 0.98;
 
-/// Counts what a run does, and says so.
+/// The step counter of a run, and its output.
 pub struct ProgressMeter {
     quiet: bool,
-    bar: Option<Bar>,
+    bar: Option<ProgressBar>,
+    total_steps: u64,
     last_step: u64,
-    /// How many steps are between two lines, unless they take too long.
-    interval: u64,
+    /// Steps between two lines, unless they take longer than [`MAX_LINE_INTERVAL`].
+    line_interval: u64,
     start: Instant,
     steps: u64,
     tokens: u64,
-    /// Since the last line: when it was, and the losses.
     last_line: Instant,
+    /// The sum and the number of losses since the last line.
     loss_sum: f64,
     loss_count: u64,
-    /// When the bar was changed last.
-    last_change: Instant,
-    smoothed: Smoothed,
+    last_bar_update: Instant,
+    bar_loss: MovingAverage,
 }
 
-/// A mean in which older numbers count less and less.
+/// An exponential moving average without a bias towards 0.
 #[derive(Default)]
-struct Smoothed {
+struct MovingAverage {
     sum: f64,
     weight: f64,
 }
 
-impl Smoothed {
-    fn add(&mut self, number: f64) {
-        self.sum = SMOOTHING * self.sum + (1.0 - SMOOTHING) * number;
-        self.weight = SMOOTHING * self.weight + (1.0 - SMOOTHING);
+impl MovingAverage {
+    fn add(&mut self, value: f64) {
+        self.sum = DECAY * self.sum + (1.0 - DECAY) * value;
+        self.weight = DECAY * self.weight + (1.0 - DECAY);
     }
 
     fn mean(&self) -> f64 {
@@ -53,31 +53,32 @@ impl Smoothed {
 }
 
 impl ProgressMeter {
-    /// The progress of `steps` steps, which end with number `last_step`.
+    /// Starts the clock of a run of `steps` steps, the last of which has the number `last_step`.
     pub fn new(steps: u64, last_step: u64, quiet: bool) -> Self {
         let now = Instant::now();
         Self {
             quiet,
-            bar: (!quiet && console::is_terminal()).then(|| Bar::new(steps)),
+            bar: (!quiet && console::is_terminal()).then(ProgressBar::default),
+            total_steps: steps,
             last_step,
-            interval: (steps / 10).max(1),
+            line_interval: (steps / 10).max(1),
             start: now,
             steps: 0,
             tokens: 0,
             last_line: now,
             loss_sum: 0.0,
             loss_count: 0,
-            last_change: now,
-            smoothed: Smoothed::default(),
+            last_bar_update: now,
+            bar_loss: MovingAverage::default(),
         }
     }
 
-    /// How many tokens were predicted since the start.
+    /// Predicted tokens since the start.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// How many seconds have passed since the start.
+    /// Seconds since the start.
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
@@ -86,26 +87,26 @@ impl ProgressMeter {
         (self.tokens as f64 / self.seconds()) as u64
     }
 
-    /// Counts a step, and says where the run is if it is time to.
-    pub fn count(&mut self, report: &StepReport) {
+    /// Counts a step, and updates the output if it is due.
+    pub fn record(&mut self, report: &StepReport) {
         self.steps += 1;
         self.tokens += report.tokens as u64;
         self.loss_sum += report.loss;
         self.loss_count += 1;
-        self.smoothed.add(report.loss);
-        let done = report.step == self.last_step;
-        let is_time_for_line = report.step.is_multiple_of(self.interval)
-            || done
-            || self.last_line.elapsed() > LONGEST_SILENCE;
-        if let Some(bar) = &self.bar
-            && (is_time_for_line || self.last_change.elapsed() > BAR_INTERVAL)
-        {
-            bar.show(self.steps, self.line(report.step, self.smoothed.mean()));
-            self.last_change = Instant::now();
+        self.bar_loss.add(report.loss);
+        let is_line_due = report.step.is_multiple_of(self.line_interval)
+            || report.step == self.last_step
+            || self.last_line.elapsed() > MAX_LINE_INTERVAL;
+        let is_bar_due = is_line_due || self.last_bar_update.elapsed() > BAR_INTERVAL;
+        if let Some(mut bar) = self.bar.take_if(|_| is_bar_due) {
+            let line = self.line(report.step, self.bar_loss.mean());
+            bar.update(self.steps as f64 / self.total_steps as f64, &line);
+            self.bar = Some(bar);
+            self.last_bar_update = Instant::now();
         }
-        if is_time_for_line {
+        if is_line_due {
             let loss = self.loss_sum / self.loss_count as f64;
-            self.note(&self.line(report.step, loss));
+            self.println(&self.line(report.step, loss));
             (self.last_line, self.loss_sum, self.loss_count) = (Instant::now(), 0.0, 0);
         }
     }
@@ -121,40 +122,40 @@ impl ProgressMeter {
         )
     }
 
-    /// Says what a test gave.
-    pub fn validated(&self, loss: f64, is_best: bool) {
+    /// Prints a validation loss in nats per token.
+    pub fn print_validation(&self, loss: f64, is_best: bool) {
         let best = if is_best { ", the best so far" } else { "" };
-        self.note(&format!(
-            "        validation loss {loss:.4} nats, {:.4} bits a token{best}",
+        self.println(&format!(
+            "        validation loss {loss:.4} nats, {:.4} bits per token{best}",
             nats_to_bits(loss)
         ));
     }
 
-    /// Says something, above the bar.
-    pub fn note(&self, line: &str) {
+    /// Prints a line above the bar, unless the run is quiet.
+    pub fn println(&self, line: &str) {
         if !self.quiet {
             self.warn(line);
         }
     }
 
-    /// Says something even where the run is to be quiet.
+    /// Prints a line above the bar, even if the run is quiet.
     pub fn warn(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.above(|| console::eprintln(format_args!("{line}"))),
+            Some(bar) => bar.println(line),
             None => console::eprintln(format_args!("{line}")),
         }
     }
 
-    /// Takes the bar away.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
+    /// Removes the bar.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.clear();
         }
     }
 
-    /// The last line of a run.
-    pub fn summary(&self) {
-        self.note(&format!(
+    /// Prints the totals of the run.
+    pub fn print_summary(&self) {
+        self.println(&format!(
             "{}, {} tokens in {:.2} seconds, {} tokens/s",
             console::pluralize(self.steps, "step"),
             console::group_thousands(self.tokens),
@@ -164,7 +165,7 @@ impl ProgressMeter {
     }
 }
 
-/// A time as a person would say it.
+/// Formats a duration in its two largest units.
 fn duration(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;
     match seconds {
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_said_in_fitting_units() {
+    fn durations_have_two_units() {
         assert_eq!(
             [0.2, 59.5, 61.0, 3725.0].map(duration),
             ["1s", "1m 00s", "1m 01s", "1h 02m"]
@@ -187,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn a_smoothed_mean_begins_with_the_first_number() {
-        let mut smoothed = Smoothed::default();
-        smoothed.add(3.0);
-        assert!((smoothed.mean() - 3.0).abs() < 1e-12);
-        (0..500).for_each(|_| smoothed.add(1.0));
-        assert!((smoothed.mean() - 1.0).abs() < 1e-3);
+    fn moving_average_starts_at_the_first_value() {
+        let mut average = MovingAverage::default();
+        average.add(3.0);
+        assert!((average.mean() - 3.0).abs() < 1e-12);
+        (0..500).for_each(|_| average.add(1.0));
+        assert!((average.mean() - 1.0).abs() < 1e-3);
     }
 }

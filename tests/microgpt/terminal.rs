@@ -1,4 +1,4 @@
-//! Training on a terminal: the progress bar, the lines that stay, and the picture of the loss.
+//! Training on a terminal: the progress bar, the lines above it, and the loss plot.
 
 use std::process::Output;
 use std::thread::sleep;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::program::tool;
 
-/// What a terminal of 100 columns is sent while a command line of the program runs on it.
+/// Runs a command line on a terminal of 100 columns. Returns the bytes sent to it.
 fn on_terminal(environment: &str, line: &str) -> Option<String> {
     on_terminal_of(100, environment, line)
 }
 
 fn on_terminal_of(columns: usize, environment: &str, line: &str) -> Option<String> {
     if !cfg!(target_os = "linux") {
-        eprintln!("skipped: the options of `script` are those of Linux");
+        eprintln!("skipped: `script` has other options than on Linux");
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -30,11 +30,11 @@ fn on_terminal_of(columns: usize, environment: &str, line: &str) -> Option<Strin
 
 const TRAIN: &str = "train --steps 600 --batch-size 8 --threads 1 --n-embd 32";
 
-/// What moves the cursor, or colours.
+/// The start of cursor movements and colours.
 const ESCAPE: char = '\u{1b}';
 
 #[test]
-fn a_bar_moves_above_lines_that_stay_and_a_picture_ends_it() {
+fn terminal_shows_a_bar_lines_and_a_plot() {
     let Some(text) = on_terminal("LANG=C.UTF-8", TRAIN) else {
         return;
     };
@@ -43,17 +43,13 @@ fn a_bar_moves_above_lines_that_stay_and_a_picture_ends_it() {
         let line = format!("step {step:>3}/600  loss ");
         assert!(text.contains(&line), "{line:?} in {text:?}");
     }
-    let picture = text.rsplit("step 600/600").next().unwrap();
-    assert!(
-        picture
-            .chars()
-            .any(|c| ('\u{2801}'..='\u{28ff}').contains(&c))
-    );
-    assert!(picture.contains("saved   microgpt-model, after 600 steps"));
+    let plot = text.rsplit("step 600/600").next().unwrap();
+    assert!(plot.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)));
+    assert!(plot.contains("saved   microgpt-model, after 600 steps"));
 }
 
 #[test]
-fn a_plain_terminal_gets_plain_characters_and_no_colour() {
+fn plain_terminal_gets_ascii_without_colour() {
     let Some(text) = on_terminal("NO_COLOR=1", TRAIN) else {
         return;
     };
@@ -77,7 +73,7 @@ fn a_plain_terminal_gets_plain_characters_and_no_colour() {
 }
 
 #[test]
-fn the_bar_is_one_line_with_the_cursor_at_its_beginning() {
+fn bar_is_one_line_with_the_cursor_at_its_start() {
     for columns in [40, 60, 100] {
         let Some(text) = on_terminal_of(columns, "LANG=C.UTF-8 NO_COLOR=1", TRAIN) else {
             return;
@@ -91,16 +87,16 @@ fn the_bar_is_one_line_with_the_cursor_at_its_beginning() {
             };
             let (line, _) = drawing
                 .split_once("\u{1b}[?7h\r")
-                .expect("the cursor goes back");
+                .expect("the cursor returns to the start");
             assert!(!line.contains('\n'), "{line:?}");
             assert!(line.chars().count() <= columns, "{columns}: {line:?}");
-            assert_eq!(line.trim_end(), line, "nothing fills the line");
+            assert_eq!(line.trim_end(), line, "no trailing spaces");
         }
         assert_eq!(text.contains('━'), columns > 60, "{text:?}");
     }
 }
 
-/// A terminal that breaks lines anew when it becomes narrower, as most do.
+/// A terminal that rewraps lines when it becomes narrower, as most do.
 struct Tmux(tempfile::TempDir);
 
 impl Tmux {
@@ -109,21 +105,21 @@ impl Tmux {
         tool("tmux", &[&options, arguments].concat(), self.0.path())
     }
 
-    /// All that was shown and is still there.
+    /// The screen and its scrollback.
     fn screen(&self) -> String {
         let output = self.run(&["capture-pane", "-p", "-S", "-"]).unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
     #[track_caller]
-    fn wait_until(&self, is_there: impl Fn(&str) -> bool) {
+    fn wait_until(&self, condition: impl Fn(&str) -> bool) {
         for _ in 0..6000 {
-            if is_there(&self.screen()) {
+            if condition(&self.screen()) {
                 return;
             }
             sleep(Duration::from_millis(20));
         }
-        panic!("it did not come: {}", self.screen());
+        panic!("timed out: {}", self.screen());
     }
 }
 
@@ -134,7 +130,7 @@ impl Drop for Tmux {
 }
 
 #[test]
-fn nothing_of_the_bar_stays_where_the_terminal_is_resized() {
+fn resize_leaves_no_remnants_of_the_bar() {
     let tmux = Tmux(tempfile::tempdir().unwrap());
     let command = format!(
         "env -u NO_COLOR LC_ALL=C.UTF-8 {} train --steps 1000000 --threads 1; cat",

@@ -135,7 +135,7 @@ impl Run {
         let mut logged = Ok(());
         while !self.trainer.is_done() && signal.is_none() && logged.is_ok() && !self.is_stale() {
             let report = self.trainer.step()?;
-            self.progress.count(&report);
+            self.progress.record(&report);
             self.curve.add(&report);
             let validation_loss = self.validate()?;
             logged = match &mut self.log {
@@ -187,7 +187,7 @@ impl Run {
             return Ok(None);
         }
         let (loss, is_best) = validation.test(&self.trainer, self.input.as_deref())?;
-        self.progress.validated(loss, is_best);
+        self.progress.print_validation(loss, is_best);
         self.curve.validation.push(Point {
             step: self.trainer.step_count() as f64,
             loss,
@@ -241,24 +241,24 @@ impl Run {
         self.show_curve();
         if let Some(validation) = &self.validation {
             if validation.is_out_of_patience() {
-                self.progress.note(&format!(
+                self.progress.println(&format!(
                     "stopped at step {}: {} tests in a row brought no better model",
                     console::group_thousands(step),
                     validation.tests_in_vain()
                 ));
             }
             let (best, loss) = validation.best();
-            self.progress.note(&format!(
+            self.progress.println(&format!(
                 "saved   {output}, the best model by validation: step {}, loss {loss:.4}",
                 console::group_thousands(best)
             ));
         } else {
-            self.progress.note(&format!(
+            self.progress.println(&format!(
                 "saved   {output}, after {}",
                 console::pluralize(step, "step")
             ));
         }
-        self.progress.summary();
+        self.progress.print_summary();
         // In this order, so that none goes unseen in between.
         self.signals.be_impatient();
         if let Some(signal) = self.signals.asked() {
@@ -266,7 +266,7 @@ impl Run {
         }
         // The samples need nothing of what training has held.
         drop(self.trainer);
-        allocator::give_back_freed();
+        allocator::release_freed_memory();
         print_samples(&self.output, self.threads)
     }
 
@@ -281,7 +281,7 @@ impl Run {
             Ink::Ascii
         };
         if let Some(picture) = picture::draw(&self.curve, ink, console::width()) {
-            self.progress.note(&picture);
+            self.progress.println(&picture);
         }
     }
 }
