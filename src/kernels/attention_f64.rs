@@ -126,7 +126,7 @@ impl QueryTile<'_> {
             for d in 0..head_dim {
                 let mut wide = [simd.splat(0.0); B];
                 for b in 0..B {
-                    wide[b] = simd.from_i32(&keys[b][d]);
+                    wide[b] = simd.convert_i32(&keys[b][d]);
                 }
                 for q in 0..Q {
                     let query = simd.splat(queries[q][d]);
@@ -227,7 +227,7 @@ fn weighted_sums<S: Simd, const Q: usize, const C: usize, const N: usize>(
         for n in 0..N {
             let t = (first + n * (ACCUMULATORS / N)) % ACCUMULATORS;
             for c in 0..C {
-                let value = simd.from_i32(&rows[t * row_vectors + c]);
+                let value = simd.convert_i32(&rows[t * row_vectors + c]);
                 for q in 0..Q {
                     let p = simd.splat(p[q][i][t]);
                     sums[q][c][n] = simd.mul_add(p, value, sums[q][c][n]);

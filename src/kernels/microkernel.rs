@@ -174,9 +174,10 @@ mod tests {
         let mut out = vec![[0.0; F32_LANES]; a.rows()];
         for (r, out) in out.iter_mut().enumerate() {
             for (k, b) in b.iter().enumerate() {
-                for c in 0..F32_LANES {
-                    // SAFETY: r < rows and k < cols.
-                    out[c] += f64::from(unsafe { a.get_unchecked(r, k) }) * f64::from(b.0[c]);
+                // SAFETY: r < rows and k < cols.
+                let a = f64::from(unsafe { a.get_unchecked(r, k) });
+                for (out, b) in out.iter_mut().zip(b.0) {
+                    *out += a * f64::from(b);
                 }
             }
         }

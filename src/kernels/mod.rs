@@ -2,15 +2,17 @@
 //!
 //! # Shapes
 //!
-//! `T` is tokens seen, `D` is `head_dim`, `N` is the tokens of a batch of documents.
+//! `T` is the tokens that a query sees, `D` is `head_dim`, `N` is the tokens of a batch.
 //!
-//! | used by | product | shapes | kernel |
-//! |---|---|---|---|
-//! | inference | every weight matrix with the columns of a step | `[rows, cols]` f32 or f16 × `[columns, cols]` f64 | [`matmul_f64`] |
-//! | inference | attention of each head to its KV cache | `[queries, D]` × `[T, D]` twice, i32 with scales | [`attention_f64`], [`head_cache`] |
-//! | training | every weight matrix, forward and backward | `[N, in]` × `[in, out]` f32 | [`matmul_f32`] (`gemm`) |
-//! | training | attention to short documents, `T` ≤ 16 and `D` ≤ 16 | `[T, D]` × `[D, T]` and `[T, T]` × `[T, D]` | [`attention_f32`], `short` |
-//! | training | attention to long documents, sixteen queries at a time | `[T, D]` × `[D, 16]` and `[16, T]` × `[T, D]` | [`attention_f32`], `long`, by [`microkernel`] |
+//! ```text
+//! inference, f64
+//!   weights × columns of a step   [rows, cols] f32, f16 × [columns, cols]    matmul_f64
+//!   a head's attention            [queries, D] × [T, D] i32, twice           attention_f64, head_cache
+//! training, f32
+//!   weights, both passes          [N, in] × [in, out]                        matmul_f32 (gemm)
+//!   short documents, T, D ≤ 16    [T, D] × [D, T], [T, T] × [T, D]           attention_f32/short
+//!   long documents                [T, D] × [D, 16], [16, T] × [T, D]         attention_f32/long, microkernel
+//! ```
 //!
 //! # Registers
 //!

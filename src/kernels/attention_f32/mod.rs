@@ -10,8 +10,8 @@
 //! dV = Pᵀ·dO    dP = dO·Vᵀ    dS = P∘(dP − rowsum(P∘dP))    dQ = dS·K/√D    dK = dSᵀ·Q/√D
 //! ```
 //!
-//! [`short`] computes the shapes of small models in vectors that hold all queries; [`long`] computes
-//! any other in blocks of sixteen queries.
+//! `short` computes the shapes of small models in vectors that hold all queries; `long` computes any
+//! other in blocks of sixteen queries.
 
 mod head;
 mod long;

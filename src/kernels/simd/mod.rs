@@ -46,8 +46,8 @@ pub trait Simd: Copy {
     fn load(self, elements: &[f64; LANES]) -> Self::Vector;
     fn store(self, v: Self::Vector) -> [f64; LANES];
     fn splat(self, element: f64) -> Self::Vector;
-    fn from_f32(self, elements: &[f32; LANES]) -> Self::Vector;
-    fn from_i32(self, elements: &[i32; LANES]) -> Self::Vector;
+    fn convert_f32(self, elements: &[f32; LANES]) -> Self::Vector;
+    fn convert_i32(self, elements: &[i32; LANES]) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger elements. None may be NaN.
@@ -82,7 +82,7 @@ pub trait Simd: Copy {
     ) -> [[Self::Vector; R]; C] {
         let mut wide = [self.splat(0.0); R];
         for r in 0..R {
-            wide[r] = self.from_f32(weights[r]);
+            wide[r] = self.convert_f32(weights[r]);
         }
         for c in 0..C {
             let x = self.load(x[c]);
@@ -183,11 +183,11 @@ impl Simd for Scalar {
         [element; LANES]
     }
     #[inline(always)]
-    fn from_f32(self, elements: &[f32; LANES]) -> Self::Vector {
+    fn convert_f32(self, elements: &[f32; LANES]) -> Self::Vector {
         elements.map(f64::from)
     }
     #[inline(always)]
-    fn from_i32(self, elements: &[i32; LANES]) -> Self::Vector {
+    fn convert_i32(self, elements: &[i32; LANES]) -> Self::Vector {
         elements.map(f64::from)
     }
     #[inline(always)]
@@ -244,7 +244,7 @@ pub trait Weight: bytemuck::Pod + Default + Send + Sync {
 impl Weight for f32 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, weights: &[f32; LANES]) -> S::Vector {
-        simd.from_f32(weights)
+        simd.convert_f32(weights)
     }
 
     #[inline(always)]
@@ -265,7 +265,7 @@ impl Weight for f32 {
 impl Weight for f16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, weights: &[f16; LANES]) -> S::Vector {
-        simd.from_f32(&simd.f16_to_f32(weights))
+        simd.convert_f32(&simd.f16_to_f32(weights))
     }
 
     #[inline(always)]

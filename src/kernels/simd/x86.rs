@@ -37,11 +37,11 @@ impl Simd for V4 {
         self.avx512f._mm512_set1_pd(element)
     }
     #[inline(always)]
-    fn from_f32(self, elements: &[f32; LANES]) -> Self::Vector {
+    fn convert_f32(self, elements: &[f32; LANES]) -> Self::Vector {
         self.avx512f._mm512_cvtps_pd(pulp::cast(*elements))
     }
     #[inline(always)]
-    fn from_i32(self, elements: &[i32; LANES]) -> Self::Vector {
+    fn convert_i32(self, elements: &[i32; LANES]) -> Self::Vector {
         self.avx512f._mm512_cvtepi32_pd(pulp::cast(*elements))
     }
     #[inline(always)]
@@ -108,13 +108,13 @@ impl Simd for V3 {
         [self.avx._mm256_set1_pd(element); 2]
     }
     #[inline(always)]
-    fn from_f32(self, elements: &[f32; LANES]) -> Self::Vector {
+    fn convert_f32(self, elements: &[f32; LANES]) -> Self::Vector {
         let [lower, upper]: [_; 2] = pulp::cast(*elements);
         let avx = self.avx;
         [avx._mm256_cvtps_pd(lower), avx._mm256_cvtps_pd(upper)]
     }
     #[inline(always)]
-    fn from_i32(self, elements: &[i32; LANES]) -> Self::Vector {
+    fn convert_i32(self, elements: &[i32; LANES]) -> Self::Vector {
         let [lower, upper]: [_; 2] = pulp::cast(*elements);
         let avx = self.avx;
         [avx._mm256_cvtepi32_pd(lower), avx._mm256_cvtepi32_pd(upper)]
