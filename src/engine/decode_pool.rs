@@ -5,7 +5,6 @@
 //! pool is decoded by a thread group instead.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -34,14 +33,6 @@ pub struct Completion {
 #[derive(Debug)]
 pub struct WorkerPanicked;
 
-impl fmt::Display for WorkerPanicked {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("the thread that generated the text panicked")
-    }
-}
-
-impl std::error::Error for WorkerPanicked {}
-
 /// The workers and their queue.
 pub struct DecodePool {
     shared: Arc<Shared>,
@@ -58,7 +49,7 @@ enum Update {
 }
 
 /// The receiving side of a sequence in a batch.
-struct Job {
+struct DecodeJob {
     filter: StopFilter,
     streamed: bool,
     updates: Sender<Update>,
@@ -75,7 +66,7 @@ struct Shared {
 }
 
 struct Queue {
-    jobs: VecDeque<(Job, Sequence)>,
+    jobs: VecDeque<(DecodeJob, Sequence)>,
     /// The number of sequences per worker.
     batch_sizes: Vec<usize>,
 }
@@ -134,7 +125,7 @@ impl DecodePool {
 
     fn enqueue(&self, sequence: Sequence, stop: &[String], streamed: bool) -> CompletionHandle {
         let (updates, receiver) = channel();
-        let job = Job {
+        let job = DecodeJob {
             filter: StopFilter::new(stop.to_vec()),
             streamed,
             updates,
@@ -177,7 +168,7 @@ impl Shared {
 
     /// Moves jobs into the batch while no other batch is smaller, and waits for one if the batch is
     /// empty. Returns whether the batch holds the only sequence of several workers.
-    fn take_jobs(&self, worker: usize, batch: &mut DecodeBatch<Job>) -> bool {
+    fn take_jobs(&self, worker: usize, batch: &mut DecodeBatch<DecodeJob>) -> bool {
         let mut queue = self.lock_queue();
         loop {
             queue.batch_sizes[worker] = batch.len();
@@ -196,7 +187,7 @@ impl Shared {
         }
     }
 
-    fn decode_lone(&self, batch: &mut DecodeBatch<Job>) {
+    fn decode_lone(&self, batch: &mut DecodeBatch<DecodeJob>) {
         for _ in 0..LONE_STEPS {
             self.step(batch);
             if batch.is_empty() {
@@ -206,13 +197,13 @@ impl Shared {
     }
 
     /// Decodes one token per sequence of the batch.
-    fn step(&self, batch: &mut DecodeBatch<Job>) {
+    fn step(&self, batch: &mut DecodeBatch<DecodeJob>) {
         let tokenizer = &self.model.meta().tokenizer;
-        let visit = |job: &mut Job, token| match tokenizer.char_of(token) {
+        let visit = |job: &mut DecodeJob, token| match tokenizer.char_of(token) {
             Some(c) => job.push(c),
             None => true,
         };
-        let done = |job: Job, sequence: Sequence, finish| {
+        let done = |job: DecodeJob, sequence: Sequence, finish| {
             let tokens = sequence.sampled().to_vec();
             self.generated_tokens
                 .fetch_add(tokens.len() as u64, Ordering::Relaxed);
@@ -222,7 +213,7 @@ impl Shared {
     }
 }
 
-impl Job {
+impl DecodeJob {
     /// Takes a character. Returns whether the sequence continues: a stop sequence ends it, and a
     /// caller that no longer listens.
     fn push(&mut self, c: char) -> bool {

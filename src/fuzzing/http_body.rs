@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::small_model;
 use crate::data::CorpusKind;
 use crate::serve::app_state::AppState;
+use crate::serve::handler::HandlerOutput;
 use crate::serve::http::{HttpError, Response};
-use crate::serve::openai::Output;
 use crate::serve::{native, openai};
 
 /// A body for the endpoint and the model that the first byte chooses. The response must be JSON,
@@ -24,27 +24,30 @@ pub fn http_body(input: &[u8]) {
     };
     let app = &APPS[usize::from(choice / 4 % 2)];
     match choice % 4 {
-        0 => check(native::generate(app, body), false),
-        1 => check(native::chat(app, body), false),
+        0 => check(collect(app, native::generate(app, body)), false),
+        1 => check(collect(app, native::chat(app, body)), false),
         2 => check(collect(app, openai::chat_completions(app, body)), true),
         _ => check(collect(app, openai::completions(app, body)), true),
     }
 }
 
 /// The response of an endpoint. Events are read and checked here.
-fn collect(app: &AppState, output: Result<Output, HttpError>) -> Result<Response, HttpError> {
-    let completion = match output? {
-        Output::Full(response) => return Ok(response),
-        Output::Stream(completion) => completion,
+fn collect(
+    app: &AppState,
+    output: Result<HandlerOutput, HttpError>,
+) -> Result<Response, HttpError> {
+    let events = match output? {
+        HandlerOutput::Full(response) => return Ok(response),
+        HandlerOutput::Events(events) => events,
     };
     let mut last = String::new();
-    let read = |event: &str| {
+    let mut read = |event: &str| {
         assert_ne!(last, "[DONE]");
         assert!(event == "[DONE]" || serde_json::from_str::<Value>(event).is_ok());
         last = event.to_string();
         Ok(())
     };
-    let sent = completion.stream(app, read);
+    let sent = events(app, &mut read);
     sent.expect("a valid request has no late errors");
     assert_eq!(last, "[DONE]");
     Ok(Response::json(&Value::Null))

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::body::{self, parse_chunk_size, parse_trailers};
-use super::head::{Framing, Head};
+use super::head::{Framing, RequestHead};
 use super::http::{HttpError, Response, reason_phrase};
 
 /// The timeout of each read and write.
@@ -89,19 +89,19 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads the head of the next request.
-    pub fn read_head(&mut self) -> Result<Head, ReadError> {
+    pub fn read_head(&mut self) -> Result<RequestHead, ReadError> {
         // The socket's timeout alone bounds the wait for the first byte.
         if self.buffer.is_empty() {
             self.fill().map_err(|_| ReadError::Closed)?;
         }
         self.deadline = Instant::now() + REQUEST_DEADLINE;
-        let (head, size) = self.read_until("the request head", Head::parse)?;
+        let (head, size) = self.read_until("the request head", RequestHead::parse)?;
         self.buffer.drain(..size);
         Ok(head)
     }
 
     /// Reads the body that follows a head.
-    pub fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, ReadError> {
+    pub fn read_body(&mut self, head: &RequestHead) -> Result<Vec<u8>, ReadError> {
         let framing = head.framing()?;
         let is_outstanding = framing != Framing::Length(0) && self.buffer.is_empty();
         if head.expects_continue()? && is_outstanding {
@@ -192,7 +192,7 @@ impl<S: Read + Write> Connection<S> {
     pub fn write_response(
         &mut self,
         response: &Response,
-        head: Option<&Head>,
+        head: Option<&RequestHead>,
         close: bool,
     ) -> io::Result<()> {
         let mut bytes = status_line(response.status);
@@ -212,11 +212,11 @@ impl<S: Read + Write> Connection<S> {
     /// Errors where the client disconnected.
     pub fn write_events(
         &mut self,
-        head: &Head,
+        head: &RequestHead,
         close: bool,
         generate: impl FnOnce(&mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let chunked = head.accepts_chunks();
+        let chunked = !head.is_1_0;
         let mut bytes = status_line(200);
         bytes += "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n";
         if chunked {
@@ -248,7 +248,7 @@ fn status_line(status: u16) -> String {
 }
 
 /// The `Connection` header, which HTTP/1.1 needs to close and HTTP/1.0 to keep alive.
-fn connection_header(head: Option<&Head>, close: bool) -> &'static str {
+fn connection_header(head: Option<&RequestHead>, close: bool) -> &'static str {
     match head {
         _ if close => "Connection: close\r\n",
         Some(head) if head.is_1_0 => "Connection: keep-alive\r\n",
@@ -325,7 +325,7 @@ mod tests {
         let response = Response::new("text/plain", "abc".into());
         let head = |version: &str| {
             let text = format!("HEAD / HTTP/{version}\r\nConnection: keep-alive\r\n\r\n");
-            Head::parse(text.as_bytes()).unwrap().unwrap().0
+            RequestHead::parse(text.as_bytes()).unwrap().unwrap().0
         };
         let (old, new) = (head("1.0"), head("1.1"));
         for (head, close) in [(Some(&old), false), (Some(&new), false), (None, true)] {

@@ -17,11 +17,11 @@ const MAX_HEADERS: usize = 100;
 
 /// A request line and headers.
 #[derive(Debug)]
-pub struct Head {
+pub struct RequestHead {
     pub method: String,
     /// The target without the query.
     pub path: String,
-    /// The version is HTTP/1.0, not HTTP/1.1.
+    /// The version is HTTP/1.0, which has no chunked bodies, not HTTP/1.1.
     pub is_1_0: bool,
     headers: Vec<(String, Vec<u8>)>,
 }
@@ -33,7 +33,7 @@ pub enum Framing {
     Chunked,
 }
 
-impl Head {
+impl RequestHead {
     /// Parses a head at the start of `bytes`. Returns it with its size, or none where it is
     /// incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
@@ -138,11 +138,6 @@ impl Head {
         }
     }
 
-    /// Whether the response may have a chunked body.
-    pub fn accepts_chunks(&self) -> bool {
-        !self.is_1_0
-    }
-
     pub fn content_type(&self) -> Option<String> {
         let value = self.values("Content-Type").next()?;
         Some(String::from_utf8_lossy(value).into_owned())
@@ -197,8 +192,8 @@ fn has_bare_line_feed(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Head, u16> {
-        match Head::parse(text.as_bytes()) {
+    fn parse(text: &str) -> Result<RequestHead, u16> {
+        match RequestHead::parse(text.as_bytes()) {
             Ok(Some((head, size))) => {
                 assert_eq!(size, text.len());
                 Ok(head)
@@ -291,7 +286,10 @@ mod tests {
             parse(&format!("GET / HTTP/1.1\r\n{headers}\r\n")).unwrap_err(),
             431
         );
-        assert!(matches!(Head::parse(b"GET / HTTP/1.1\r\nX: y"), Ok(None)));
+        assert!(matches!(
+            RequestHead::parse(b"GET / HTTP/1.1\r\nX: y"),
+            Ok(None)
+        ));
     }
 
     #[test]

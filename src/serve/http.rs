@@ -1,19 +1,10 @@
-//! Requests, responses and errors as the handlers see them.
+//! Responses and errors, independent of the connection.
 
 use std::fmt::Display;
 
 use serde_json::{Value, json};
 
 use crate::engine::WorkerPanicked;
-
-/// A request that was read completely.
-pub struct Request<'a> {
-    pub method: &'a str,
-    /// The target without the query.
-    pub path: &'a str,
-    pub content_type: Option<&'a str>,
-    pub body: &'a [u8],
-}
 
 /// A refusal: the status, and a message for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,16 +3,17 @@
 //! - `server`: listens, accepts, and answers the requests of each connection in turn.
 //! - `connection`, `head`, `body`: HTTP/1.1 over TCP, with limits on size and time. Only these and
 //!   `server` touch a socket.
-//! - `routes`: the table of endpoints and their handlers; `native`, `openai` and `page` hold the
-//!   handlers, `params` the request fields that the two APIs share.
+//! - `routes`: the table of endpoints. `native`, `openai` and `page` hold the handlers, `handler`
+//!   their signatures, `params` the request fields that the two APIs share.
 //! - `app_state`: the model, the [decode pool](crate::engine::DecodePool), the `admission` of
 //!   requests to it, and the `metrics`.
-//! - `http`: requests, responses and errors as the handlers see them.
+//! - `http`: responses and errors, independent of the connection.
 
 mod admission;
 pub(crate) mod app_state;
 mod body;
 pub(crate) mod connection;
+pub(crate) mod handler;
 mod head;
 pub(crate) mod http;
 mod metrics;

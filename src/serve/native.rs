@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::app_state::AppState;
+use super::handler::HandlerOutput;
 use super::http::{HttpError, Response};
 use super::params::{generate_options, invalid_content, messages, parse_body, role};
 use crate::data::Message;
@@ -14,7 +15,7 @@ use crate::engine::{CompletionHandle, GenerateOptions, Generator, PendingReply, 
 const MAX_SAMPLES: u64 = 50;
 
 /// `POST /microgpt/v1/generate`.
-pub fn generate(app: &AppState, body: &[u8]) -> Result<Response, HttpError> {
+pub fn generate(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
     fields.reject_unknown(&[
         "num_samples",
@@ -48,11 +49,12 @@ pub fn generate(app: &AppState, body: &[u8]) -> Result<Response, HttpError> {
             }
         });
     }
-    Ok(Response::json(&json!({ "samples": samples })))
+    let response = Response::json(&json!({ "samples": samples }));
+    Ok(HandlerOutput::Full(response))
 }
 
 /// `POST /microgpt/v1/chat`.
-pub fn chat(app: &AppState, body: &[u8]) -> Result<Response, HttpError> {
+pub fn chat(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
     fields.reject_unknown(&[
         "messages",
@@ -72,11 +74,11 @@ pub fn chat(app: &AppState, body: &[u8]) -> Result<Response, HttpError> {
         PendingReply::new(&app.model, &messages, &options, 0).map_err(HttpError::bad_request)?;
     let completion = app.decode_pool.submit(reply.text, &[]).wait()?;
     app.metrics.count_prompt(reply.prompt_tokens);
-    Ok(Response::json(&json!({
+    Ok(HandlerOutput::Full(Response::json(&json!({
         "role": "assistant",
         "content": completion.text,
         "tokens_dropped": reply.tokens_dropped,
-    })))
+    }))))
 }
 
 fn message(index: usize, value: &Value) -> Result<Message, HttpError> {

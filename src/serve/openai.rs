@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::app_state::{AppState, unix_time};
+use super::handler::HandlerOutput;
 use super::http::{HttpError, Response};
 use super::params::{generate_options, invalid_content, max_tokens, messages, parse_body, role};
 use crate::data::Message;
@@ -23,12 +24,6 @@ const MODEL: &str = "microgpt";
 
 /// The maximum number of choices per request.
 const MAX_CHOICES: u64 = 50;
-
-/// The output of a handler: a response, or a completion to send as server-sent events.
-pub enum Output {
-    Full(Response),
-    Stream(CompletionRequest),
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Endpoint {
@@ -53,7 +48,7 @@ enum Prompt {
 }
 
 /// A valid request of either endpoint.
-pub struct CompletionRequest {
+struct CompletionRequest {
     endpoint: Endpoint,
     prompts: Vec<Prompt>,
     options: CompletionOptions,
@@ -69,7 +64,7 @@ struct CompletionOptions {
 }
 
 /// `POST /v1/chat/completions`.
-pub fn chat_completions(app: &AppState, body: &[u8]) -> Result<Output, HttpError> {
+pub fn chat_completions(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
     let mut conversation = Vec::new();
     for (index, message) in messages(&fields)?.iter().enumerate() {
@@ -88,7 +83,7 @@ pub fn chat_completions(app: &AppState, body: &[u8]) -> Result<Output, HttpError
 }
 
 /// `POST /v1/completions`.
-pub fn completions(app: &AppState, body: &[u8]) -> Result<Output, HttpError> {
+pub fn completions(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
     if app.model.meta().is_chat() {
         let message = "this is a chat model; use /v1/chat/completions";
@@ -169,10 +164,12 @@ struct PendingChoice {
 }
 
 impl CompletionRequest {
-    fn run(self, app: &AppState) -> Result<Output, HttpError> {
+    fn run(self, app: &AppState) -> Result<HandlerOutput, HttpError> {
         match self.options.stream {
-            true => Ok(Output::Stream(self)),
-            false => self.respond(app).map(Output::Full),
+            true => Ok(HandlerOutput::Events(Box::new(move |app, send| {
+                self.stream(app, send)
+            }))),
+            false => self.respond(app).map(HandlerOutput::Full),
         }
     }
 
@@ -234,10 +231,10 @@ impl CompletionRequest {
 
     /// Decodes the choices in turn and passes each event to `send` as it is generated. Errors where
     /// `send` does, which cancels the rest.
-    pub fn stream(
+    fn stream(
         &self,
         app: &AppState,
-        mut send: impl FnMut(&str) -> io::Result<()>,
+        send: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> io::Result<()> {
         let include_usage = self.options.include_usage;
         let envelope = envelope(self.endpoint.object(true));
@@ -265,7 +262,7 @@ impl CompletionRequest {
             let stop = &self.options.stop;
             let completion = app.decode_pool.stream(choice.sequence, stop, visit);
             sent?;
-            if let Some(completion) = completion.map_err(io::Error::other)? {
+            if let Some(completion) = completion.map_err(|lost| stream_error(lost.into()))? {
                 let last = self.delta(index, None, Some(completion.finish));
                 send_event(last, Value::Null)?;
                 app.metrics.count_prompt(choice.prompt_tokens);

@@ -3,69 +3,41 @@
 use serde_json::json;
 
 use super::app_state::AppState;
-use super::http::{HttpError, Request, Response};
-use super::openai::{self, Output};
-use super::{native, page};
+use super::handler::Handler::{self, Get, Post};
+use super::http::{HttpError, Response};
+use super::{native, openai, page};
 
-/// An endpoint.
-pub struct Route {
-    pub path: &'static str,
-    pub handler: Handler,
-}
+/// A path and its handler.
+pub type Route = (&'static str, Handler);
 
-pub enum Handler {
-    /// Answers GET and HEAD from the path at once, however many requests wait.
-    Get(fn(&AppState, &str) -> Result<Response, HttpError>),
-    /// Answers the POST of a JSON body when the request is admitted.
-    Post(fn(&AppState, &[u8]) -> Result<Output, HttpError>),
-}
-
-impl Handler {
-    fn methods(&self) -> &'static str {
-        match self {
-            Handler::Get(_) => "GET, HEAD",
-            Handler::Post(_) => "POST",
-        }
-    }
-}
-
-/// The endpoint of the list of models, and of each model below it.
+/// The list of models, and the prefix of each model's path.
 const MODELS: &str = "/v1/models";
 
 pub static ROUTES: [Route; 11] = [
-    get("/", |_, _| Ok(page::html())),
-    get("/style.css", |_, _| Ok(page::style())),
-    get("/script.js", |_, _| Ok(page::script())),
-    post("/microgpt/v1/generate", |app, body| {
-        native::generate(app, body).map(Output::Full)
-    }),
-    post("/microgpt/v1/chat", |app, body| {
-        native::chat(app, body).map(Output::Full)
-    }),
-    get("/microgpt/v1/info", |app, _| Ok(Response::json(&app.info))),
-    post("/v1/chat/completions", openai::chat_completions),
-    post("/v1/completions", openai::completions),
-    get(MODELS, |app, path| {
-        let name = path[MODELS.len()..].strip_prefix('/');
-        openai::models(app, name)
-    }),
-    get("/healthz", |_, _| {
-        Ok(Response::json(&json!({ "status": "ok" })))
-    }),
-    get("/metrics", |app, _| Ok(metrics(app))),
+    ("/", Get(|_, _| Ok(page::html()))),
+    ("/style.css", Get(|_, _| Ok(page::style()))),
+    ("/script.js", Get(|_, _| Ok(page::script()))),
+    ("/microgpt/v1/generate", Post(native::generate)),
+    ("/microgpt/v1/chat", Post(native::chat)),
+    (
+        "/microgpt/v1/info",
+        Get(|app, _| Ok(Response::json(&app.info))),
+    ),
+    ("/v1/chat/completions", Post(openai::chat_completions)),
+    ("/v1/completions", Post(openai::completions)),
+    (MODELS, Get(models)),
+    (
+        "/healthz",
+        Get(|_, _| Ok(Response::json(&json!({ "status": "ok" })))),
+    ),
+    ("/metrics", Get(|app, _| Ok(metrics(app)))),
 ];
 
-type GetHandler = fn(&AppState, &str) -> Result<Response, HttpError>;
-type PostHandler = fn(&AppState, &[u8]) -> Result<Output, HttpError>;
-
-const fn get(path: &'static str, handler: GetHandler) -> Route {
-    let handler = Handler::Get(handler);
-    Route { path, handler }
-}
-
-const fn post(path: &'static str, handler: PostHandler) -> Route {
-    let handler = Handler::Post(handler);
-    Route { path, handler }
+fn models(app: &AppState, path: &str) -> Result<Response, HttpError> {
+    let name = path
+        .strip_prefix(MODELS)
+        .and_then(|rest| rest.strip_prefix('/'));
+    openai::models(app, name)
 }
 
 fn metrics(app: &AppState) -> Response {
@@ -82,43 +54,47 @@ pub fn is_openai(path: &str) -> bool {
     path.starts_with("/v1/")
 }
 
-/// The route of a path.
 pub fn find<'a>(routes: &'a [Route], path: &str) -> Option<&'a Route> {
-    let is_model = path.starts_with(MODELS) && path[MODELS.len()..].starts_with('/');
+    let is_model = path
+        .strip_prefix(MODELS)
+        .is_some_and(|rest| rest.starts_with('/'));
     let path = if is_model { MODELS } else { path };
-    routes.iter().find(|route| route.path == path)
+    routes.iter().find(|(known, _)| *known == path)
 }
 
 /// The handler of a request. Errors with 404, 405 or 415.
-pub fn resolve<'a>(routes: &'a [Route], request: &Request) -> Result<&'a Handler, HttpError> {
-    let Request { method, path, .. } = request;
-    let Some(route) = find(routes, path) else {
+pub fn resolve<'a>(
+    routes: &'a [Route],
+    method: &str,
+    path: &str,
+    content_type: Option<&str>,
+) -> Result<&'a Handler, HttpError> {
+    let Some((path, handler)) = find(routes, path) else {
         return Err(HttpError::new(404, format!("no endpoint at {path:?}")));
     };
-    let methods = route.handler.methods();
-    if !methods.split(", ").any(|known| known == *method) {
+    let methods = match handler {
+        Get(_) => "GET, HEAD",
+        Post(_) => "POST",
+    };
+    if !methods.split(", ").any(|known| known == method) {
         return Err(HttpError {
             header: Some(("Allow", methods)),
-            ..HttpError::new(405, format!("{} takes {methods}, not {method}", route.path))
+            ..HttpError::new(405, format!("{path} takes {methods}, not {method}"))
         });
     }
-    if let Handler::Post(_) = route.handler {
-        check_content_type(request)?;
+    if let (Post(_), Some(content_type)) = (handler, content_type) {
+        check_content_type(content_type)?;
     }
-    Ok(&route.handler)
+    Ok(handler)
 }
 
-/// Errors unless the body is JSON. A request without a type passes: the parser decides.
-fn check_content_type(request: &Request) -> Result<(), HttpError> {
-    let Some(value) = request.content_type else {
-        return Ok(());
-    };
-    let media_type = value.split(';').next().unwrap_or_default().trim();
+fn check_content_type(content_type: &str) -> Result<(), HttpError> {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     Err(HttpError::new(
         415,
-        format!("the body must be application/json, got {value:?}"),
+        format!("the body must be application/json, got {content_type:?}"),
     ))
 }

@@ -19,10 +19,10 @@ use serde_json::Value;
 use super::admission::Permit;
 use super::app_state::AppState;
 use super::connection::{Connection, ReadError};
-use super::head::Head;
-use super::http::{HttpError, Request, Response};
-use super::openai::{CompletionRequest, Output};
-use super::routes::{self, Handler, ROUTES, Route, is_openai};
+use super::handler::{EventSource, Handler, HandlerOutput};
+use super::head::RequestHead;
+use super::http::{HttpError, Response};
+use super::routes::{self, ROUTES, Route, is_openai};
 use crate::infer::InferenceGpt;
 
 /// The time that active requests have to end after a stop signal.
@@ -204,30 +204,26 @@ impl ConnectionHandler {
     fn answer(
         &self,
         connection: &mut Connection<TcpStream>,
-        head: &Head,
+        head: &RequestHead,
         body: &[u8],
         close: bool,
     ) -> (u16, bool) {
+        let RequestHead { method, path, .. } = head;
         let content_type = head.content_type();
-        let request = Request {
-            method: &head.method,
-            path: &head.path,
-            content_type: content_type.as_deref(),
-            body,
-        };
+        let handler = routes::resolve(self.routes, method, path, content_type.as_deref());
         let mut permit = None;
-        let output = routes::resolve(self.routes, &request).and_then(|handler| match handler {
-            Handler::Get(get) => catch_panic(|| get(&self.app, request.path)).map(Output::Full),
+        let output = handler.and_then(|handler| match handler {
+            Handler::Get(get) => catch_panic(|| get(&self.app, path)).map(HandlerOutput::Full),
             Handler::Post(post) => {
                 permit = Some(self.admit()?);
-                catch_panic(|| post(&self.app, request.body))
+                catch_panic(|| post(&self.app, body))
             }
         });
         let response = match output {
-            Ok(Output::Stream(completion)) => {
-                return self.stream(connection, head, close, &completion);
+            Ok(HandlerOutput::Events(source)) => {
+                return self.stream(connection, head, close, source);
             }
-            Ok(Output::Full(response)) => response,
+            Ok(HandlerOutput::Full(response)) => response,
             Err(error) => Response::error(&error, is_openai(&head.path)),
         };
         // The next request need not wait until this client has read its response.
@@ -244,16 +240,16 @@ impl ConnectionHandler {
         permit.ok_or_else(|| HttpError::unavailable("too many requests are waiting"))
     }
 
-    /// Sends a completion as events. A client that disconnects cancels it.
+    /// Sends events. A client that disconnects cancels them.
     fn stream(
         &self,
         connection: &mut Connection<TcpStream>,
-        head: &Head,
+        head: &RequestHead,
         close: bool,
-        completion: &CompletionRequest,
+        source: EventSource,
     ) -> (u16, bool) {
         let sent = catch_unwind(AssertUnwindSafe(|| {
-            connection.write_events(head, close, |send| completion.stream(&self.app, send))
+            connection.write_events(head, close, |send| source(&self.app, send))
         }));
         // 499 is the customary status in logs for a client that disconnected.
         match sent {
@@ -268,7 +264,7 @@ impl ConnectionHandler {
         &self,
         connection: &mut Connection<TcpStream>,
         client: SocketAddr,
-        head: Option<&Head>,
+        head: Option<&RequestHead>,
         arrived: Instant,
         error: &HttpError,
     ) {
@@ -280,10 +276,16 @@ impl ConnectionHandler {
     }
 
     /// Counts a request, and writes a line of the access log.
-    fn log_request(&self, client: SocketAddr, head: Option<&Head>, status: u16, arrived: Instant) {
+    fn log_request(
+        &self,
+        client: SocketAddr,
+        head: Option<&RequestHead>,
+        status: u16,
+        arrived: Instant,
+    ) {
         let duration = arrived.elapsed();
         let (method, path) = head.map_or(("-", "-"), |head| (&head.method, &head.path));
-        let endpoint = routes::find(self.routes, path).map_or("other", |route| route.path);
+        let endpoint = routes::find(self.routes, path).map_or("other", |(path, _)| path);
         self.app.metrics.count_request(endpoint, status, duration);
         if !self.quiet {
             let milliseconds = duration.as_secs_f64() * 1000.0;
@@ -328,18 +330,15 @@ mod tests {
     fn panicking_handlers_answer_500_and_release_their_permits() {
         static STOP: AtomicBool = AtomicBool::new(false);
         static ROUTES: [Route; 3] = [
-            Route {
-                path: "/get",
-                handler: Handler::Get(|_, _| panic!("a failing GET handler")),
-            },
-            Route {
-                path: "/post",
-                handler: Handler::Post(|_, _| panic!("a failing POST handler")),
-            },
-            Route {
-                path: "/works",
-                handler: Handler::Post(|app, _| Ok(Output::Full(Response::json(&app.info)))),
-            },
+            ("/get", Handler::Get(|_, _| panic!("a failing GET handler"))),
+            (
+                "/post",
+                Handler::Post(|_, _| panic!("a failing POST handler")),
+            ),
+            (
+                "/works",
+                Handler::Post(|app, _| Ok(HandlerOutput::Full(Response::json(&app.info)))),
+            ),
         ];
         let corpus = Corpus::documents("ab").unwrap();
         let config = ModelConfig::default();

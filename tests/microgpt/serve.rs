@@ -400,6 +400,23 @@ fn the_protocol_is_kept() {
 }
 
 #[test]
+fn web_page_loads_only_its_own_files() {
+    let dir = with_text_model();
+    let server = Server::start(dir.path(), "");
+    let page = server.get("/");
+    let policy =
+        "Content-Security-Policy: default-src 'none'; style-src 'self'; script-src 'self';";
+    assert!(page.head.contains(policy), "{}", page.head);
+    for (file, content_type) in [("style.css", "text/css"), ("script.js", "text/javascript")] {
+        assert!(page.body.contains(&format!("\"{file}\"")), "{file}");
+        let response = server.get(&format!("/{file}"));
+        let header = format!("Content-Type: {content_type}; charset=utf-8");
+        assert!(response.head.contains(&header), "{}", response.head);
+        assert!(response.status == 200 && !response.body.is_empty());
+    }
+}
+
+#[test]
 fn openai_completions_have_their_fields() {
     let dir = with_chat_model();
     let server = Server::start(dir.path(), "");
