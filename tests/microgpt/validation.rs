@@ -64,7 +64,8 @@ fn the_best_model_by_validation_is_kept() {
     let line = format!("train {options} --steps 400 --patience 3 --threads 1 -o patient");
     let ran = run_in(dir.path(), &line).ok();
     assert!(
-        ran.stderr.contains("3 tests in a row brought no better"),
+        ran.stderr
+            .contains("3 evaluations in a row brought no better"),
         "{}",
         ran.stderr
     );

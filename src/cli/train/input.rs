@@ -1,4 +1,4 @@
-//! Where the training text comes from.
+//! The source of the training text.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{BUILT_IN_NAMES, Corpus, CorpusKind, built_in_conversations, decode_utf8};
 
-/// The longest text that is trained on, in bytes: it is kept in memory several times over.
-const LONGEST: u64 = 256 << 20;
+/// The maximum size of a training text in bytes. Its tokens take several times as much memory.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A source of training text.
 #[derive(PartialEq)]
@@ -20,7 +20,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// The source of this name, `-` being standard input; without one, what is built in.
+    /// Returns the source of a path: standard input for `-`, the built-in text without a path.
     pub fn from_name(name: Option<PathBuf>) -> Self {
         match name {
             None => Input::BuiltIn,
@@ -29,7 +29,7 @@ impl Input {
         }
     }
 
-    /// Reads the source; `text` keeps what the corpus points into.
+    /// Reads and parses the text. The corpus borrows from `text`, which this overwrites.
     pub fn read<'a>(&self, kind: CorpusKind, text: &'a mut String) -> Result<Corpus<'a>> {
         let bytes = match (self, kind) {
             (Input::BuiltIn, CorpusKind::Conversations) => {
@@ -41,11 +41,11 @@ impl Input {
         };
         let bytes = bytes.with_context(|| format!("cannot read {}", self.describe(kind)))?;
         ensure!(
-            bytes.len() as u64 <= LONGEST,
-            "{} has more than {} MiB, which is the most to train on; take a part of it, as \
-            `head -c {1}M` does",
+            bytes.len() as u64 <= MAX_BYTES,
+            "{} has more than {} MiB, the maximum to train on; shorten it, for example with \
+            `head -c {1}M`",
             self.describe(kind),
-            LONGEST >> 20
+            MAX_BYTES >> 20
         );
         let corpus = decode_utf8(bytes).and_then(|decoded| {
             *text = decoded;
@@ -54,7 +54,7 @@ impl Input {
         corpus.with_context(|| self.describe(kind))
     }
 
-    /// What messages call it.
+    /// Returns the name for messages.
     pub fn describe(&self, kind: CorpusKind) -> String {
         match (self, kind) {
             (Input::BuiltIn, CorpusKind::Conversations) => "the built-in conversations".to_string(),
@@ -64,9 +64,9 @@ impl Input {
         }
     }
 
-    /// What train_state.json says, so that a resumed run finds the text again from wherever it is
-    /// started; nothing for what is built in.
-    pub fn recorded(&self) -> Option<String> {
+    /// Returns the entry in train_state.json: an absolute path, so that a resumed run finds the text
+    /// from any directory; `None` for the built-in text.
+    pub fn to_state(&self) -> Option<String> {
         match self {
             Input::BuiltIn => None,
             Input::Stdin => Some("-".to_string()),
@@ -78,9 +78,9 @@ impl Input {
     }
 }
 
-/// Reads a text, or one byte more than the longest one has.
+/// Reads at most one byte more than [`MAX_BYTES`].
 fn read(source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

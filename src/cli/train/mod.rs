@@ -1,14 +1,14 @@
 //! `microgpt train`: from a text file to a model directory.
 
-mod curve;
 mod input;
 mod log;
+mod loss_curve;
 mod memory;
 mod options;
-mod picture;
 mod plan;
-mod plot;
 mod signals;
+mod svg_plot;
+mod terminal_plot;
 mod validation;
 
 use std::fs;
@@ -26,12 +26,12 @@ use crate::infer::InferenceGpt;
 use crate::model::ModelMeta;
 use crate::store::{DirectoryLock, Snapshot, check_writable};
 use crate::train::{Checkpoint, Trainer};
-use curve::{LossCurve, Point};
 use log::Log;
+use loss_curve::{LossCurve, Point};
 pub use options::Options;
-use picture::Ink;
 use plan::Plan;
 use signals::Signals;
+use terminal_plot::Charset;
 use validation::Validation;
 
 /// The most tokens of a sample that a run ends with, which is to be looked at, not waited for.
@@ -105,7 +105,7 @@ impl Run {
             .map(|path| Log::open(path, options.resume.is_some()))
             .transpose()?;
         if let Some(path) = &options.plot {
-            plot::check_writable(path)?;
+            svg_plot::check_writable(path)?;
         }
         let trainer = Trainer::new(config, checkpoint, dataset, &device)?;
         let mut run = Self {
@@ -115,15 +115,15 @@ impl Run {
             validation: held_out.map(|held_out| Validation::new(&held_out, &options, &output)),
             log,
             plot: options.plot,
-            signals: Signals::watch()?,
+            signals: Signals::install()?,
             threads: options.threads,
             output,
             _lock: lock,
-            input: input.recorded(),
+            input: input.to_state(),
             checkpoint_every: options.checkpoint_every,
         };
         if let (Some(validation), Some(resumed)) = (&mut run.validation, &options.resume) {
-            validation.start_from(resumed, &run.trainer, run.input.as_deref())?;
+            validation.set_baseline(resumed, &run.trainer, run.input.as_deref())?;
         }
         Ok(run)
     }
@@ -152,7 +152,7 @@ impl Run {
                     )),
                 }
             }
-            signal = self.signals.asked();
+            signal = self.signals.received();
         }
         self.progress.finish();
         if let (Some(log), Ok(())) = (&mut self.log, &logged) {
@@ -167,13 +167,13 @@ impl Run {
         }
         logged?;
         if let Some(path) = &self.plot {
-            plot::write(path, &self.curve)?;
+            svg_plot::write(path, &self.curve)?;
         }
         if let Some(signal) = signal {
             return Ok(End::Signal(signal));
         }
         if let Some(validation) = &self.validation {
-            validation.keep_best(&self.output)?;
+            validation.promote_best(&self.output)?;
         }
         Ok(End::Done)
     }
@@ -186,7 +186,7 @@ impl Run {
         if !validation.is_due(&self.trainer) {
             return Ok(None);
         }
-        let (loss, is_best) = validation.test(&self.trainer, self.input.as_deref())?;
+        let (loss, is_best) = validation.evaluate(&self.trainer, self.input.as_deref())?;
         self.progress.print_validation(loss, is_best);
         self.curve.validation.push(Point {
             step: self.trainer.step_count() as f64,
@@ -238,13 +238,13 @@ impl Run {
             ));
             return Err(Failure::Signal(signal));
         }
-        self.show_curve();
+        self.plot_curve();
         if let Some(validation) = &self.validation {
             if validation.is_out_of_patience() {
                 self.progress.println(&format!(
-                    "stopped at step {}: {} tests in a row brought no better model",
+                    "stopped at step {}: {} in a row brought no better model",
                     console::group_thousands(step),
-                    validation.tests_in_vain()
+                    console::pluralize(validation.since_best(), "evaluation")
                 ));
             }
             let (best, loss) = validation.best();
@@ -260,8 +260,8 @@ impl Run {
         }
         self.progress.print_summary();
         // In this order, so that none goes unseen in between.
-        self.signals.be_impatient();
-        if let Some(signal) = self.signals.asked() {
+        self.signals.exit_on_next_signal();
+        if let Some(signal) = self.signals.received() {
             return Err(Failure::Signal(signal));
         }
         // The samples need nothing of what training has held.
@@ -270,18 +270,18 @@ impl Run {
         print_samples(&self.output, self.threads)
     }
 
-    /// Draws the loss, where somebody watches.
-    fn show_curve(&self) {
+    /// Plots the loss on a terminal.
+    fn plot_curve(&self) {
         if !console::is_terminal() {
             return;
         }
-        let ink = if console::can_show_unicode() {
-            Ink::Braille
+        let charset = if console::can_show_unicode() {
+            Charset::Braille
         } else {
-            Ink::Ascii
+            Charset::Ascii
         };
-        if let Some(picture) = picture::draw(&self.curve, ink, console::width()) {
-            self.progress.println(&picture);
+        if let Some(plot) = terminal_plot::plot(&self.curve, charset, console::width()) {
+            self.progress.println(&plot);
         }
     }
 }

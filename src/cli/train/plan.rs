@@ -231,8 +231,8 @@ fn fresh(corpus: &Corpus, options: &Options, seed: u64) -> Result<Checkpoint> {
 fn check_memory(parameters: usize) -> Result<()> {
     // Weights, gradients and both moments, and a copy of the weights to save or to sample from.
     let bytes = parameters.saturating_mul(5 * size_of::<f32>());
-    let fits = match memory::available() {
-        Some(available) => bytes as u64 <= available,
+    let fits = match memory::limit() {
+        Some(limit) => bytes as u64 <= limit,
         None => Vec::<u8>::new().try_reserve_exact(bytes).is_ok(),
     };
     if !fits {

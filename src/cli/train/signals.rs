@@ -7,41 +7,40 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// The first signal asks to stop; a second one ends the program at once.
+/// Handlers of SIGINT and SIGTERM: the first signal requests a stop, the second exits at once.
 pub struct Signals {
-    /// The number of the signal that asked; 0 while none did.
-    asked: Arc<AtomicUsize>,
-    /// Whether the next one ends the program.
-    impatient: Arc<AtomicBool>,
+    /// The number of the first signal; 0 before it.
+    received: Arc<AtomicUsize>,
+    exit_on_next: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Starts watching. Errors where the system does not allow it.
-    pub fn watch() -> Result<Self> {
+    /// Installs the handlers.
+    pub fn install() -> Result<Self> {
         let signals = Self {
-            asked: Arc::default(),
-            impatient: Arc::default(),
+            received: Arc::default(),
+            exit_on_next: Arc::default(),
         };
         for number in [SIGINT, SIGTERM] {
-            let (asked, impatient) = (&signals.asked, &signals.impatient);
-            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(impatient))
-                .and_then(|_| flag::register(number, Arc::clone(impatient)))
-                .and_then(|_| flag::register_usize(number, Arc::clone(asked), number as usize))
-                .context("cannot watch for signals")?;
+            let (received, exit_on_next) = (&signals.received, &signals.exit_on_next);
+            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(exit_on_next))
+                .and_then(|_| flag::register(number, Arc::clone(exit_on_next)))
+                .and_then(|_| flag::register_usize(number, Arc::clone(received), number as usize))
+                .context("cannot install signal handlers")?;
         }
         Ok(signals)
     }
 
-    /// The number of the signal that asked to stop.
-    pub fn asked(&self) -> Option<i32> {
-        match self.asked.load(Ordering::Relaxed) {
+    /// The number of the signal that requested a stop.
+    pub fn received(&self) -> Option<i32> {
+        match self.received.load(Ordering::Relaxed) {
             0 => None,
             number => Some(number as i32),
         }
     }
 
-    /// From now on, already the first one ends the program: there is nothing left to save.
-    pub fn be_impatient(&self) {
-        self.impatient.store(true, Ordering::Relaxed);
+    /// Makes the next signal exit at once, for when nothing is left to save.
+    pub fn exit_on_next_signal(&self) {
+        self.exit_on_next.store(true, Ordering::Relaxed);
     }
 }

@@ -1,5 +1,4 @@
-//! `--plot`: the loss over the steps as an SVG file that follows the browser's light or dark
-//! colours.
+//! `--plot`: the loss by step as an SVG file, in the browser's light or dark colours.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -7,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::super::console;
-use super::curve::{LossCurve, Point, range};
+use super::loss_curve::{LossCurve, Point, range};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
-/// Where the axes are, from each edge: left, right, top, bottom.
+/// The distances of the axes from the edges: left, right, top, bottom.
 const MARGINS: [f64; 4] = [56.0, 20.0, 44.0, 44.0];
 
 const STYLE: &str = "\
@@ -29,7 +28,7 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: 
 .valid { stroke: var(--valid); }
 circle { fill: var(--valid); }";
 
-/// From steps and losses to places in the picture.
+/// The ranges of steps and losses, and their mapping to coordinates.
 struct Axes {
     steps: (f64, f64),
     losses: (f64, f64),
@@ -37,39 +36,40 @@ struct Axes {
 
 impl Axes {
     fn x(&self, step: f64) -> f64 {
-        let share = (step - self.steps.0) / (self.steps.1 - self.steps.0).max(1.0);
-        MARGINS[0] + share * (WIDTH - MARGINS[0] - MARGINS[1])
+        let fraction = (step - self.steps.0) / (self.steps.1 - self.steps.0).max(1.0);
+        MARGINS[0] + fraction * (WIDTH - MARGINS[0] - MARGINS[1])
     }
 
     fn y(&self, loss: f64) -> f64 {
-        let share = (self.losses.1 - loss) / (self.losses.1 - self.losses.0);
-        MARGINS[2] + share * (HEIGHT - MARGINS[2] - MARGINS[3])
+        let fraction = (self.losses.1 - loss) / (self.losses.1 - self.losses.0);
+        MARGINS[2] + fraction * (HEIGHT - MARGINS[2] - MARGINS[3])
     }
 
     fn polyline(&self, class: &str, points: &[Point]) -> String {
-        let place = |point: &Point| format!("{:.1},{:.1}", self.x(point.step), self.y(point.loss));
-        let places: Vec<String> = points.iter().map(place).collect();
+        let position =
+            |point: &Point| format!("{:.1},{:.1}", self.x(point.step), self.y(point.loss));
+        let positions: Vec<String> = points.iter().map(position).collect();
         format!(
             "<polyline class=\"{class}\" points=\"{}\"/>\n",
-            places.join(" ")
+            positions.join(" ")
         )
     }
 }
 
-/// Makes sure, before training, that the file can be written after it.
+/// Checks that the file can be written. Creates it if it is missing.
 pub fn check_writable(path: &Path) -> Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.map(drop)
         .with_context(|| format!("cannot write the plot {}", path.display()))
 }
 
-/// Writes the file.
+/// Writes the plot of a curve.
 pub fn write(path: &Path, curve: &LossCurve) -> Result<()> {
     std::fs::write(path, svg(curve))
         .with_context(|| format!("cannot write the plot {}", path.display()))
 }
 
-/// The whole file.
+/// Returns the SVG document.
 fn svg(curve: &LossCurve) -> String {
     let training = curve.training();
     let all = || training.iter().chain(&curve.validation);
@@ -98,17 +98,17 @@ fn svg(curve: &LossCurve) -> String {
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-        width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"Loss over the steps\">\n\
+        width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"Loss by step\">\n\
         <style>\n{STYLE}\n</style>\n\
         <rect class=\"paper\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n\
-        <text class=\"title\" x=\"{}\" y=\"26\">Loss, in nats a token</text>\n\
+        <text class=\"title\" x=\"{}\" y=\"26\">Loss in nats per token</text>\n\
         {}{body}</svg>\n",
         MARGINS[0],
         legend(!curve.validation.is_empty()),
     )
 }
 
-/// Which line is which.
+/// Returns the legend of the lines.
 fn legend(validation: bool) -> String {
     let entry = |class: &str, name: &str, x: f64| {
         format!(
@@ -127,7 +127,7 @@ fn legend(validation: bool) -> String {
     }
 }
 
-/// Lines across at round losses, and the steps below.
+/// Returns horizontal lines at round losses, and the labels of both axes.
 fn grid(axes: &Axes, interval: f64) -> String {
     let mut grid = String::new();
     let (low, high) = axes.losses;
@@ -163,26 +163,26 @@ fn grid(axes: &Axes, interval: f64) -> String {
     )
 }
 
-/// A round number that goes four to ten times into a range.
+/// Returns a round number, 1, 2 or 5 times a power of 10, that divides a range into 2 to 6 intervals.
 fn tick_interval(range: f64) -> f64 {
     if range <= 0.0 || !range.is_finite() {
         return 1.0;
     }
     let power = 10f64.powf((range / 5.0).log10().floor());
     let multiples = [1.0, 2.0, 5.0, 10.0].map(|multiple| multiple * power);
-    let enough = multiples
+    let interval = multiples
         .into_iter()
         .find(|interval| range / interval <= 6.0);
-    enough.unwrap_or(10.0 * power)
+    interval.unwrap_or(10.0 * power)
 }
 
-/// A moving mean over a fiftieth of the points to either side.
+/// Returns the moving mean over 2% of the points to either side.
 fn smooth(points: &[Point]) -> Vec<Point> {
-    let reach = points.len() / 50;
+    let radius = points.len() / 50;
     let mean = |i: usize| {
-        let reach = reach.min(i).min(points.len() - 1 - i);
-        let around = &points[i - reach..=i + reach];
-        let loss = around.iter().map(|p| p.loss).sum::<f64>() / around.len() as f64;
+        let radius = radius.min(i).min(points.len() - 1 - i);
+        let window = &points[i - radius..=i + radius];
+        let loss = window.iter().map(|p| p.loss).sum::<f64>() / window.len() as f64;
         Point { loss, ..points[i] }
     };
     (0..points.len()).map(mean).collect()
@@ -190,12 +190,12 @@ fn smooth(points: &[Point]) -> Vec<Point> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::curve::falling;
+    use super::super::loss_curve::harmonic;
     use super::*;
 
     #[test]
-    fn every_point_is_within_the_axes() {
-        let mut curve = falling(500);
+    fn points_are_within_the_axes() {
+        let mut curve = harmonic(500);
         curve.validation = vec![
             Point {
                 step: 250.0,
@@ -210,18 +210,18 @@ mod tests {
         let polylines = svg.matches("<polyline").count();
         assert_eq!((polylines, svg.matches("<circle").count()), (5, 2));
         for points in svg.split("points=\"").skip(1) {
-            for place in points.split('"').next().unwrap().split(' ') {
-                let (x, y) = place.split_once(',').unwrap();
+            for position in points.split('"').next().unwrap().split(' ') {
+                let (x, y) = position.split_once(',').unwrap();
                 let (x, y): (f64, f64) = (x.parse().unwrap(), y.parse().unwrap());
-                assert!((MARGINS[0]..=WIDTH - MARGINS[1]).contains(&x), "{place}");
-                assert!((20.0..=HEIGHT - MARGINS[3]).contains(&y), "{place}");
+                assert!((MARGINS[0]..=WIDTH - MARGINS[1]).contains(&x), "{position}");
+                assert!((20.0..=HEIGHT - MARGINS[3]).contains(&y), "{position}");
             }
         }
         assert!(svg.contains("validation") && svg.contains("prefers-color-scheme: dark"));
     }
 
     #[test]
-    fn ticks_are_round_and_neither_few_nor_many() {
+    fn ticks_number_2_to_6() {
         for range in [0.001, 0.3, 1.0, 2.7, 9.0, 99.0, 12_345.0] {
             let ticks = range / tick_interval(range);
             assert!((2.0..=6.0).contains(&ticks), "{range}: {ticks}");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_of_one_point_is_drawn() {
-        assert!(!svg(&falling(1)).contains("NaN"));
+    fn single_point_has_finite_coordinates() {
+        assert!(!svg(&harmonic(1)).contains("NaN"));
     }
 }

@@ -1,13 +1,13 @@
-//! The loss over a run, in bounded memory, for the pictures of it.
+//! The loss of a run by step, in bounded memory, for plots.
 
 use crate::train::StepReport;
 
-/// How many points a curve has at most: more than a picture can show.
+/// The maximum number of points, beyond the resolution of a plot.
 const MAX_POINTS: usize = 2048;
 
-/// The training loss and the validation loss over the steps.
+/// The training and the validation loss by step.
 pub struct LossCurve {
-    /// Means over `stride` steps each, the last over those that there were.
+    /// Means over `stride` steps each; the last may have fewer.
     means: Vec<Mean>,
     stride: u64,
     /// The first and the last step.
@@ -39,7 +39,7 @@ impl LossCurve {
         }
     }
 
-    /// Adds a step. Where there are too many points, each two become one.
+    /// Adds a step. Merges pairs of points when there are [`MAX_POINTS`].
     pub fn add(&mut self, report: &StepReport) {
         if self.means.is_empty() {
             self.steps.0 = report.step;
@@ -49,31 +49,31 @@ impl LossCurve {
             Some(last) if last.count < self.stride => last.add(report),
             _ => {
                 if self.means.len() == MAX_POINTS {
-                    self.means = self.means.chunks(2).map(Mean::of_all).collect();
+                    self.means = self.means.chunks(2).map(Mean::merge).collect();
                     self.stride *= 2;
                 }
-                let mut mean = Mean::of_all(&[]);
+                let mut mean = Mean::merge(&[]);
                 mean.add(report);
                 self.means.push(mean);
             }
         }
     }
 
-    /// The training loss, each point the mean over equally many steps.
+    /// Returns the training loss: means over equal numbers of steps.
     pub fn training(&self) -> Vec<Point> {
         self.training_in(usize::MAX)
     }
 
-    /// The training loss in at most so many points.
-    pub fn training_in(&self, points: usize) -> Vec<Point> {
-        let size = self.means.len().div_ceil(points.max(1)).max(1);
+    /// Returns the training loss in at most `max_points` points.
+    pub fn training_in(&self, max_points: usize) -> Vec<Point> {
+        let size = self.means.len().div_ceil(max_points.max(1)).max(1);
         let chunks = self.means.chunks(size);
-        chunks.map(|chunk| Mean::of_all(chunk).point()).collect()
+        chunks.map(|chunk| Mean::merge(chunk).point()).collect()
     }
 }
 
 impl Mean {
-    fn of_all(means: &[Mean]) -> Self {
+    fn merge(means: &[Mean]) -> Self {
         Self {
             count: means.iter().map(|mean| mean.count).sum(),
             steps: means.iter().map(|mean| mean.steps).sum(),
@@ -95,16 +95,16 @@ impl Mean {
     }
 }
 
-/// The least and the greatest of some numbers.
+/// Returns the minimum and the maximum.
 pub fn range(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
     numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), number| {
         (low.min(number), high.max(number))
     })
 }
 
-/// A curve of so many steps, for tests: losses 1, 1/2, 1/3, …
+/// A test curve with the losses 1, 1/2, 1/3, …
 #[cfg(test)]
-pub fn falling(steps: u64) -> LossCurve {
+pub fn harmonic(steps: u64) -> LossCurve {
     let mut curve = LossCurve::new();
     for step in 1..=steps {
         curve.add(&StepReport {
@@ -122,8 +122,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_curve_keeps_its_shape_in_bounded_memory() {
-        let curve = falling(100_000);
+    fn long_curve_is_exact_in_bounded_memory() {
+        let curve = harmonic(100_000);
         let points = curve.training();
         assert!((MAX_POINTS / 2..=MAX_POINTS).contains(&points.len()));
         assert!(points.windows(2).all(|pair| pair[0].step < pair[1].step));
@@ -134,11 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn a_short_curve_is_kept_as_it_is() {
-        let points = falling(3).training();
+    fn short_curve_has_every_step() {
+        let points = harmonic(3).training();
         assert_eq!(points.len(), 3);
         assert_eq!((points[1].step, points[1].loss), (2.0, 0.5));
-        assert_eq!(falling(10).training_in(5).len(), 5);
+        assert_eq!(harmonic(10).training_in(5).len(), 5);
         assert!(LossCurve::new().training().is_empty());
     }
 }
