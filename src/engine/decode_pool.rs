@@ -1,8 +1,9 @@
 //! A pool of worker threads that decode the sequences of all callers.
 //!
 //! Each worker has a batch. A submitted sequence joins the smallest batch at that worker's next
-//! step; its text does not depend on the other sequences there. A sequence that is alone in the
-//! pool is decoded by a thread group instead.
+//! step; the other sequences there do not affect its text. A sequence that is alone in the
+//! pool is decoded by a thread group instead. Unlike a `Pipeline`, the pool has many callers, and
+//! each waits for its own sequences only.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

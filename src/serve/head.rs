@@ -117,7 +117,7 @@ impl RequestHead {
         }
     }
 
-    /// Whether the client waits for a 100 response before it sends the body.
+    /// Returns true if the client waits for a 100 response before it sends the body.
     pub fn expects_continue(&self) -> Result<bool, HttpError> {
         match self.value("Expect")? {
             None => Ok(false),
@@ -126,7 +126,7 @@ impl RequestHead {
         }
     }
 
-    /// Whether the client may send another request on the connection.
+    /// Returns true if the client may send another request on the connection.
     pub fn keeps_alive(&self) -> bool {
         let mut options = self
             .values("Connection")
@@ -180,7 +180,7 @@ fn parse_length(value: &[u8]) -> Result<usize, HttpError> {
     }
 }
 
-/// Whether a line feed has no carriage return before it.
+/// Returns true if a line feed follows no carriage return.
 fn has_bare_line_feed(bytes: &[u8]) -> bool {
     bytes
         .iter()

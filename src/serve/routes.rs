@@ -49,7 +49,7 @@ fn metrics(app: &AppState) -> Response {
     )
 }
 
-/// Whether a path belongs to OpenAI's API, and errors take its form.
+/// Returns true for the paths of OpenAI's API, whose errors have a form of their own.
 pub fn is_openai(path: &str) -> bool {
     path.starts_with("/v1/")
 }
