@@ -78,8 +78,8 @@ asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
 		rustup run nightly cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
-docs: ## Write the man page and the README's tables of options anew
-	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt docs::the_
+docs: ## Write the man page and the README's tables of options
+	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt up_to_date
 
 install: ## Install the program, its man page and completions under PREFIX (/usr/local)
 	@[ -x $(BINARY) ] || { echo "install needs: make build" >&2; exit 1; }

@@ -43,7 +43,7 @@ fn run(name: &str, target: fn(&[u8])) {
 
 /// Without these, the target would see only what is refused.
 #[test]
-fn the_weights_of_the_corpus_are_the_small_models() {
+fn weights_corpus_has_valid_f32_and_f16_files() {
     let Some(corpus) = corpus("weights") else {
         return;
     };

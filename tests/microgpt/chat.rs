@@ -1,20 +1,23 @@
 //! `microgpt chat`, through pipes and on a terminal.
 
-use crate::program::{pipe_in, run_in, with_chat_model, with_text_model};
+use crate::program::{chat_model_dir, run_in, run_with_stdin, text_model_dir};
 
 fn replies(dir: &tempfile::TempDir, options: &str, input: &str) -> (Vec<String>, String) {
-    let ran = pipe_in(
+    let output = run_with_stdin(
         dir.path(),
         &format!("chat -m model {options}"),
         input.as_bytes(),
     )
     .ok();
-    (ran.stdout.lines().map(str::to_string).collect(), ran.stderr)
+    (
+        output.stdout.lines().map(str::to_string).collect(),
+        output.stderr,
+    )
 }
 
 #[test]
-fn a_line_in_is_a_reply_out() {
-    let dir = with_chat_model();
+fn each_line_gets_one_reply() {
+    let dir = chat_model_dir();
     let (all, _) = replies(&dir, "--temperature 1", "hello\nhow are you?\nhello");
     assert_eq!(all.len(), 3);
     assert_eq!(
@@ -42,8 +45,8 @@ fn a_line_in_is_a_reply_out() {
 }
 
 #[test]
-fn commands_are_no_messages() {
-    let dir = with_chat_model();
+fn slash_commands_are_not_messages() {
+    let dir = chat_model_dir();
     let greedy = "--temperature 0";
     let (once, _) = replies(&dir, greedy, "hello\n");
     let (cleared, _) = replies(
@@ -64,25 +67,31 @@ fn commands_are_no_messages() {
 }
 
 #[test]
-fn the_user_is_told_what_was_left_out() {
-    let dir = with_chat_model();
-    let (_, told) = replies(&dir, "", "hello\n");
-    assert_eq!(told, "");
-    let (_, told) = replies(&dir, "", "hell\u{f6} \u{4f60}\n");
-    assert!(told.contains("doesn't know '\u{f6}', '\u{4f60}'"), "{told}");
+fn unknown_characters_and_full_context_are_reported() {
+    let dir = chat_model_dir();
+    let (_, stderr) = replies(&dir, "", "hello\n");
+    assert_eq!(stderr, "");
+    let (_, stderr) = replies(&dir, "", "hell\u{f6} \u{4f60}\n");
+    assert!(
+        stderr.contains("doesn't know '\u{f6}', '\u{4f60}'"),
+        "{stderr}"
+    );
     // Three quarters of 48 tokens are for the conversation.
-    let (answers, told) = replies(
+    let (replies, stderr) = replies(
         &dir,
         "--max-tokens 5",
         "what is the colour of the sky?\nand of grass in spring?\n",
     );
-    assert_eq!(answers.len(), 2);
-    assert!(told.contains("the context is full: the first"), "{told}");
+    assert_eq!(replies.len(), 2);
+    assert!(
+        stderr.contains("the context is full: the first"),
+        "{stderr}"
+    );
 }
 
 #[test]
-fn a_text_model_cannot_chat() {
-    let dir = with_text_model();
+fn chat_with_text_model_is_an_error() {
+    let dir = text_model_dir();
     let error = run_in(dir.path(), "chat -m model").error(1);
     assert!(error.contains("train --chat"), "{error}");
 }
@@ -90,11 +99,11 @@ fn a_text_model_cannot_chat() {
 /// On a terminal, which `script` provides: a prompt, line editing, history, commands, replies.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_terminal_has_a_prompt_and_line_editing() {
+fn terminal_has_prompt_history_and_line_editing() {
     use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
-    let dir = with_chat_model();
+    let dir = chat_model_dir();
     let expected = replies(&dir, "--temperature 0", "hello\n").0;
     let program = format!(
         "{} chat -m model --temperature 0",

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::program::{microgpt, pipe_in, run_in, with_text_model};
+use crate::program::{microgpt, run_in, run_with_stdin, text_model_dir};
 
 #[test]
-fn a_wrong_command_line_exits_with_2() {
+fn command_line_errors_exit_with_2() {
     let dir = tempfile::tempdir().unwrap();
     let cases = [
         ("", "no command"),
@@ -112,7 +112,7 @@ fn a_wrong_command_line_exits_with_2() {
 }
 
 #[test]
-fn wrong_input_exits_with_1_and_writes_nothing() {
+fn input_errors_exit_with_1_and_write_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let cases: [(&str, &[u8], &str); 14] = [
         ("--input -", b"", "there is no text to train on"),
@@ -156,7 +156,8 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
         ),
     ];
     for (options, input, expected) in cases {
-        let error = pipe_in(dir.path(), &format!("train --steps 1 {options}"), input).error(1);
+        let error =
+            run_with_stdin(dir.path(), &format!("train --steps 1 {options}"), input).error(1);
         assert!(
             error.contains(expected),
             "{options}: {expected:?} in {error}"
@@ -191,7 +192,7 @@ fn wrong_input_exits_with_1_and_writes_nothing() {
 }
 
 #[test]
-fn a_missing_model_says_how_to_make_one() {
+fn missing_model_error_suggests_train() {
     let dir = tempfile::tempdir().unwrap();
     for command in ["generate", "chat", "info", "export -o out"] {
         let error = run_in(dir.path(), command).error(1);
@@ -215,7 +216,7 @@ fn a_missing_model_says_how_to_make_one() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_fails_before_training() {
+fn unwritable_output_fails_before_training() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "precious").unwrap();
     let error = run_in(dir.path(), "train --steps 1000000 -o file").error(1);
@@ -229,8 +230,8 @@ fn an_output_that_cannot_be_written_fails_before_training() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_of_the_output() {
-    let dir = with_text_model();
+fn full_stdout_device_is_an_error() {
+    let dir = text_model_dir();
     let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
         eprintln!("skipped: this system has no /dev/full");
         return;
@@ -250,7 +251,7 @@ fn a_full_disk_is_an_error_of_the_output() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_does_not_lose_the_model() {
+fn log_write_failure_keeps_the_model() {
     let dir = tempfile::tempdir().unwrap();
     if !std::path::Path::new("/dev/full").exists() {
         eprintln!("skipped: this system has no /dev/full");
@@ -262,19 +263,19 @@ fn a_log_that_cannot_be_written_does_not_lose_the_model() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_does_not_stop_the_run() {
+fn checkpoint_write_failure_does_not_stop_the_run() {
     let dir = tempfile::tempdir().unwrap();
     run_in(dir.path(), "train --steps 3 -o model").ok();
     // A directory in the way of a file that each save writes first.
     let obstacle = dir.path().join("model/weights.safetensors.new");
     fs::create_dir_all(obstacle.join("full")).unwrap();
     let line = "train --steps 4 --checkpoint-every 2 --resume model";
-    let ran = run_in(dir.path(), line);
-    assert_eq!(ran.code, Some(1), "the last save failed too");
+    let output = run_in(dir.path(), line);
+    assert_eq!(output.code, Some(1), "the last save failed too");
     assert!(
-        ran.stderr.contains("warning: no checkpoint at step 4: "),
+        output.stderr.contains("warning: no checkpoint at step 4: "),
         "{}",
-        ran.stderr
+        output.stderr
     );
     let info = run_in(dir.path(), "info -m model").ok().stdout;
     assert!(info.contains("3 steps done, can be resumed"), "{info}");

@@ -4,10 +4,10 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::{pipe_in, run_in};
+use crate::program::{run_in, run_with_stdin};
 
 /// A directory with a model of the text "one two\nthree four\n…" in `model`.
-fn with_continuous_model() -> tempfile::TempDir {
+fn continuous_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = "one two\nthree four\nfive six\n".repeat(50);
     fs::write(dir.path().join("text"), text).unwrap();
@@ -20,8 +20,8 @@ fn with_continuous_model() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_continuous_text_is_learned_across_its_lines() {
-    let dir = with_continuous_model();
+fn continuous_model_learns_text_across_lines() {
+    let dir = continuous_model_dir();
     let meta = fs::read(dir.path().join("model/meta.json")).unwrap();
     let meta: Value = serde_json::from_slice(&meta).unwrap();
     assert_eq!(meta["continuous_text"], true);
@@ -40,8 +40,8 @@ fn a_continuous_text_is_learned_across_its_lines() {
 }
 
 #[test]
-fn samples_go_on_from_the_prompt_and_are_told_apart() {
-    let dir = with_continuous_model();
+fn continuous_samples_continue_the_prompt_and_are_delimited() {
+    let dir = continuous_model_dir();
     let options = "generate -m model -n 3 --max-tokens 30 --seed 1";
     let lines = run_in(dir.path(), options).ok().stdout;
     let samples: Vec<&str> = lines.split("\n\n").collect();
@@ -81,7 +81,7 @@ fn samples_go_on_from_the_prompt_and_are_told_apart() {
 }
 
 #[test]
-fn a_document_ends_with_nul_too_if_asked_to() {
+fn null_option_ends_each_document_with_nul() {
     let dir = tempfile::tempdir().unwrap();
     run_in(dir.path(), "train --steps 30 -o model").ok();
     let lines = run_in(dir.path(), "generate -m model -n 4").ok().stdout;
@@ -92,7 +92,7 @@ fn a_document_ends_with_nul_too_if_asked_to() {
 }
 
 #[test]
-fn a_continuous_run_goes_on_as_if_it_had_never_stopped() {
+fn resumed_continuous_run_matches_uninterrupted_run() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("text"), "abc\ncab\n".repeat(30)).unwrap();
     let options = "--text --input text --schedule constant --threads 1 --batch-size 3";
@@ -107,11 +107,11 @@ fn a_continuous_run_goes_on_as_if_it_had_never_stopped() {
 }
 
 #[test]
-fn a_text_too_short_is_refused() {
+fn continuous_text_under_two_characters_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     for text in ["", "\n\n", "a"] {
-        let error = pipe_in(dir.path(), "train --text --input -", text.as_bytes()).error(1);
+        let error = run_with_stdin(dir.path(), "train --text --input -", text.as_bytes()).error(1);
         assert!(error.contains("there is no text to train on"), "{error}");
     }
-    pipe_in(dir.path(), "train --text --input - --steps 2", b"ab").ok();
+    run_with_stdin(dir.path(), "train --text --input - --steps 2", b"ab").ok();
 }

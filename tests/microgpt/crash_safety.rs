@@ -22,8 +22,8 @@ fn start(dir: &Path, options: &str) -> Child {
 
 /// How far the model of a directory has come; it has to be whole.
 fn step(dir: &Path, model: &str) -> u64 {
-    let ran = run_in(dir, &format!("info -m {model} --json")).ok();
-    let info: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let output = run_in(dir, &format!("info -m {model} --json")).ok();
+    let info: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(info["can_resume"], true, "{info}");
     info["step"].as_u64().unwrap()
 }
@@ -33,7 +33,7 @@ fn weights(dir: &Path, model: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_run_that_is_killed_200_times_is_the_run_that_never_was() {
+fn sigkill_at_random_moments_never_loses_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
@@ -66,7 +66,7 @@ fn a_run_that_is_killed_200_times_is_the_run_that_never_was() {
 }
 
 #[test]
-fn a_reader_sees_a_whole_model_while_it_is_replaced() {
+fn concurrent_readers_see_a_complete_model_during_saves() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
@@ -77,15 +77,15 @@ fn a_reader_sees_a_whole_model_while_it_is_replaced() {
     }
     for _ in 0..10 {
         let server = Server::start(dir, "--quiet");
-        let answer = server.post("/microgpt/v1/generate", &json!({}));
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        let response = server.post("/microgpt/v1/generate", &json!({}));
+        assert_eq!(response.status, 200, "{}", response.body);
     }
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-fn two_runs_on_one_directory_are_one_too_many() {
+fn second_run_on_a_locked_directory_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
@@ -141,11 +141,11 @@ fn on_a_small_disk(dir: &Path, commands: &str) -> bool {
 }
 
 #[test]
-fn a_full_disk_costs_nothing_that_was_saved() {
+fn full_disk_keeps_the_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     // The directory itself is where the file system is mounted, so that it can't be renamed. A save
     // takes 60 kB more than there is; the filling leaves room for less, in the end for nothing.
-    let ran = on_a_small_disk(
+    let output = on_a_small_disk(
         dir.path(),
         &format!(
             "$MICROGPT train --steps 5 -o small {OPTIONS} -q
@@ -173,14 +173,15 @@ fn a_full_disk_costs_nothing_that_was_saved() {
         ),
     );
     assert!(
-        ran || std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none()
+        output
+            || std::env::var_os("MICROGPT_REQUIRE_TOOLS").is_none()
             || cfg!(not(target_os = "linux")),
         "mounting has to be possible where nothing may be skipped"
     );
 }
 
 #[test]
-fn without_file_descriptors_nothing_is_lost() {
+fn file_descriptor_exhaustion_keeps_the_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     run_in(dir, &format!("train --steps 2 -o model {OPTIONS}")).ok();

@@ -36,20 +36,20 @@ fn stdout(output: Output) -> String {
 }
 
 #[test]
-fn the_man_page_is_that_of_the_program() {
+fn man_page_is_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     check_file("man/microgpt.1", &run_in(dir.path(), "man").ok().stdout);
 }
 
 #[test]
-fn the_readme_has_the_options_of_the_program() {
+fn readme_options_are_up_to_date() {
     let readme = fs::read_to_string(in_project("README.md")).unwrap();
     let expected = with_option_tables(&readme).expect("the README has marks for the tables");
     check_file("README.md", &expected);
 }
 
 #[test]
-fn the_formula_and_the_changes_are_of_this_version() {
+fn formula_and_changelog_name_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     let formula = fs::read_to_string(in_project("Formula/microgpt.rb"));
     let changes = fs::read_to_string(in_project("CHANGELOG.md")).unwrap();
@@ -61,7 +61,7 @@ fn the_formula_and_the_changes_are_of_this_version() {
 }
 
 #[test]
-fn the_man_page_has_no_fault_that_its_readers_know() {
+fn man_page_passes_man_and_mandoc_lint() {
     let dir = tempfile::tempdir().unwrap();
     let page = in_project("man/microgpt.1");
     let page = page.to_str().unwrap();
@@ -120,7 +120,7 @@ const COMPLETIONS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn bash_completes() {
+fn bash_completions() {
     let dir = with_completions("bash");
     for (line, expected) in COMPLETIONS {
         let words: Vec<&str> = line.split(' ').collect();
@@ -140,7 +140,7 @@ fn bash_completes() {
 }
 
 #[test]
-fn fish_completes() {
+fn fish_completions() {
     let dir = with_completions("fish");
     for (line, expected) in COMPLETIONS {
         let script = format!("source ./script; complete -C '{line}'");
@@ -175,7 +175,7 @@ fn check_completions(line: &str, found: &str, expected: &[&str]) {
 
 /// Types command lines into a real zsh, with a tab after each word, and looks at what it runs.
 #[test]
-fn zsh_completes() {
+fn zsh_completions() {
     let dir = with_completions("zsh");
     let lines = [
         ("microgpt tr\t--sch\tl\t", "train --schedule=linear"),
@@ -207,7 +207,7 @@ expect() {
 }
 type() { zpty -w -n shell "$1" }
 zpty -w shell 'autoload -Uz compinit; compinit -u -D; source ./script'
-zpty -w shell 'microgpt() { print -r -- "$*" >> ran }'
+zpty -w shell 'microgpt() { print -r -- "$*" >> output }'
 zpty -w shell 'unsetopt prompt_sp; PS2= RPS1= PS1="a""t:"'
 "#
     .to_string()
@@ -217,13 +217,13 @@ zpty -w shell 'unsetopt prompt_sp; PS2= RPS1= PS1="a""t:"'
         return;
     };
     assert!(output.status.success(), "{output:?}");
-    let ran = fs::read_to_string(dir.path().join("ran")).unwrap();
+    let output = fs::read_to_string(dir.path().join("output")).unwrap();
     let expected: Vec<&str> = lines.iter().map(|(_, expected)| *expected).collect();
-    assert_eq!(ran.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(output.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn the_short_help_fits_a_screen_and_the_long_one_says_more() {
+fn short_help_fits_a_screen_and_long_help_adds_detail() {
     let dir = tempfile::tempdir().unwrap();
     let commands = [
         "train",

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::program::{microgpt, run_in, with_chat_model, with_text_model};
+use crate::program::{chat_model_dir, microgpt, run_in, text_model_dir};
 
 fn lines(dir: &tempfile::TempDir, options: &str) -> Vec<String> {
     run_in(dir.path(), &format!("generate -m model {options}"))
@@ -18,8 +18,8 @@ fn lines(dir: &tempfile::TempDir, options: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_sample_depends_on_its_seed_and_index_alone() {
-    let dir = with_text_model();
+fn sample_depends_only_on_seed_and_index() {
+    let dir = text_model_dir();
     let all = lines(&dir, "-n 100");
     assert_eq!(all.len(), 100);
     assert_eq!(lines(&dir, ""), all[..20], "20 are the default");
@@ -39,8 +39,8 @@ fn a_sample_depends_on_its_seed_and_index_alone() {
 }
 
 #[test]
-fn every_sampling_option_does_what_it_says() {
-    let dir = with_text_model();
+fn sampling_options_filter_tokens() {
+    let dir = text_model_dir();
     let greedy = lines(&dir, "-n 5 --temperature 0");
     assert!(greedy.iter().all(|line| *line == greedy[0]));
     assert_eq!(lines(&dir, "-n 5 --top-k 1 --temperature 2"), greedy);
@@ -82,8 +82,8 @@ fn every_sampling_option_does_what_it_says() {
 }
 
 #[test]
-fn a_prompt_may_fill_the_context_but_no_more() {
-    let dir = with_text_model();
+fn prompt_longer_than_context_is_rejected() {
+    let dir = text_model_dir();
     let full = "a".repeat(15);
     assert!(
         lines(&dir, &format!("--prompt {full}"))
@@ -100,8 +100,8 @@ fn a_prompt_may_fill_the_context_but_no_more() {
 }
 
 #[test]
-fn unique_prints_each_line_once() {
-    let dir = with_text_model();
+fn generate_unique_prints_each_sample_once() {
+    let dir = text_model_dir();
     let unique = lines(&dir, "-n 300 --unique");
     assert_eq!(unique.len(), 300);
     assert_eq!(unique.iter().collect::<HashSet<_>>().len(), 300);
@@ -113,30 +113,31 @@ fn unique_prints_each_line_once() {
         .collect();
     assert_eq!(unique, all[..300]);
 
-    let ran = run_in(
+    let output = run_in(
         dir.path(),
         "generate -m model -n 100 --unique --temperature 3 --max-tokens 1",
     )
     .ok();
-    let found = ran.stdout.lines().count();
+    let found = output.stdout.lines().count();
     assert!((20..=27).contains(&found), "a letter or nothing: {found}");
     assert!(
-        ran.stderr
+        output
+            .stderr
             .contains(&format!("found {found} different samples of 100")),
         "{}",
-        ran.stderr
+        output.stderr
     );
-    let ran = run_in(
+    let output = run_in(
         dir.path(),
         "generate -m model -n 100 --unique --temperature 0",
     )
     .ok();
-    assert_eq!(ran.stdout.lines().count(), 1);
+    assert_eq!(output.stdout.lines().count(), 1);
 }
 
 #[test]
-fn json_has_an_object_a_line() {
-    let dir = with_text_model();
+fn json_prints_one_object_per_line() {
+    let dir = text_model_dir();
     let plain = lines(&dir, "-n 7");
     for (index, line) in lines(&dir, "-n 7 --json").iter().enumerate() {
         let sample: Value = serde_json::from_str(line).unwrap();
@@ -148,8 +149,8 @@ fn json_has_an_object_a_line() {
 }
 
 #[test]
-fn a_chat_models_sample_is_a_conversation() {
-    let dir = with_chat_model();
+fn chat_model_samples_are_conversations() {
+    let dir = chat_model_dir();
     let json = lines(&dir, "-n 10 --json --temperature 1");
     assert_eq!(json.len(), 10);
     let mut plain = String::new();
@@ -181,8 +182,8 @@ fn a_chat_models_sample_is_a_conversation() {
 }
 
 #[test]
-fn a_pipe_that_closes_ends_it_quietly() {
-    let dir = with_text_model();
+fn broken_pipe_exits_silently() {
+    let dir = text_model_dir();
     let mut child = microgpt()
         .current_dir(dir.path())
         .args(["generate", "-m", "model", "-n", "1000000000"])
@@ -201,8 +202,8 @@ fn a_pipe_that_closes_ends_it_quietly() {
 }
 
 #[test]
-fn the_model_directory_may_come_from_the_environment() {
-    let dir = with_text_model();
+fn model_dir_environment_variable_sets_the_default() {
+    let dir = text_model_dir();
     let run = |variable: &str, arguments: &[&str]| {
         let output = microgpt()
             .current_dir(dir.path())

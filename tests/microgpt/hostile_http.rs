@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::with_text_model;
+use crate::program::text_model_dir;
 use crate::serve::Server;
 
 const PATH: &str = "/microgpt/v1/generate";
@@ -336,27 +336,27 @@ fn send(server: &Server, bytes: &[u8]) -> Vec<u8> {
     let _ = stream
         .write_all(bytes)
         .and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut answer = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut answer) {
+    let mut response = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut response) {
         let hung = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
         assert!(!hung.contains(&error.kind()), "no end after {shown:?}");
     }
-    answer
+    response
 }
 
 /// The statuses of an answer; one that is no HTTP, or a failure of the server, ends the test.
-fn statuses(bytes: &[u8], answer: &[u8]) -> Vec<u16> {
-    let answer = String::from_utf8_lossy(answer);
+fn statuses(bytes: &[u8], response: &[u8]) -> Vec<u16> {
+    let response = String::from_utf8_lossy(response);
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
     assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1."),
-        "{shown:?}: {answer}"
+        response.is_empty() || response.starts_with("HTTP/1."),
+        "{shown:?}: {response}"
     );
-    let lines = answer.lines().filter(|line| line.starts_with("HTTP/1."));
+    let lines = response.lines().filter(|line| line.starts_with("HTTP/1."));
     let status = |line: &str| line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let statuses: Vec<u16> = lines.map(|line| status(line).expect("a status")).collect();
-    assert!(!statuses.contains(&500), "{shown:?}: {answer}");
+    assert!(!statuses.contains(&500), "{shown:?}: {response}");
     statuses
 }
 
@@ -370,14 +370,14 @@ pub fn resources(server: &Server) -> (usize, usize) {
 }
 
 #[test]
-fn whatever_comes_is_answered_or_closed() {
-    let dir = with_text_model();
+fn malformed_requests_are_answered_or_closed() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     let good = json!({ "seed": 3, "num_samples": 2 });
     let expected = server.post(PATH, &good).body;
     for bytes in ambiguous() {
-        let (answer, shown) = (send(&server, &bytes), String::from_utf8_lossy(&bytes));
-        let statuses = statuses(&bytes, &answer);
+        let (response, shown) = (send(&server, &bytes), String::from_utf8_lossy(&bytes));
+        let statuses = statuses(&bytes, &response);
         assert!(
             statuses == [400] || statuses == [501],
             "{shown:?} was answered {statuses:?}"
@@ -409,8 +409,8 @@ fn whatever_comes_is_answered_or_closed() {
 }
 
 #[test]
-fn connections_that_stay_open_cost_others_nothing_and_end() {
-    let dir = with_text_model();
+fn idle_connections_block_nobody_and_free_their_threads() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     let good = json!({ "seed": 3 });
     let expected = server.post(PATH, &good).body;
@@ -451,8 +451,8 @@ fn connections_that_stay_open_cost_others_nothing_and_end() {
 }
 
 #[test]
-fn requests_that_come_together_are_answered_in_turn() {
-    let dir = with_text_model();
+fn pipelined_requests_are_answered_in_order() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     for encoding in ["chunked", "Chunked", "\tchunked "] {
         let lines = format!("Transfer-Encoding: {encoding}\r\n");
@@ -460,13 +460,13 @@ fn requests_that_come_together_are_answered_in_turn() {
         assert_eq!(statuses(&two, &send(&server, &two)), [200, 404]);
     }
     let many = request("Content-Length: 2\r\n", "{}").repeat(500);
-    let answers = statuses(&many, &send(&server, &many));
-    assert_eq!(answers, [200; 500]);
+    let responses = statuses(&many, &send(&server, &many));
+    assert_eq!(responses, [200; 500]);
 }
 
 #[test]
-fn a_server_without_descriptors_to_spare_goes_on() {
-    let dir = with_text_model();
+fn server_survives_file_descriptor_exhaustion() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     let good = json!({ "seed": 3 });
     let expected = server.post(PATH, &good).body;
@@ -492,9 +492,9 @@ fn memory(server: &Server) -> usize {
 }
 
 #[test]
-fn what_has_no_end_is_ended() {
+fn endless_head_and_body_are_cut_off() {
     const MUCH: usize = 100 << 20;
-    let dir = with_text_model();
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     server.post(PATH, &json!({}));
     let before = memory(&server);
@@ -520,10 +520,10 @@ fn what_has_no_end_is_ended() {
             sent += more.len();
         }
         assert!(sent < MUCH, "{more:.9?} had no end");
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
         // The answer may be lost: the client did not listen when it came.
-        let statuses = statuses(beginning.as_bytes(), &answer);
+        let statuses = statuses(beginning.as_bytes(), &response);
         assert!(statuses.is_empty() || statuses == [status], "{statuses:?}");
     }
     let after = memory(&server);

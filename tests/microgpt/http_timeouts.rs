@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::hostile_http::resources;
-use crate::program::with_text_model;
+use crate::program::text_model_dir;
 use crate::serve::Server;
 
 /// When a client that sends nothing, and one that sends too little, is cut off: in seconds, with
@@ -24,11 +24,11 @@ fn dawdle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
         .set_read_timeout(Some(Duration::from_secs(1)))
         .unwrap();
     stream.write_all(beginning.as_bytes()).unwrap();
-    let (start, mut answer, mut part) = (Instant::now(), Vec::new(), [0; 4096]);
+    let (start, mut response, mut part) = (Instant::now(), Vec::new(), [0; 4096]);
     while start.elapsed() < Duration::from_secs(LATE.end) {
         match stream.read(&mut part) {
             Ok(0) => break,
-            Ok(count) => answer.extend_from_slice(&part[..count]),
+            Ok(count) => response.extend_from_slice(&part[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if trickles && stream.write_all(b"a").is_err() {
                     break;
@@ -37,8 +37,8 @@ fn dawdle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
             Err(_) => break,
         }
     }
-    let answer = String::from_utf8(answer).unwrap();
-    (answer, start.elapsed().as_secs())
+    let response = String::from_utf8(response).unwrap();
+    (response, start.elapsed().as_secs())
 }
 
 /// Asks without ever listening; gives how many seconds the server bears that.
@@ -53,8 +53,8 @@ fn deaf(server: &Server) -> u64 {
 }
 
 #[test]
-fn clients_that_dawdle_are_cut_off() {
-    let dir = with_text_model();
+fn slow_clients_are_disconnected_at_the_timeout() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     server.post("/microgpt/v1/generate", &json!({}));
     let before = resources(&server);
@@ -75,12 +75,12 @@ fn clients_that_dawdle_are_cut_off() {
             (&chunk, true, "408", LATE),
         ] {
             scope.spawn(move || {
-                let (answer, took) = dawdle(server, beginning, trickles);
-                let first = answer.lines().next().unwrap_or_default();
+                let (response, took) = dawdle(server, beginning, trickles);
+                let first = response.lines().next().unwrap_or_default();
                 let said = first.split(' ').nth(1).unwrap_or_default();
                 // A client that is slow to see the end, and goes on sending, may lose the answer.
-                let heard = said == status || (trickles && answer.is_empty());
-                assert!(heard, "{beginning:?}: {answer}");
+                let heard = said == status || (trickles && response.is_empty());
+                assert!(heard, "{beginning:?}: {response}");
                 assert!(seconds.contains(&took), "{beginning:?} took {took} s");
             });
         }

@@ -6,10 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::program::{pipe_in, run_in, with_text_model};
+use crate::program::{run_in, run_with_stdin, text_model_dir};
 
 #[test]
-fn a_text_that_is_too_long_is_refused_and_writes_nothing() {
+fn input_over_size_limit_is_rejected_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // A gibibyte of nothing takes no room on the disk.
     let file = File::create(dir.path().join("long")).unwrap();
@@ -30,35 +30,37 @@ fn a_text_that_is_too_long_is_refused_and_writes_nothing() {
 }
 
 #[test]
-fn a_very_long_line_is_a_document_that_is_cut() {
+fn ten_megabyte_line_is_truncated_to_the_context() {
     let dir = tempfile::tempdir().unwrap();
     let line = "ab".repeat(5_000_000);
     let options = "--steps 2 --threads 1 -o model";
-    let ran = pipe_in(
+    let output = run_with_stdin(
         dir.path(),
         &format!("train --input - {options}"),
         line.as_bytes(),
     )
     .ok();
     assert!(
-        ran.stderr.contains("1 of them are longer than the context"),
+        output
+            .stderr
+            .contains("1 of them are longer than the context"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     let line = &line[..500_000];
-    let ran = pipe_in(dir.path(), "score -m model", line.as_bytes()).ok();
+    let output = run_with_stdin(dir.path(), "score -m model", line.as_bytes()).ok();
     assert_eq!(
-        ran.stdout.split_once('\t'),
-        Some((&ran.stdout[..8], &*(line.to_string() + "\n")))
+        output.stdout.split_once('\t'),
+        Some((&output.stdout[..8], &*(line.to_string() + "\n")))
     );
 }
 
 #[test]
-fn characters_from_the_ends_of_unicode_are_characters() {
+fn extreme_unicode_characters_are_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{1}\u{7f}\u{10ffff}\u{200b}\u{fffd}\u{e000}x\n\u{10ffff}\u{10ffff}y\n";
     let options = "--steps 20 --threads 1 -o model";
-    pipe_in(
+    run_with_stdin(
         dir.path(),
         &format!("train --input - {options}"),
         text.as_bytes(),
@@ -69,8 +71,8 @@ fn characters_from_the_ends_of_unicode_are_characters() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_ends_the_run_and_spoils_nothing() {
-    let dir = with_text_model();
+fn non_finite_loss_stops_the_run_and_keeps_the_saved_model() {
+    let dir = text_model_dir();
     let files = || {
         let files = fs::read_dir(dir.path().join("model")).unwrap();
         let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
@@ -118,13 +120,13 @@ fn run_without_rights(dir: &Path, line: &str) -> (Option<i32>, String) {
         command.uid(65534).gid(65534);
     }
     let output = command.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.code(), said)
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), stderr)
 }
 
 #[test]
-fn what_may_not_be_read_or_written_is_said() {
-    let dir = with_text_model();
+fn permission_errors_name_the_path() {
+    let dir = text_model_dir();
     let dir = dir.path();
     let allow = |name: &str, mode| {
         fs::set_permissions(dir.join(name), Permissions::from_mode(mode)).unwrap();
@@ -148,17 +150,17 @@ fn what_may_not_be_read_or_written_is_said() {
         ("score -m model secret", "cannot read secret: "),
         ("generate -m closed", "cannot read closed/"),
     ] {
-        let (code, said) = run_without_rights(dir, line);
-        assert_eq!(code, Some(1), "{line}: {said}");
+        let (code, stderr) = run_without_rights(dir, line);
+        assert_eq!(code, Some(1), "{line}: {stderr}");
         let expected = format!("microgpt: error: {expected}");
-        let error = said.lines().last().unwrap();
-        assert!(error.starts_with(&expected), "{line}: {said}");
-        assert!(error.contains("Permission denied"), "{line}: {said}");
+        let error = stderr.lines().last().unwrap();
+        assert!(error.starts_with(&expected), "{line}: {stderr}");
+        assert!(error.contains("Permission denied"), "{line}: {stderr}");
     }
     allow("model/weights.safetensors", 0o000);
-    let (code, said) = run_without_rights(dir, "generate -m model");
+    let (code, stderr) = run_without_rights(dir, "generate -m model");
     let expected = "microgpt: error: cannot open model/weights.safetensors: Permission denied";
-    assert!(code == Some(1) && said.starts_with(expected), "{said}");
+    assert!(code == Some(1) && stderr.starts_with(expected), "{stderr}");
     // So that it can be removed.
     for name in [".", "model", "closed"] {
         allow(name, 0o755);
@@ -166,8 +168,8 @@ fn what_may_not_be_read_or_written_is_said() {
 }
 
 #[test]
-fn weights_at_any_offset_of_the_file_are_the_same_weights() {
-    let dir = with_text_model();
+fn unaligned_weights_load_the_same() {
+    let dir = text_model_dir();
     let path = dir.path().join("model/weights.safetensors");
     let expected = run_in(dir.path(), "generate -m model").ok().stdout;
     let bytes = fs::read(&path).unwrap();
@@ -189,8 +191,8 @@ fn weights_at_any_offset_of_the_file_are_the_same_weights() {
 }
 
 #[test]
-fn a_header_that_promises_too_much_is_refused() {
-    let dir = with_text_model();
+fn safetensors_header_beyond_file_size_is_rejected() {
+    let dir = text_model_dir();
     let path = dir.path().join("model/weights.safetensors");
     let with_header = |header: &str| {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

@@ -22,13 +22,13 @@ pub fn microgpt() -> Command {
 }
 
 /// What a run of the program left behind.
-pub struct Ran {
+pub struct RunOutput {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Ran {
+impl RunOutput {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
         Self {
@@ -73,17 +73,17 @@ impl Ran {
 }
 
 /// Runs the program in a directory, with the words of a line as its arguments.
-pub fn run_in(dir: &Path, line: &str) -> Ran {
+pub fn run_in(dir: &Path, line: &str) -> RunOutput {
     let output = microgpt()
         .current_dir(dir)
         .args(line.split_whitespace())
         .stdin(Stdio::null())
         .output();
-    Ran::from(output.expect("the program runs"))
+    RunOutput::from(output.expect("the program runs"))
 }
 
 /// The same, with something on its standard input.
-pub fn pipe_in(dir: &Path, line: &str, input: &[u8]) -> Ran {
+pub fn run_with_stdin(dir: &Path, line: &str, input: &[u8]) -> RunOutput {
     let mut child = microgpt()
         .current_dir(dir)
         .args(line.split_whitespace())
@@ -98,7 +98,7 @@ pub fn pipe_in(dir: &Path, line: &str, input: &[u8]) -> Ran {
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().expect("the program ends");
     writer.join().expect("writing does not panic");
-    Ran::from(output)
+    RunOutput::from(output)
 }
 
 /// Sends a signal to a program under way.
@@ -148,7 +148,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// A directory with a small text model in `model`, trained for a moment on the built-in names.
-pub fn with_text_model() -> tempfile::TempDir {
+pub fn text_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_in(
         dir.path(),
@@ -160,7 +160,7 @@ pub fn with_text_model() -> tempfile::TempDir {
 
 /// A directory with a small chat model in `model`, trained for a moment on the built-in
 /// conversations.
-pub fn with_chat_model() -> tempfile::TempDir {
+pub fn chat_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_in(
         dir.path(),

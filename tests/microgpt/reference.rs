@@ -102,15 +102,15 @@ fn to_f64(tensor: &Tensor) -> Vec<f64> {
 
 /// The logits after every token of a document.
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
-    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
     let run = Chunk {
-        stream: &mut stream,
+        stream: &mut cache,
         tokens,
         logits_from: 0,
     };
-    model.forward(&mut room, &mut [run]);
+    model.forward(&mut workspace, &mut [run]);
     (0..tokens.len())
-        .flat_map(|index| room.logits(index).to_vec())
+        .flat_map(|index| workspace.logits(index).to_vec())
         .collect()
 }
 
@@ -184,18 +184,18 @@ fn check_gradients(name: &str) {
 }
 
 #[test]
-fn logits_loss_and_gradients_of_the_small_model() {
+fn small_model_matches_reference_logits_loss_and_gradients() {
     check_gradients("grad-a");
 }
 
 #[test]
-fn logits_loss_and_gradients_of_the_larger_model() {
+fn large_model_matches_reference_logits_loss_and_gradients() {
     check_gradients("grad-b");
 }
 
 /// microgpt.py's own run: 1,000 steps from its initial weights, a document a step.
 #[test]
-fn the_original_run_is_followed() {
+fn training_follows_the_reference_run_of_1000_steps() {
     let Some(json) = shared("reference/gist.json") else {
         return;
     };
@@ -282,20 +282,20 @@ fn random_documents(count: usize, vocab_size: u32) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn packing_never_changes_a_result() {
+fn packed_batch_matches_single_documents() {
     let (model, _) = random_model(ODD, 12);
     let documents = random_documents(20, 12);
     let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
-    let together = tensor_logits(&model, &documents);
-    let alone: Vec<f64> = documents
+    let packed = tensor_logits(&model, &documents);
+    let single: Vec<f64> = documents
         .iter()
         .flat_map(|document| tensor_logits(&model, &[document]))
         .collect();
-    assert!(difference(&together, &alone) < 2e-6);
+    assert!(difference(&packed, &single) < 2e-6);
 }
 
 #[test]
-fn both_models_agree() {
+fn tensor_gpt_and_inference_gpt_logits_agree() {
     let (model, weights) = random_model(ODD, 12);
     let meta = ModelMeta {
         config: ODD,
@@ -382,7 +382,7 @@ fn names_trainer(threads: usize, batch_size: usize) -> Trainer {
 }
 
 #[test]
-fn threads_change_nothing_but_the_rounding() {
+fn thread_count_changes_losses_only_by_rounding() {
     let run = |threads| {
         let mut trainer = names_trainer(threads, 13);
         let losses: Vec<f64> = (0..20).map(|_| trainer.step().unwrap().loss).collect();
@@ -399,7 +399,7 @@ fn threads_change_nothing_but_the_rounding() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_before_the_update() {
+fn nan_loss_stops_before_the_weight_update() {
     let mut trainer = names_trainer(1, 4);
     let mut checkpoint = trainer.checkpoint(None, None).unwrap();
     checkpoint.weights.get_mut("lm_head").unwrap().values[0] = f32::INFINITY;

@@ -5,15 +5,15 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::program::{microgpt, pipe_in, run_in, with_chat_model, with_text_model};
+use crate::program::{chat_model_dir, microgpt, run_in, run_with_stdin, text_model_dir};
 
 #[test]
-fn each_line_has_its_bits_before_it() {
-    let dir = with_text_model();
+fn score_prints_bits_before_each_line() {
+    let dir = text_model_dir();
     let input = b"emma\nxqxq\n\n#1!\nmia#\r\n ava \nemma";
-    let ran = pipe_in(dir.path(), "score -m model", input);
-    assert_eq!(ran.code, Some(0));
-    let lines: Vec<(&str, &str)> = ran
+    let output = run_with_stdin(dir.path(), "score -m model", input);
+    assert_eq!(output.code, Some(0));
+    let lines: Vec<(&str, &str)> = output
         .stdout
         .lines()
         .filter_map(|l| l.split_once('\t'))
@@ -34,7 +34,7 @@ fn each_line_has_its_bits_before_it() {
         "six decimals"
     );
 
-    let json = pipe_in(dir.path(), "score -m model --json", b"emma\n#\n")
+    let json = run_with_stdin(dir.path(), "score -m model --json", b"emma\n#\n")
         .ok()
         .stdout;
     let json: Vec<Value> = json
@@ -49,8 +49,8 @@ fn each_line_has_its_bits_before_it() {
 }
 
 #[test]
-fn files_threads_and_lengths_change_nothing() {
-    let dir = with_text_model();
+fn scores_do_not_depend_on_files_threads_or_line_length() {
+    let dir = text_model_dir();
     // Longer than the context of 16, longer than what is read at once, and everything between.
     let lines: Vec<String> = (0..400).map(|i| "anna".repeat(i * i % 67) + "\n").collect();
     let long = "marie".repeat(10_000) + "\n";
@@ -67,14 +67,14 @@ fn files_threads_and_lengths_change_nothing() {
         one
     );
     assert_eq!(
-        pipe_in(dir.path(), "score -m model", all.as_bytes())
+        run_with_stdin(dir.path(), "score -m model", all.as_bytes())
             .ok()
             .stdout,
         one
     );
     // A line is the same whatever stands around it.
     for number in [0, 66, 399] {
-        let alone = pipe_in(dir.path(), "score -m model", lines[number].as_bytes())
+        let alone = run_with_stdin(dir.path(), "score -m model", lines[number].as_bytes())
             .ok()
             .stdout;
         assert_eq!(alone.lines().next(), one.lines().nth(number));
@@ -91,8 +91,8 @@ fn files_threads_and_lengths_change_nothing() {
 }
 
 #[test]
-fn bytes_that_are_no_text_pass_through() {
-    let dir = with_text_model();
+fn invalid_utf8_lines_are_scored_and_printed_unchanged() {
+    let dir = text_model_dir();
     std::fs::write(dir.path().join("bytes"), b"\xff\xfe\nmia\n").unwrap();
     let output = microgpt()
         .current_dir(dir.path())
@@ -104,15 +104,15 @@ fn bytes_that_are_no_text_pass_through() {
 }
 
 #[test]
-fn lines_of_unknown_characters_alone_are_scored() {
-    let dir = with_text_model();
-    let scored = pipe_in(dir.path(), "score -m model", "日本\n東京\n".as_bytes()).ok();
+fn lines_of_only_unknown_characters_are_scored() {
+    let dir = text_model_dir();
+    let scored = run_with_stdin(dir.path(), "score -m model", "日本\n東京\n".as_bytes()).ok();
     assert_eq!(scored.stdout, "inf\t日本\ninf\t東京\n");
 }
 
 #[test]
-fn a_line_is_scored_when_it_comes() {
-    let dir = with_text_model();
+fn score_prints_each_line_as_it_arrives() {
+    let dir = text_model_dir();
     let mut child = microgpt()
         .current_dir(dir.path())
         .args(["score", "-m", "model"])
@@ -136,16 +136,16 @@ fn a_line_is_scored_when_it_comes() {
 }
 
 #[test]
-fn a_chat_model_scores_conversations() {
-    let dir = with_chat_model();
+fn chat_model_scores_conversations() {
+    let dir = chat_model_dir();
     let conversation =
         r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}]"#;
     let input = format!("{conversation}\n");
-    let ran = pipe_in(dir.path(), "score -m model --json", input.as_bytes()).ok();
-    let score: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let output = run_with_stdin(dir.path(), "score -m model --json", input.as_bytes()).ok();
+    let score: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(score["tokens"], 9);
     assert!(score["bits"].as_f64().unwrap() > 0.0);
-    let error = pipe_in(dir.path(), "score -m model", b"hello\n").error(1);
+    let error = run_with_stdin(dir.path(), "score -m model", b"hello\n").error(1);
     assert!(
         error.contains("standard input: line 1: not a conversation"),
         "{error}"
@@ -153,12 +153,14 @@ fn a_chat_model_scores_conversations() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said() {
-    let dir = with_text_model();
+fn score_reports_unreadable_input() {
+    let dir = text_model_dir();
     let error = run_in(dir.path(), "score -m model missing").error(1);
     assert!(error.contains("cannot read missing"), "{error}");
     let error = run_in(dir.path(), "score -m model .").error(1);
     assert!(error.contains("cannot read ."), "{error}");
-    let nothing = pipe_in(dir.path(), "score -m model", b"").ok().stdout;
+    let nothing = run_with_stdin(dir.path(), "score -m model", b"")
+        .ok()
+        .stdout;
     assert_eq!(nothing, "");
 }

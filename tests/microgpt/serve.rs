@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::program::{microgpt, pipe_in, run_in, send_signal, with_chat_model, with_text_model};
+use crate::program::{
+    chat_model_dir, microgpt, run_in, run_with_stdin, send_signal, text_model_dir,
+};
 
 /// A server of the model in a directory; killed when it is dropped.
 pub struct Server {
@@ -56,22 +58,22 @@ impl Server {
     }
 
     /// Sends a request and reads the whole answer.
-    fn send(&self, request: &str) -> Answer {
+    fn send(&self, request: &str) -> Response {
         let mut stream = self.connect();
         // A server that refuses a request may close before it has read all of it.
         let _ = stream.write_all(request.as_bytes());
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes);
-        Answer::parse(&String::from_utf8(bytes).unwrap())
+        Response::parse(&String::from_utf8(bytes).unwrap())
     }
 
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str) -> Response {
         self.send(&format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         ))
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub fn post(&self, path: &str, body: &Value) -> Response {
         self.send(&post(path, &body.to_string()))
     }
 
@@ -109,13 +111,13 @@ fn post(path: &str, body: &str) -> String {
     )
 }
 
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     head: String,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     fn parse(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
         let status = head
@@ -154,13 +156,13 @@ fn unchunk(mut text: &str) -> String {
 }
 
 #[test]
-fn samples_are_those_of_the_command_line() {
-    let dir = with_text_model();
+fn served_samples_match_generate() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
     let path = "/microgpt/v1/generate";
     let cli = |options: &str| -> Vec<String> {
-        let ran = run_in(dir.path(), &format!("generate -m model {options}")).ok();
-        ran.stdout.lines().map(str::to_string).collect()
+        let output = run_in(dir.path(), &format!("generate -m model {options}")).ok();
+        output.stdout.lines().map(str::to_string).collect()
     };
     assert_eq!(
         server.post(path, &json!({})).json(200),
@@ -184,8 +186,8 @@ fn samples_are_those_of_the_command_line() {
 }
 
 #[test]
-fn requests_at_the_same_time_get_what_each_gets_alone() {
-    let dir = with_text_model();
+fn concurrent_requests_match_sequential_requests() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     let body = |seed: usize| {
         let prompt = ["", "e", "ma"][seed % 3];
@@ -198,47 +200,47 @@ fn requests_at_the_same_time_get_what_each_gets_alone() {
     assert!(
         alone
             .iter()
-            .all(|answer| answer.starts_with("{\"samples\":[\""))
+            .all(|response| response.starts_with("{\"samples\":[\""))
     );
     let server = &server;
     std::thread::scope(|scope| {
         let ask = |seed: usize| move || server.post(path, &body(seed)).body;
         let together: Vec<_> = (0..96).map(|i| scope.spawn(ask(i % 24))).collect();
-        for (i, answer) in together.into_iter().enumerate() {
-            assert_eq!(answer.join().unwrap(), alone[i % 24]);
+        for (i, response) in together.into_iter().enumerate() {
+            assert_eq!(response.join().unwrap(), alone[i % 24]);
         }
     });
 }
 
 #[test]
-fn a_reply_is_that_of_the_command_line() {
-    let dir = with_chat_model();
+fn served_reply_matches_chat() {
+    let dir = chat_model_dir();
     let server = Server::start(dir.path(), "");
     let path = "/microgpt/v1/chat";
-    let reply = pipe_in(dir.path(), "chat -m model --max-tokens 20", b"hello\n")
+    let reply = run_with_stdin(dir.path(), "chat -m model --max-tokens 20", b"hello\n")
         .ok()
         .stdout;
     let messages = json!([{ "role": "user", "content": "hello" }]);
-    let answer = server
+    let response = server
         .post(path, &json!({ "messages": messages, "max_tokens": 20 }))
         .json(200);
     let expected = json!({ "role": "assistant", "content": reply.trim_end_matches('\n'), "tokens_dropped": 0 });
-    assert_eq!(answer, expected);
+    assert_eq!(response, expected);
     // 36 of 48 tokens are for the prompt: the first turn of 14 tokens goes, and then the second.
     let messages = json!([
         { "role": "user", "content": "hello hello." },
         { "role": "assistant", "content": "hello!" },
         { "role": "user", "content": "how are you today, then?" },
     ]);
-    let answer = server
+    let response = server
         .post(path, &json!({ "messages": messages }))
         .json(200);
-    assert_eq!(answer["tokens_dropped"], 14);
+    assert_eq!(response["tokens_dropped"], 14);
 }
 
 #[test]
-fn what_is_wrong_with_a_request_is_said() {
-    let text = with_text_model();
+fn invalid_requests_get_status_and_message() {
+    let text = text_model_dir();
     let server = Server::start(text.path(), "");
     let generate = "/microgpt/v1/generate";
     let cases = [
@@ -314,7 +316,7 @@ fn what_is_wrong_with_a_request_is_said() {
         "{error}"
     );
 
-    let chat_model = with_chat_model();
+    let chat_model = chat_model_dir();
     let server = Server::start(chat_model.path(), "");
     let cases = [
         (json!({}), "messages is missing"),
@@ -339,8 +341,8 @@ fn what_is_wrong_with_a_request_is_said() {
 }
 
 #[test]
-fn the_protocol_is_kept() {
-    let dir = with_text_model();
+fn http_methods_headers_and_keep_alive() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
     assert_eq!(server.get("/healthz").json(200), json!({ "status": "ok" }));
     let info: Value =
@@ -383,12 +385,12 @@ fn the_protocol_is_kept() {
     let mut stream = server.connect();
     let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
     stream.write_all(request.repeat(2).as_bytes()).unwrap();
-    let mut answers = String::new();
-    while answers.matches("{\"status\":\"ok\"}").count() < 2 {
+    let mut responses = String::new();
+    while responses.matches("{\"status\":\"ok\"}").count() < 2 {
         let mut part = [0; 1024];
         let count = stream.read(&mut part).unwrap();
-        assert!(count > 0, "{answers}");
-        answers += std::str::from_utf8(&part[..count]).unwrap();
+        assert!(count > 0, "{responses}");
+        responses += std::str::from_utf8(&part[..count]).unwrap();
     }
     let metrics = server.get("/metrics").body;
     assert!(
@@ -401,7 +403,7 @@ fn the_protocol_is_kept() {
 
 #[test]
 fn web_page_loads_only_its_own_files() {
-    let dir = with_text_model();
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
     let page = server.get("/");
     let policy =
@@ -417,20 +419,20 @@ fn web_page_loads_only_its_own_files() {
 }
 
 #[test]
-fn openai_completions_have_their_fields() {
-    let dir = with_chat_model();
+fn openai_completions_have_the_documented_fields() {
+    let dir = chat_model_dir();
     let server = Server::start(dir.path(), "");
     let path = "/v1/chat/completions";
     let messages =
         json!([{ "role": "system", "content": "be kind" }, { "role": "user", "content": "hello" }]);
     let body = json!({ "model": "any", "messages": messages, "seed": 1, "n": 2, "max_tokens": 3, "temperature": 0 });
-    let answer = server.post(path, &body).json(200);
-    assert_eq!(answer["object"], "chat.completion");
+    let response = server.post(path, &body).json(200);
+    assert_eq!(response["object"], "chat.completion");
     assert_eq!(
-        answer["usage"],
+        response["usage"],
         json!({ "prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15 })
     );
-    let choices = answer["choices"].as_array().unwrap();
+    let choices = response["choices"].as_array().unwrap();
     assert_eq!((choices.len(), &choices[1]["index"]), (2, &json!(1)));
     assert_eq!(choices[0]["finish_reason"], "length");
     let text = choices[0]["message"]["content"].as_str().unwrap();
@@ -438,10 +440,10 @@ fn openai_completions_have_their_fields() {
 
     let mut stopped = body.clone();
     stopped["stop"] = json!([&text[1..2]]);
-    let answer = server.post(path, &stopped).json(200);
-    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let response = server.post(path, &stopped).json(200);
+    assert_eq!(response["choices"][0]["finish_reason"], "stop");
     let end = text.find(&text[1..2]).unwrap();
-    assert_eq!(answer["choices"][0]["message"]["content"], text[..end]);
+    assert_eq!(response["choices"][0]["message"]["content"], text[..end]);
 
     for n in [0, 51, u64::MAX] {
         let error = server
@@ -465,8 +467,8 @@ fn openai_completions_have_their_fields() {
 }
 
 #[test]
-fn streamed_text_is_that_of_the_whole_answer() {
-    let dir = with_chat_model();
+fn streamed_text_matches_the_unstreamed_response() {
+    let dir = chat_model_dir();
     let server = Server::start(dir.path(), "");
     let path = "/v1/chat/completions";
     let mut body = json!({ "messages": [{ "role": "user", "content": "hello" }], "seed": 3, "temperature": 1,
@@ -474,13 +476,13 @@ fn streamed_text_is_that_of_the_whole_answer() {
     let whole = server.post(path, &body).json(200);
     body["stream"] = json!(true);
     body["stream_options"] = json!({ "include_usage": true });
-    let answer = server.post(path, &body);
+    let response = server.post(path, &body);
     assert!(
-        answer.head.contains("Content-Type: text/event-stream"),
+        response.head.contains("Content-Type: text/event-stream"),
         "{}",
-        answer.head
+        response.head
     );
-    let events: Vec<&str> = answer
+    let events: Vec<&str> = response
         .body
         .split("\n\n")
         .filter_map(|e| e.strip_prefix("data: "))
@@ -505,21 +507,21 @@ fn streamed_text_is_that_of_the_whole_answer() {
 }
 
 #[test]
-fn text_is_completed_for_openai_too() {
-    let dir = with_text_model();
+fn openai_text_completions() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
     let mut body = json!({ "prompt": ["ab", "c"], "n": 2, "seed": 42 });
-    let answer = server.post("/v1/completions", &body).json(200);
+    let response = server.post("/v1/completions", &body).json(200);
     let texts: Vec<String> = (0..4)
-        .map(|i| answer["choices"][i]["text"].as_str().unwrap().into())
+        .map(|i| response["choices"][i]["text"].as_str().unwrap().into())
         .collect();
     for (prompt, texts) in ["ab", "c"].iter().zip(texts.chunks(2)) {
-        let ran = run_in(
+        let output = run_in(
             dir.path(),
             &format!("generate -m model -n 2 --prompt {prompt}"),
         )
         .ok();
-        let expected: Vec<&str> = ran
+        let expected: Vec<&str> = output
             .stdout
             .lines()
             .map(|line| &line[prompt.len()..])
@@ -541,7 +543,7 @@ fn text_is_completed_for_openai_too() {
 }
 
 /// A chat model with a context so long that it speaks for a while.
-fn with_long_model() -> tempfile::TempDir {
+fn long_context_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     run_in(
         dir.path(),
@@ -558,7 +560,7 @@ const ENDLESS: &str =
     r#"{"prompt": "a", "stream": true, "temperature": 3, "n": 50, "max_tokens": 1999}"#;
 
 #[test]
-fn tokens_come_as_they_are_made_and_a_client_that_hangs_up_ends_them() {
+fn tokens_are_streamed_and_disconnect_cancels_generation() {
     let dir = tempfile::tempdir().unwrap();
     // A model of a continuous text knows no end but that of its context.
     std::fs::write(dir.path().join("text"), "abc\n".repeat(1000)).unwrap();
@@ -599,8 +601,8 @@ fn tokens_come_as_they_are_made_and_a_client_that_hangs_up_ends_them() {
 }
 
 #[test]
-fn a_slow_client_holds_up_nobody() {
-    let dir = with_text_model();
+fn slow_reader_does_not_block_other_clients() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "--threads 1");
     // Heads and bodies of which not all is sent, more of them than there are workers.
     let whole = post("/microgpt/v1/generate", &" ".repeat(5000));
@@ -627,8 +629,8 @@ fn a_slow_client_holds_up_nobody() {
 }
 
 #[test]
-fn what_cannot_be_queued_is_refused_at_once() {
-    let dir = with_long_model();
+fn full_queue_is_503_at_once() {
+    let dir = long_context_model_dir();
     let server = Server::start(dir.path(), "--threads 1");
     let busy: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -657,28 +659,28 @@ fn what_cannot_be_queued_is_refused_at_once() {
 }
 
 #[test]
-fn a_signal_ends_it_after_what_is_under_way() {
+fn sigterm_finishes_requests_in_flight() {
     for signal in ["-TERM", "-INT"] {
-        let dir = with_long_model();
+        let dir = long_context_model_dir();
         let mut server = Server::start(dir.path(), "");
         let body = LONG.replace("50}", "1, \"max_tokens\": 2000}");
         let mut stream = server.connect();
         stream
             .write_all(post("/v1/chat/completions", &body).as_bytes())
             .unwrap();
-        let mut answer = BufReader::new(stream);
+        let mut response = BufReader::new(stream);
         let mut text = String::new();
-        answer.read_line(&mut text).unwrap();
+        response.read_line(&mut text).unwrap();
         server.signal(signal);
-        answer.read_to_string(&mut text).unwrap();
-        assert!(text.contains("data: [DONE]"), "the answer was cut off");
+        response.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: [DONE]"), "the response was cut off");
         assert_eq!(server.child.wait().unwrap().code(), Some(0));
     }
 }
 
 #[test]
-fn requests_are_logged_unless_told_otherwise() {
-    let dir = with_text_model();
+fn requests_are_logged_unless_quiet() {
+    let dir = text_model_dir();
     let mut server = Server::start(dir.path(), "");
     server.get("/healthz?x=1");
     let mut line = String::new();
@@ -697,8 +699,8 @@ fn requests_are_logged_unless_told_otherwise() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_an_error() {
-    let dir = with_text_model();
+fn unavailable_address_is_an_error() {
+    let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
     let port = server.address.rsplit(':').next().unwrap();
     let error = run_in(dir.path(), &format!("serve -m model --port {port}")).error(1);

@@ -1,21 +1,21 @@
-//! What Ctrl-C and SIGTERM do to a training run.
+//! SIGINT and SIGTERM during a training run.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use crate::program::{microgpt, run_in, send_signal};
 
-/// Reads what the program says, until that has been said.
-fn read_until(stderr: &mut impl BufRead, awaited: &str) -> String {
-    let mut said = String::new();
-    while !said.contains(awaited) {
-        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+/// Reads lines until `pattern` has been printed, and returns them.
+fn read_until(reader: &mut impl BufRead, pattern: &str) -> String {
+    let mut output = String::new();
+    while !output.contains(pattern) {
+        assert_ne!(reader.read_line(&mut output).unwrap(), 0, "{output}");
     }
-    said
+    output
 }
 
-/// Starts a run that would take very long, waits until it trains, sends the signal, and gives the
-/// exit code and what was said on stderr.
+/// Starts a long run, sends it the signal after its first checkpoint, and returns its exit code and
+/// stderr.
 fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, String) {
     let line = format!(
         "train --steps 100000000 --batch-size 2 --threads 1 --schedule constant -o model \
@@ -28,19 +28,19 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = read_until(&mut stderr, "on      cpu");
+    let mut reader = BufReader::new(child.stderr.take().unwrap());
+    let mut stderr = read_until(&mut reader, "on      cpu");
     // The first checkpoint shows that training is under way.
     while !dir.join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     send_signal(signal, &child);
-    stderr.read_to_string(&mut said).unwrap();
-    (child.wait().unwrap().code(), said)
+    reader.read_to_string(&mut stderr).unwrap();
+    (child.wait().unwrap().code(), stderr)
 }
 
 #[test]
-fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
+fn signal_finishes_the_step_saves_and_prints_resume_command() {
     let chat = "--chat --block-size 32";
     for (signal, code, kind) in [
         ("-INT", 130, ""),
@@ -49,9 +49,9 @@ fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
         ("-TERM", 143, chat),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let (exit, said) = interrupt(dir.path(), signal, kind);
-        assert_eq!(exit, Some(code), "{said}");
-        let last = said.lines().last().unwrap();
+        let (exit, stderr) = interrupt(dir.path(), signal, kind);
+        assert_eq!(exit, Some(code), "{stderr}");
+        let last = stderr.lines().last().unwrap();
         let (_, after) = last.split_once("stopped after step ").expect(last);
         let (step, rest) = after.split_once(',').unwrap();
         let step: u64 = step.parse().unwrap();
@@ -74,7 +74,7 @@ fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_the_step() {
+fn second_signal_exits_at_once() {
     let dir = tempfile::tempdir().unwrap();
     // Steps of about a second, far longer than the time between the signals.
     let size = "--text --block-size 256 --n-embd 128 --n-layer 4 --batch-size 64 --threads 1";
@@ -96,7 +96,7 @@ fn a_second_signal_does_not_wait_for_the_step() {
 }
 
 #[test]
-fn a_signal_does_not_wait_for_the_samples_at_the_end() {
+fn signal_during_final_samples_exits_at_once() {
     let dir = tempfile::tempdir().unwrap();
     // Nobody reads the samples, and the pipe is full: without a signal they would take forever.
     let (reader, writer) = std::io::pipe().unwrap();
@@ -124,14 +124,14 @@ fn a_signal_does_not_wait_for_the_samples_at_the_end() {
 }
 
 #[test]
-fn the_best_model_survives_an_interruption() {
+fn interrupted_run_keeps_the_best_model() {
     let dir = tempfile::tempdir().unwrap();
     let more = "--validation-fraction 0.1 --eval-every 25";
-    let (exit, said) = interrupt(dir.path(), "-INT", more);
-    assert_eq!(exit, Some(130), "{said}");
+    let (exit, stderr) = interrupt(dir.path(), "-INT", more);
+    assert_eq!(exit, Some(130), "{stderr}");
     assert!(
-        said.contains("the best model so far, of step ") && said.contains(" is in model/best"),
-        "{said}"
+        stderr.contains("the best model so far, of step ") && stderr.contains(" is in model/best"),
+        "{stderr}"
     );
     run_in(dir.path(), "generate -m model/best -n 1").ok();
     let loss = |model: &str| {

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::program::{run_in, with_chat_model, with_text_model};
+use crate::program::{chat_model_dir, run_in, text_model_dir};
 
 fn info(dir: &Path, model: &str) -> Value {
     serde_json::from_str(&run_in(dir, &format!("info --json -m {model}")).ok().stdout).unwrap()
 }
 
 #[test]
-fn info_says_what_a_model_is() {
-    let dir = with_text_model();
+fn info_prints_config_and_training_state() {
+    let dir = text_model_dir();
     let info = info(dir.path(), "model");
     assert_eq!(
         (&info["kind"], &info["dtype"], &info["parameters"]),
@@ -44,8 +44,8 @@ fn info_says_what_a_model_is() {
 }
 
 #[test]
-fn an_export_speaks_as_the_model_does() {
-    for dir in [with_text_model(), with_chat_model()] {
+fn exported_model_generates_the_same_samples() {
+    for dir in [text_model_dir(), chat_model_dir()] {
         run_in(dir.path(), "export -m model -o full").ok();
         run_in(dir.path(), "export -m model -o half --half").ok();
         for name in ["full", "half"] {
@@ -121,8 +121,8 @@ fn replace(bytes: &mut [u8], from: &str, to: &str) {
 }
 
 #[test]
-fn what_is_wrong_with_a_model_is_said_in_a_line() {
-    let dir = with_text_model();
+fn invalid_model_files_get_one_error_line() {
+    let dir = text_model_dir();
     let dir = dir.path();
     let weights = "weights.safetensors";
     let check = |error: String, expected: &[&str]| {
@@ -203,8 +203,8 @@ fn what_is_wrong_with_a_model_is_said_in_a_line() {
 }
 
 #[test]
-fn what_is_wrong_with_a_training_state_is_said_in_a_line() {
-    let dir = with_text_model();
+fn invalid_train_state_gets_one_error_line() {
+    let dir = text_model_dir();
     let resume = |file: &str, content: Option<&[u8]>| {
         let path = dir.path().join("model").join(file);
         let saved = fs::read(&path).unwrap();

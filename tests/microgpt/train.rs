@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::program::{pipe_in, run_in, shared};
+use crate::program::{run_in, run_with_stdin, shared};
 
 const FILES: [&str; 5] = [
     "weights.safetensors",
@@ -31,10 +31,10 @@ fn log(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_run_with_nothing_given_saves_a_model_and_prints_20_names() {
+fn default_run_saves_a_model_and_prints_20_names() {
     let dir = tempfile::tempdir().unwrap();
-    let ran = run_in(dir.path(), "train").ok();
-    let names: Vec<&str> = ran.stdout.lines().collect();
+    let output = run_in(dir.path(), "train").ok();
+    let names: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(names.len(), 20);
     assert!(
         names
@@ -52,9 +52,13 @@ fn a_run_with_nothing_given_saves_a_model_and_prints_20_names() {
         "cpu",
         "threads",
     ] {
-        assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
+        assert!(
+            output.stderr.contains(expected),
+            "{expected}: {}",
+            output.stderr
+        );
     }
-    let last = ran.stderr.lines().last().unwrap();
+    let last = output.stderr.lines().last().unwrap();
     let figures: Vec<&str> = last.split(' ').collect();
     assert_eq!(
         (figures[0], figures[1], figures[3]),
@@ -84,7 +88,7 @@ fn a_run_with_nothing_given_saves_a_model_and_prints_20_names() {
 }
 
 #[test]
-fn the_loss_on_all_names_is_what_it_should_be() {
+fn loss_on_all_names_is_in_the_expected_range() {
     let Some(names) = shared("data/names.txt") else {
         return;
     };
@@ -109,12 +113,12 @@ fn the_loss_on_all_names_is_what_it_should_be() {
 }
 
 #[test]
-fn the_log_has_a_line_a_step() {
+fn log_has_one_json_line_per_step() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("text"), "ab\ncde\n\n  f  \n").unwrap();
     let command = "train --input text --batch-size 3 --seed 5 --threads 1 --log log --quiet";
-    let ran = run_in(dir.path(), &format!("{command} --steps 4 --lr 0.02")).ok();
-    assert_eq!(ran.stderr, "");
+    let output = run_in(dir.path(), &format!("{command} --steps 4 --lr 0.02")).ok();
+    assert_eq!(output.stderr, "");
     let lines = log(&dir.path().join("log"));
     let column = |name: &str| {
         lines
@@ -144,7 +148,7 @@ fn the_log_has_a_line_a_step() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_model() {
+fn same_seed_gives_the_same_model_files() {
     let dir = tempfile::tempdir().unwrap();
     for (output, seed) in [("a", 7), ("b", 7), ("c", 8)] {
         run_in(
@@ -159,7 +163,7 @@ fn the_same_seed_gives_the_same_model() {
 }
 
 #[test]
-fn resuming_equals_going_straight_on() {
+fn resume_matches_uninterrupted_run_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     for (kind, more) in [("text", ""), ("chat", "--chat --block-size 32")] {
         let options = format!("--schedule constant --batch-size 5 --threads 2 --seed 3 {more}");
@@ -191,17 +195,17 @@ fn resuming_equals_going_straight_on() {
 }
 
 #[test]
-fn a_resumed_run_finds_its_text_again() {
+fn resume_finds_its_input_from_another_directory() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("text"), "one\ntwo\nthree\n").unwrap();
     run_in(dir.path(), "train --input text --steps 2 -o model").ok();
     let elsewhere = dir.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    let ran = run_in(&elsewhere, "train --resume ../model --steps 2").ok();
+    let output = run_in(&elsewhere, "train --resume ../model --steps 2").ok();
     assert!(
-        ran.stderr.contains("3 documents") && ran.stderr.contains("from step 2"),
+        output.stderr.contains("3 documents") && output.stderr.contains("from step 2"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     fs::remove_file(dir.path().join("text")).unwrap();
     assert!(
@@ -210,7 +214,7 @@ fn a_resumed_run_finds_its_text_again() {
             .contains("text")
     );
 
-    pipe_in(
+    run_with_stdin(
         dir.path(),
         "train --input - --steps 2 -o piped",
         b"abc\ncab\n",
@@ -218,13 +222,13 @@ fn a_resumed_run_finds_its_text_again() {
     .ok();
     let error = run_in(dir.path(), "train --resume piped --steps 2").error(1);
     assert!(error.contains("--input"), "{error}");
-    pipe_in(
+    run_with_stdin(
         dir.path(),
         "train --resume piped --input - --steps 2",
         b"abc\ncab\n",
     )
     .ok();
-    let error = pipe_in(
+    let error = run_with_stdin(
         dir.path(),
         "train --resume piped --input - --steps 2",
         b"abcd?\n",
@@ -234,7 +238,7 @@ fn a_resumed_run_finds_its_text_again() {
 }
 
 #[test]
-fn checkpoints_are_models() {
+fn checkpoints_do_not_change_the_result() {
     let dir = tempfile::tempdir().unwrap();
     let options = "--schedule constant --batch-size 4 --threads 1";
     run_in(
@@ -247,7 +251,7 @@ fn checkpoints_are_models() {
 }
 
 #[test]
-fn a_directory_written_by_hand_loads_generates_and_resumes() {
+fn minimal_model_directory_loads_generates_and_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     run_in(dir.path(), "train --steps 5 --batch-size 32 -o model").ok();
@@ -288,8 +292,8 @@ fn a_directory_written_by_hand_loads_generates_and_resumes() {
             .stdout
             .contains("5 steps done, can be resumed")
     );
-    let ran = run_in(dir.path(), "train --resume model --steps 5").ok();
-    assert!(ran.stderr.contains("step 10/10"), "{}", ran.stderr);
+    let output = run_in(dir.path(), "train --resume model --steps 5").ok();
+    assert!(output.stderr.contains("step 10/10"), "{}", output.stderr);
     // It went on at the place in the data where five steps of 32 documents end.
     run_in(dir.path(), "train --steps 5 --batch-size 32 -o again").ok();
     run_in(dir.path(), "train --resume again --steps 5").ok();
@@ -297,7 +301,7 @@ fn a_directory_written_by_hand_loads_generates_and_resumes() {
 }
 
 #[test]
-fn unknown_keys_are_no_error() {
+fn unknown_json_keys_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     run_in(dir.path(), "train --steps 2 -o model").ok();
     for name in ["meta.json", "train_state.json"] {
@@ -311,19 +315,20 @@ fn unknown_keys_are_no_error() {
 }
 
 #[test]
-fn long_documents_are_cut_and_the_user_is_told() {
+fn long_documents_are_truncated_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
-    let ran = pipe_in(
+    let output = run_with_stdin(
         dir.path(),
         "train --input - --steps 1 --block-size 4 --log log",
         b"abcd\nabc\nab\n",
     )
     .ok();
     assert!(
-        ran.stderr
+        output
+            .stderr
             .contains("1 of them are longer than the context of 4 tokens and are cut"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     // abcd has five predictions, of which the context holds four.
     let mut lengths = log(&dir.path().join("log"))[0]["tokens"].as_u64().unwrap();
@@ -332,18 +337,22 @@ fn long_documents_are_cut_and_the_user_is_told() {
 }
 
 #[test]
-fn real_conversations_are_trained_on() {
+fn oasst1_conversations_train_a_chat_model() {
     let Some(data) = shared("data/oasst1_chat.jsonl") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let options = "--steps 2 --batch-size 2 --block-size 64 -o model";
-    let ran = run_in(
+    let output = run_in(
         dir.path(),
         &format!("train --chat --input {} {options}", data.display()),
     )
     .ok();
-    assert!(ran.stderr.contains("2,437 conversations"), "{}", ran.stderr);
+    assert!(
+        output.stderr.contains("2,437 conversations"),
+        "{}",
+        output.stderr
+    );
     let info = run_in(dir.path(), "info -m model --json").ok().stdout;
     let info: Value = serde_json::from_str(&info).unwrap();
     assert_eq!(

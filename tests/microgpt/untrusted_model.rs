@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::program::{run_in, tool, with_text_model};
+use crate::program::{run_in, text_model_dir, tool};
 
 const FILES: [&str; 5] = [
     "weights.safetensors",
@@ -19,8 +19,8 @@ const FILES: [&str; 5] = [
 const RESUME: &str = "train --resume model --steps 1 --threads 1 -q";
 
 #[test]
-fn a_file_that_is_cut_off_anywhere_is_refused() {
-    let dir = with_text_model();
+fn truncated_files_are_rejected_at_every_length() {
+    let dir = text_model_dir();
     let check = |name: &str, command: &str, count: fn(&[u8]) -> usize| {
         let path = dir.path().join("model").join(name);
         let whole = fs::read(&path).unwrap();
@@ -62,8 +62,8 @@ fn with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String
 }
 
 #[test]
-fn weights_that_are_not_the_models_are_refused() {
-    let dir = with_text_model();
+fn mismatched_weights_are_rejected() {
+    let dir = text_model_dir();
     let dir = dir.path();
     let other = with_weights(dir, |header, _| header["wpe"]["dtype"] = json!("I32"));
     assert!(other.contains("wpe holds I32 numbers, expected F32 or F16"));
@@ -93,8 +93,8 @@ fn weights_that_are_not_the_models_are_refused() {
 }
 
 #[test]
-fn sizes_that_no_model_has_are_refused() {
-    let dir = with_text_model();
+fn impossible_model_sizes_are_rejected() {
+    let dir = text_model_dir();
     let path = dir.path().join("model/meta.json");
     let meta: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let (large, too_many) = (u64::MAX / 2 + 1, "more weights than fit the address space");
@@ -127,8 +127,8 @@ fn sizes_that_no_model_has_are_refused() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_file_that_is_written_is_not_followed() {
-    let dir = with_text_model();
+fn symlinks_at_written_paths_are_not_followed() {
+    let dir = text_model_dir();
     let model = dir.path().join("model");
     let precious = dir.path().join("precious");
     let written = FILES.map(|name| format!("{name}.new"));
@@ -176,8 +176,8 @@ fn a_link_in_the_place_of_a_file_that_is_written_is_not_followed() {
 
 /// A pipe would be waited for, and a file that claims a terabyte read for long.
 #[test]
-fn what_is_no_file_of_a_model_is_not_read() {
-    let dir = with_text_model();
+fn fifos_and_oversized_files_are_rejected() {
+    let dir = text_model_dir();
     let model = dir.path().join("model");
     for name in FILES.into_iter().chain(["save.commit", "train.lock"]) {
         let (path, aside) = (model.join(name), dir.path().join("aside"));

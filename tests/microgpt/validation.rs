@@ -19,7 +19,7 @@ fn state(dir: &Path, model: &str) -> Value {
 }
 
 #[test]
-fn the_best_model_by_validation_is_kept() {
+fn best_model_by_validation_loss_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     // Twenty names are soon learned by heart, and what was held out gets ever less likely.
     let names: Vec<&str> = microgpt::data::BUILT_IN_NAMES.lines().take(25).collect();
@@ -27,11 +27,11 @@ fn the_best_model_by_validation_is_kept() {
     let options = "--input names --n-embd 32 --validation-fraction 0.2 --eval-every 20";
     let line =
         format!("train {options} --steps 400 --log log --threads 1 -o model --plot loss.svg");
-    let ran = run_in(dir.path(), &line).ok();
+    let output = run_in(dir.path(), &line).ok();
     assert!(
-        ran.stderr.contains("5 of them are held out"),
+        output.stderr.contains("5 of them are held out"),
         "{}",
-        ran.stderr
+        output.stderr
     );
 
     let tests: Vec<Value> = json_lines(&dir.path().join("log"))
@@ -52,7 +52,7 @@ fn the_best_model_by_validation_is_kept() {
     let bits = best["validation_bits"].as_f64().unwrap();
     assert!((bits - loss(best) / 2f64.ln()).abs() < 1e-12);
     let saved = format!("the best model by validation: step {}, ", best["step"]);
-    assert!(ran.stderr.contains(&saved), "{}", ran.stderr);
+    assert!(output.stderr.contains(&saved), "{}", output.stderr);
     assert!(!dir.path().join("model/best").exists());
     run_in(dir.path(), "generate -m model -n 1").ok();
 
@@ -62,12 +62,13 @@ fn the_best_model_by_validation_is_kept() {
 
     // Patience ends the same run sooner, with the same model.
     let line = format!("train {options} --steps 400 --patience 3 --threads 1 -o patient");
-    let ran = run_in(dir.path(), &line).ok();
+    let output = run_in(dir.path(), &line).ok();
     assert!(
-        ran.stderr
+        output
+            .stderr
             .contains("3 evaluations in a row brought no better"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     let patient = self::state(dir.path(), "patient");
     assert!(patient["step"].as_u64() <= best["step"].as_u64());
@@ -75,7 +76,7 @@ fn the_best_model_by_validation_is_kept() {
 }
 
 #[test]
-fn a_run_that_is_resumed_holds_out_the_same_and_has_the_best_to_beat() {
+fn resumed_run_keeps_the_validation_set_and_best_loss() {
     let dir = tempfile::tempdir().unwrap();
     let names: Vec<&str> = microgpt::data::BUILT_IN_NAMES.lines().take(25).collect();
     fs::write(dir.path().join("names"), names.join("\n")).unwrap();
@@ -87,15 +88,15 @@ fn a_run_that_is_resumed_holds_out_the_same_and_has_the_best_to_beat() {
     .ok();
     let before = state(dir.path(), "model");
     // What follows is worse, so what was there stays, though it was tested and trained further.
-    let ran = run_in(
+    let output = run_in(
         dir.path(),
         "train --resume model --steps 200 --lr 0.5 --threads 1",
     )
     .ok();
     assert!(
-        ran.stderr.contains("5 of them are held out"),
+        output.stderr.contains("5 of them are held out"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     let after = state(dir.path(), "model");
     assert_eq!(after["step"], before["step"]);
@@ -111,7 +112,7 @@ fn a_run_that_is_resumed_holds_out_the_same_and_has_the_best_to_beat() {
 }
 
 #[test]
-fn the_validation_loss_is_that_of_the_held_out_text() {
+fn validation_loss_is_computed_on_held_out_text() {
     let dir = tempfile::tempdir().unwrap();
     // The last tenth of this text is nothing like the rest: a model of the rest does badly on it.
     let text = "ab".repeat(450) + &"ba\n".repeat(33);
@@ -129,14 +130,14 @@ fn the_validation_loss_is_that_of_the_held_out_text() {
 }
 
 #[test]
-fn what_shapes_training_is_followed_and_inherited() {
+fn hyperparameters_are_applied_and_restored_on_resume() {
     let dir = tempfile::tempdir().unwrap();
     let options = "--batch-size 4 --threads 1 --steps 20 --schedule constant";
     let shapes = "--warmup-steps 4 --weight-decay 0.5 --grad-clip 0.1 --beta1 0.9 --beta2 0.95";
     let line = format!("train {options} {shapes} --log log -o whole");
-    let ran = run_in(dir.path(), &line).ok();
+    let output = run_in(dir.path(), &line).ok();
     let plan = "learning rate 0.01 constant after 4 steps of warm-up, seed 42";
-    assert!(ran.stderr.contains(plan), "{}", ran.stderr);
+    assert!(output.stderr.contains(plan), "{}", output.stderr);
     let rates: Vec<f64> = json_lines(&dir.path().join("log"))
         .iter()
         .map(|line| line["lr"].as_f64().unwrap())
