@@ -1,13 +1,19 @@
 //! microgpt: a complete GPT, from a text file to a trained model to new text.
 //!
-//! Text flows through the house in one direction, and a room uses only the rooms below it:
+//! A module imports only from modules further down:
 //!
-//! - [`cli`]: what the shell sees.
-//! - [`serve`]: the same over HTTP.
-//! - [`train`]: the loop, Adam, the learning rate; what a run goes on from.
-//! - [`model`]: the GPT that trains and the GPT that speaks, sampling, generating.
-//! - [`store`]: the model directory. [`data`]: text to tokens. [`ops`]: the operations of the
-//!   model, each with its gradient. `processor`: what they are compiled for.
+//! | module | content | imports from |
+//! |---|---|---|
+//! | [`cli`] | commands, flags, terminal output | all below |
+//! | [`serve`] | the HTTP server | [`engine`] and below |
+//! | [`train`] | trainer, optimizer, checkpoints | [`model`], [`ops`], [`kernels`], [`data`], [`store`] |
+//! | [`engine`] | generation, chat, scoring | [`infer`], [`model`], [`kernels`], [`data`] |
+//! | [`infer`] | inference: weights, forward pass, KV cache | [`model`], [`kernels`], [`data`], [`store`] |
+//! | [`model`] | size, vocabulary, the trainable GPT | [`ops`], [`data`], [`store`] |
+//! | [`ops`] | candle operations with gradients | [`kernels`] |
+//! | [`kernels`] | SIMD loops: matmul, attention, softmax | |
+//! | [`data`] | text to tokens and batches | |
+//! | [`store`] | the model directory | |
 
 pub mod cli;
 pub mod data;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::InvalidValue;
+use super::invalid_value::InvalidValue;
 
 /// The size of a GPT. The default is microgpt.py's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::ModelConfig;
+use super::config::ModelConfig;
 use crate::data::{CorpusKind, SPECIAL_TOKENS, Tokenizer};
 use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
 

@@ -1,5 +1,5 @@
 //! The model: its size, vocabulary and weights, and [`TensorGpt`], which trains it on candle's
-//! tensors. [`InferenceGpt`](crate::infer::InferenceGpt) computes the same function in f64.
+//! tensors.
 
 mod config;
 mod invalid_value;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 
-use super::ModelConfig;
+use super::config::ModelConfig;
 use crate::data::Batch;
 use crate::ops;
 use crate::store::{NamedTensor, Tensors};

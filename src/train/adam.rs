@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
-use super::Hyperparameters;
+use super::hyperparameters::Hyperparameters;
 use super::workers::Workers;
 use crate::data::partition;
 use crate::kernels::simd::dispatch;

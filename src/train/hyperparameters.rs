@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::Schedule;
+use super::schedule::Schedule;
 use crate::model::InvalidValue;
 use crate::store::JsonObject;
 

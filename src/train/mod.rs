@@ -8,7 +8,6 @@ mod state;
 mod trainer;
 mod workers;
 
-pub use adam::Adam;
 pub use checkpoint::Checkpoint;
 pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE};
 pub use schedule::Schedule;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Hyperparameters;
+use super::hyperparameters::Hyperparameters;
 use crate::store::JsonObject;
 
 /// The progress of a run and its hyperparameters.

@@ -6,8 +6,11 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
 
+use super::adam::Adam;
+use super::checkpoint::Checkpoint;
+use super::hyperparameters::Hyperparameters;
+use super::state::TrainState;
 use super::workers::Workers;
-use super::{Adam, Checkpoint, Hyperparameters, TrainState};
 use crate::data::{Batch, Dataset};
 use crate::model::{ModelMeta, TensorGpt};
 

@@ -9,6 +9,8 @@ mod plan;
 mod signals;
 mod svg_plot;
 mod terminal_plot;
+#[cfg(test)]
+mod tests;
 mod validation;
 
 use std::fs;
@@ -112,7 +114,10 @@ impl Run {
             progress: ProgressMeter::new(steps, trainer.last_step(), options.quiet),
             trainer,
             curve: LossCurve::new(),
-            validation: held_out.map(|held_out| Validation::new(&held_out, &options, &output)),
+            validation: held_out.map(|held_out| {
+                let (interval, patience) = (options.eval_every, options.patience);
+                Validation::new(&held_out, interval, patience, &output)
+            }),
             log,
             plot: options.plot,
             signals: Signals::install()?,

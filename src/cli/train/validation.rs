@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::super::console;
-use super::options::Options;
 use crate::data::{Batch, ValidationSet};
 use crate::store::Snapshot;
 use crate::train::{Checkpoint, Trainer};
@@ -38,11 +37,17 @@ struct Evaluation {
 }
 
 impl Validation {
-    pub fn new(validation_set: &ValidationSet, options: &Options, output: &Path) -> Self {
+    /// Evaluates every `interval` steps. Saves the best checkpoint in `best` in the output.
+    pub fn new(
+        validation_set: &ValidationSet,
+        interval: u64,
+        patience: Option<u64>,
+        output: &Path,
+    ) -> Self {
         Self {
             batches: validation_set.batches(BATCH_TOKENS),
-            interval: options.eval_every,
-            patience: options.patience,
+            interval,
+            patience,
             dir: output.join("best"),
             best: None,
             latest: None,
