@@ -108,7 +108,7 @@ impl ModelMeta {
         let vocab_size = size("vocab_size")?;
         ensure!(
             vocab_size == tokenizer.vocab_size(),
-            "\"vocab_size\" is {vocab_size}, but {} characters and {} special tokens make {}",
+            "vocab_size is {vocab_size}, but {} characters and {} special tokens make {}",
             tokenizer.chars().len(),
             tokenizer.vocab_size() - tokenizer.chars().len(),
             tokenizer.vocab_size()
@@ -157,7 +157,7 @@ mod tests {
         let error = |key: &str, value: serde_json::Value| {
             read(|m| m[key] = value.clone()).unwrap_err().to_string()
         };
-        assert!(error("vocab_size", json!(7)).contains("\"vocab_size\" is 7"));
+        assert!(error("vocab_size", json!(7)).contains("vocab_size is 7"));
         assert!(error("n_head", json!(0)).contains("n_head must be >= 1, got 0"));
         assert!(
             error("n_embd", json!("16")).contains("n_embd must be a whole number >= 0, got \"16\"")
