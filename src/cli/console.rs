@@ -39,7 +39,7 @@ pub fn eprintln(line: fmt::Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Whether stderr is a terminal that can move its cursor.
+/// Returns whether stderr is a terminal that can move its cursor.
 pub fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
@@ -49,12 +49,12 @@ pub fn width() -> usize {
     usize::from(Term::stderr().size().1)
 }
 
-/// Whether `NO_COLOR` permits colour: <https://no-color.org>.
+/// Returns whether `NO_COLOR` permits colour: <https://no-color.org>.
 pub fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether the locale's encoding is UTF-8.
+/// Returns whether the locale's encoding is UTF-8.
 pub fn can_show_unicode() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()

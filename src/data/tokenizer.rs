@@ -119,7 +119,7 @@ impl Tokenizer {
         }
     }
 
-    /// Whether the vocabulary has every character of a text.
+    /// Returns whether the vocabulary has every character of a text.
     pub fn can_encode(&self, text: &str) -> bool {
         text.chars().all(|c| self.ids.contains_key(&c))
     }

@@ -47,7 +47,7 @@ impl ModelMeta {
         self.config.parameters(self.tokenizer.vocab_size())
     }
 
-    /// Whether the model was trained on conversations.
+    /// Returns whether the model was trained on conversations.
     pub fn is_chat(&self) -> bool {
         self.tokenizer.kind() == CorpusKind::Conversations
     }

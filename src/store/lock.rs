@@ -67,7 +67,7 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// Whether a path leads to an open file, without following a link.
+/// Returns whether a path leads to an open file, without following a link.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = || -> io::Result<bool> {
         let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);

@@ -71,7 +71,7 @@ impl Snapshot {
         bail!("{} changes faster than it can be read", dir.display())
     }
 
-    /// Whether the directory has a file of this name.
+    /// Returns whether the directory has a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.files.iter().any(|(file_name, _)| *file_name == name)
     }

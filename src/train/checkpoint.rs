@@ -44,7 +44,7 @@ impl Checkpoint {
         }
     }
 
-    /// Whether all weights and moments are finite. [`Self::load`] refuses any others.
+    /// Returns whether all weights and moments are finite. [`Self::load`] refuses any others.
     pub fn is_finite(&self) -> bool {
         [&self.weights, &self.m, &self.v]
             .into_iter()

@@ -110,7 +110,11 @@ fn impossible_model_sizes_are_rejected() {
         ("block_size", json!(u64::MAX), too_many),
         ("n_layer", json!(1u64 << 40), "layer1.attn_wq is missing"),
         ("block_size", json!(1u64 << 40), "expected [1099511627776"),
-        ("n_head", json!(32), "n_head must be a divisor of n_embd 16, got 32"),
+        (
+            "n_head",
+            json!(32),
+            "n_head must be a divisor of n_embd 16, got 32",
+        ),
         ("n_head", json!(-4), "n_head must be a whole number"),
         ("n_head", json!(4.5), "n_head must be a whole number"),
         ("vocab_size", json!(0), "vocab_size is 0"),

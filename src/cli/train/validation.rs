@@ -85,7 +85,7 @@ impl Validation {
         Ok(())
     }
 
-    /// Whether an evaluation is due after the latest step.
+    /// Returns whether an evaluation is due after the latest step.
     pub fn is_due(&self, trainer: &Trainer) -> bool {
         trainer.step_count().is_multiple_of(self.interval) || trainer.is_done()
     }
@@ -110,7 +110,7 @@ impl Validation {
         Ok((loss, is_best))
     }
 
-    /// Whether `--patience` evaluations in a row brought no better model.
+    /// Returns whether `--patience` evaluations in a row brought no better model.
     pub fn is_out_of_patience(&self) -> bool {
         self.patience
             .is_some_and(|patience| self.since_best >= patience)
