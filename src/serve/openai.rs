@@ -25,33 +25,17 @@ const MODEL: &str = "microgpt";
 /// The maximum number of choices per request.
 const MAX_CHOICES: u64 = 50;
 
-#[derive(Clone, Copy, PartialEq)]
-enum Endpoint {
-    Chat,
-    Text,
-}
-
-impl Endpoint {
-    /// The `object` of a response or an event.
-    fn object(self, streamed: bool) -> &'static str {
-        match (self, streamed) {
-            (Endpoint::Chat, false) => "chat.completion",
-            (Endpoint::Chat, true) => "chat.completion.chunk",
-            (Endpoint::Text, _) => "text_completion",
-        }
-    }
-}
-
-enum Prompt {
-    Conversation(Vec<Message>),
-    Text(Generator),
-}
-
 /// A valid request of either endpoint.
 struct CompletionRequest {
-    endpoint: Endpoint,
-    prompts: Vec<Prompt>,
+    prompts: Prompts,
     options: CompletionOptions,
+}
+
+enum Prompts {
+    /// The one prompt of a chat completion.
+    Conversation(Vec<Message>),
+    /// The prompts of text completions.
+    Texts(Vec<Generator>),
 }
 
 struct CompletionOptions {
@@ -75,9 +59,8 @@ pub fn chat_completions(app: &AppState, body: &[u8]) -> Result<HandlerOutput, Ht
     }
     chat_tokens(&app.model).map_err(HttpError::bad_request)?;
     let request = CompletionRequest {
-        endpoint: Endpoint::Chat,
+        prompts: Prompts::Conversation(conversation),
         options: CompletionOptions::parse(&fields, 1)?,
-        prompts: vec![Prompt::Conversation(conversation)],
     };
     request.run(app)
 }
@@ -96,15 +79,11 @@ pub fn completions(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpErr
             prompt,
             ..options.generate.clone()
         };
-        let generator = Generator::new(Arc::clone(&app.model), options);
-        generator.map(Prompt::Text).map_err(HttpError::bad_request)
+        Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad_request)
     };
-    let request = CompletionRequest {
-        endpoint: Endpoint::Text,
-        prompts: prompts.into_iter().map(prompt).collect::<Result<_, _>>()?,
-        options,
-    };
-    request.run(app)
+    let generators = prompts.into_iter().map(prompt).collect::<Result<_, _>>()?;
+    let prompts = Prompts::Texts(generators);
+    CompletionRequest { prompts, options }.run(app)
 }
 
 /// An optional string or array of strings.
@@ -157,12 +136,6 @@ impl CompletionOptions {
     }
 }
 
-/// A choice that is not decoded yet.
-struct PendingChoice {
-    sequence: Sequence,
-    prompt_tokens: usize,
-}
-
 impl CompletionRequest {
     fn run(self, app: &AppState) -> Result<HandlerOutput, HttpError> {
         match self.options.stream {
@@ -174,39 +147,50 @@ impl CompletionRequest {
     }
 
     fn choices(&self) -> u64 {
-        self.options.n * self.prompts.len() as u64
+        let prompts = match &self.prompts {
+            Prompts::Conversation(_) => 1,
+            Prompts::Texts(generators) => generators.len() as u64,
+        };
+        self.options.n * prompts
     }
 
-    fn choice(&self, app: &AppState, index: u64) -> Result<PendingChoice, HttpError> {
+    /// The sequence of a choice, and the length of its prompt in tokens.
+    fn sequence(&self, app: &AppState, index: u64) -> Result<(Sequence, usize), HttpError> {
         let n = self.options.n;
-        match &self.prompts[(index / n) as usize] {
-            Prompt::Conversation(messages) => {
-                let options = &self.options.generate;
-                let reply = PendingReply::new(&app.model, messages, options, index % n)
+        match &self.prompts {
+            Prompts::Conversation(messages) => {
+                let reply = PendingReply::new(&app.model, messages, &self.options.generate, index)
                     .map_err(HttpError::bad_request)?;
-                Ok(PendingChoice {
-                    sequence: reply.text,
-                    prompt_tokens: reply.prompt_tokens,
-                })
+                Ok((reply.text, reply.prompt_tokens))
             }
-            Prompt::Text(generator) => Ok(PendingChoice {
-                sequence: generator.text(index % n),
-                prompt_tokens: generator.prompt_tokens(),
-            }),
+            Prompts::Texts(generators) => {
+                let generator = &generators[(index / n) as usize];
+                Ok((generator.text(index % n), generator.prompt_tokens()))
+            }
         }
+    }
+
+    /// The first fields of the response, or of every event.
+    fn envelope(&self) -> Value {
+        let object = match (&self.prompts, self.options.stream) {
+            (Prompts::Conversation(_), false) => "chat.completion",
+            (Prompts::Conversation(_), true) => "chat.completion.chunk",
+            (Prompts::Texts(_), _) => "text_completion",
+        };
+        let id = format!("cmpl-{:016x}", fastrand::u64(..));
+        json!({ "id": id, "object": object, "created": unix_time(), "model": MODEL })
     }
 
     /// The response with all choices.
     fn respond(&self, app: &AppState) -> Result<Response, HttpError> {
-        let choice = |index| self.choice(app, index);
-        let choices: Vec<PendingChoice> =
-            (0..self.choices()).map(choice).collect::<Result<_, _>>()?;
-        let submit = |choice: PendingChoice| {
-            let handle = app.decode_pool.submit(choice.sequence, &self.options.stop);
-            (handle, choice.prompt_tokens)
+        let submit = |index| {
+            let (sequence, prompt_tokens) = self.sequence(app, index)?;
+            let handle = app.decode_pool.submit(sequence, &self.options.stop);
+            Ok((handle, prompt_tokens))
         };
         // All choices are queued before the first is waited for.
-        let pending: Vec<_> = choices.into_iter().map(submit).collect();
+        let pending = (0..self.choices()).map(submit);
+        let pending: Vec<_> = pending.collect::<Result<_, HttpError>>()?;
         let mut usage = Usage::default();
         let mut choices = Vec::with_capacity(pending.len());
         for (index, (handle, prompt_tokens)) in (0..).zip(pending) {
@@ -214,16 +198,16 @@ impl CompletionRequest {
             app.metrics.count_prompt(prompt_tokens);
             usage.add(self, index, prompt_tokens, completion.tokens.len());
             let text = completion.text;
-            let (key, value) = match self.endpoint {
-                Endpoint::Chat => {
+            let (key, value) = match self.prompts {
+                Prompts::Conversation(_) => {
                     let message = json!({ "role": "assistant", "content": text, "refusal": null });
                     ("message", message)
                 }
-                Endpoint::Text => ("text", json!(text)),
+                Prompts::Texts(_) => ("text", json!(text)),
             };
             choices.push(choice_json(index, key, value, Some(completion.finish)));
         }
-        let mut body = envelope(self.endpoint.object(false));
+        let mut body = self.envelope();
         body["choices"] = Value::Array(choices);
         body["usage"] = usage.to_json();
         Ok(Response::json(&body))
@@ -237,7 +221,7 @@ impl CompletionRequest {
         send: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> io::Result<()> {
         let include_usage = self.options.include_usage;
-        let envelope = envelope(self.endpoint.object(true));
+        let envelope = self.envelope();
         let mut send_event = |choices: Value, usage: Value| {
             let mut event = envelope.clone();
             event["choices"] = choices;
@@ -248,25 +232,25 @@ impl CompletionRequest {
         };
         let mut usage = Usage::default();
         for index in 0..self.choices() {
-            if self.endpoint == Endpoint::Chat {
+            if let Prompts::Conversation(_) = self.prompts {
                 let delta = json!({ "content": "", "role": "assistant" });
                 let first = choice_json(index, "delta", delta, None);
                 send_event(json!([first]), Value::Null)?;
             }
-            let choice = self.choice(app, index).map_err(stream_error)?;
+            let (sequence, prompt_tokens) = self.sequence(app, index).map_err(stream_error)?;
             let mut sent = Ok(());
             let visit = |text: &str| {
                 sent = send_event(self.delta(index, Some(text), None), Value::Null);
                 sent.is_ok()
             };
             let stop = &self.options.stop;
-            let completion = app.decode_pool.stream(choice.sequence, stop, visit);
+            let completion = app.decode_pool.stream(sequence, stop, visit);
             sent?;
             if let Some(completion) = completion.map_err(|lost| stream_error(lost.into()))? {
                 let last = self.delta(index, None, Some(completion.finish));
                 send_event(last, Value::Null)?;
-                app.metrics.count_prompt(choice.prompt_tokens);
-                usage.add(self, index, choice.prompt_tokens, completion.tokens.len());
+                app.metrics.count_prompt(prompt_tokens);
+                usage.add(self, index, prompt_tokens, completion.tokens.len());
             }
         }
         if include_usage {
@@ -277,10 +261,10 @@ impl CompletionRequest {
 
     /// The `choices` of an event with some text, or of the last event of a choice.
     fn delta(&self, index: u64, text: Option<&str>, finish: Option<FinishReason>) -> Value {
-        let (key, value) = match (self.endpoint, text) {
-            (Endpoint::Chat, Some(text)) => ("delta", json!({ "content": text })),
-            (Endpoint::Chat, None) => ("delta", json!({})),
-            (Endpoint::Text, text) => ("text", json!(text.unwrap_or_default())),
+        let (key, value) = match (&self.prompts, text) {
+            (Prompts::Conversation(_), Some(text)) => ("delta", json!({ "content": text })),
+            (Prompts::Conversation(_), None) => ("delta", json!({})),
+            (Prompts::Texts(_), text) => ("text", json!(text.unwrap_or_default())),
         };
         json!([choice_json(index, key, value, finish)])
     }
@@ -297,12 +281,6 @@ fn choice_json(index: u64, key: &str, output: Value, finish: Option<FinishReason
         FinishReason::Length => "length",
     });
     json!({ "index": index, key: output, "logprobs": null, "finish_reason": finish_reason })
-}
-
-/// The first fields of every response and event.
-fn envelope(object: &str) -> Value {
-    let id = format!("cmpl-{:016x}", fastrand::u64(..));
-    json!({ "id": id, "object": object, "created": unix_time(), "model": MODEL })
 }
 
 /// The numbers of tokens of a response.

@@ -56,22 +56,13 @@ impl Server {
     /// Listens. `info` is the response of `GET /microgpt/v1/info`. Errors where the address cannot
     /// be bound.
     pub fn bind(options: ServeOptions, model: Arc<InferenceGpt>, info: Value) -> Result<Self> {
-        Self::bind_routes(options, model, info, &ROUTES)
-    }
-
-    fn bind_routes(
-        options: ServeOptions,
-        model: Arc<InferenceGpt>,
-        info: Value,
-        routes: &'static [Route],
-    ) -> Result<Self> {
         let address = (options.host.as_str(), options.port);
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {}:{}", options.host, options.port))?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let handler = ConnectionHandler {
             app: AppState::new(model, info, options.threads)?,
-            routes,
+            routes: &ROUTES,
             quiet: options.quiet,
             stopping: AtomicBool::new(false),
             open_connections: Arc::default(),
@@ -329,7 +320,7 @@ mod tests {
     #[test]
     fn panicking_handlers_answer_500_and_release_their_permits() {
         static STOP: AtomicBool = AtomicBool::new(false);
-        static ROUTES: [Route; 3] = [
+        static PANICKING_ROUTES: [Route; 3] = [
             ("/get", Handler::Get(|_, _| panic!("a failing GET handler"))),
             (
                 "/post",
@@ -354,7 +345,8 @@ mod tests {
             threads: 2,
             quiet: true,
         };
-        let server = Server::bind_routes(options, model, json!({}), &ROUTES).unwrap();
+        let mut server = Server::bind(options, model, json!({})).unwrap();
+        Arc::get_mut(&mut server.handler).unwrap().routes = &PANICKING_ROUTES;
         let address = server.address().unwrap();
         let running = thread::spawn(|| server.run(&STOP));
         for _ in 0..5 {
