@@ -1,4 +1,4 @@
-//! `microgpt chat`, through pipes and on a terminal.
+//! `microgpt chat` with piped input and on a terminal.
 
 use crate::program::{chat_model_dir, run_in, run_with_stdin, text_model_dir};
 
@@ -76,7 +76,7 @@ fn unknown_characters_and_full_context_are_reported() {
         stderr.contains("doesn't know '\u{f6}', '\u{4f60}'"),
         "{stderr}"
     );
-    // Three quarters of 48 tokens are for the conversation.
+    // Three quarters of the 48-token context hold the conversation.
     let (replies, stderr) = replies(
         &dir,
         "--max-tokens 5",
@@ -96,7 +96,7 @@ fn chat_with_text_model_is_an_error() {
     assert!(error.contains("train --chat"), "{error}");
 }
 
-/// On a terminal, which `script` provides: a prompt, line editing, history, commands, replies.
+/// Runs under `script`, which provides a terminal.
 #[cfg(target_os = "linux")]
 #[test]
 fn terminal_has_prompt_history_and_line_editing() {
@@ -117,13 +117,12 @@ fn terminal_has_prompt_history_and_line_editing() {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("skipped: this system has no `script`");
+        eprintln!("skipped: script is not installed");
         return;
     };
     let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut shown = String::new();
-    // A mistyped letter is taken back, a wrong command is named, and after /clear the first
-    // message is found in the history.
+    // Backspace, an unknown command, /clear, and the first message from the history.
     let lines = [
         &b"hellx\x7fo\r"[..],
         b"/cler\r",
@@ -132,7 +131,7 @@ fn terminal_has_prompt_history_and_line_editing() {
         b"/quit\r",
     ];
     for (prompts, line) in lines.iter().enumerate() {
-        // Each is typed when the prompt for it is there, as a person would.
+        // Type each line only once its prompt is shown.
         let mut byte = [0; 256];
         while shown.matches("\x1b[?2004h").count() <= prompts || !shown.ends_with("\x1b[?2026l") {
             let count = screen.read(&mut byte).unwrap();

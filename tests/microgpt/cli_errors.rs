@@ -1,4 +1,4 @@
-//! Mistakes: each gets one line, the right exit code, and leaves nothing behind.
+//! Command-line and input errors: one line on stderr, the exit code, no files written.
 
 use std::fs;
 
@@ -122,7 +122,7 @@ fn input_errors_exit_with_1_and_write_nothing() {
             b"\x7fELF\x02\x01\x01\0",
             "line 1 has a NUL byte",
         ),
-        // A file that can be opened, and fails while it is read.
+        // A file that opens and whose read fails.
         ("--input /proc/self/mem", b"", "cannot read /proc/self/mem"),
         ("--input -", b"\n  \n\t\n", "there is no text to train on"),
         ("--input -", b"abc\n\xff\xfe\n", "line 2 is not UTF-8"),
@@ -233,7 +233,7 @@ fn unwritable_output_fails_before_training() {
 fn full_stdout_device_is_an_error() {
     let dir = text_model_dir();
     let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
-        eprintln!("skipped: this system has no /dev/full");
+        eprintln!("skipped: /dev/full does not exist");
         return;
     };
     let output = microgpt()
@@ -254,7 +254,7 @@ fn full_stdout_device_is_an_error() {
 fn log_write_failure_keeps_the_model() {
     let dir = tempfile::tempdir().unwrap();
     if !std::path::Path::new("/dev/full").exists() {
-        eprintln!("skipped: this system has no /dev/full");
+        eprintln!("skipped: /dev/full does not exist");
         return;
     }
     let error = run_in(dir.path(), "train --steps 3 --log /dev/full -o model").error(1);
@@ -266,7 +266,7 @@ fn log_write_failure_keeps_the_model() {
 fn checkpoint_write_failure_does_not_stop_the_run() {
     let dir = tempfile::tempdir().unwrap();
     run_in(dir.path(), "train --steps 3 -o model").ok();
-    // A directory in the way of a file that each save writes first.
+    // A directory at the path of the file that each save writes first.
     let obstacle = dir.path().join("model/weights.safetensors.new");
     fs::create_dir_all(obstacle.join("full")).unwrap();
     let line = "train --steps 4 --checkpoint-every 2 --resume model";

@@ -1,4 +1,4 @@
-//! What happens to a model directory when things go wrong: kills, full disks, two runs at once.
+//! Model directories under faults: SIGKILL, full disks, concurrent runs, exhausted descriptors.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::serve::Server;
 
 const OPTIONS: &str = "--schedule constant --threads 1 --batch-size 2";
 
-/// Starts a run that saves after every step and would never end.
+/// Starts a run of a billion steps that saves after each.
 fn start(dir: &Path, options: &str) -> Child {
     let line = format!("train --steps 1000000000 --checkpoint-every 1 --quiet {options}");
     let mut command = microgpt();
@@ -20,7 +20,7 @@ fn start(dir: &Path, options: &str) -> Child {
     command.spawn().unwrap()
 }
 
-/// How far the model of a directory has come; it has to be whole.
+/// The step count of a model, which must be complete and resumable.
 fn step(dir: &Path, model: &str) -> u64 {
     let output = run_in(dir, &format!("info -m {model} --json")).ok();
     let info: Value = serde_json::from_str(&output.stdout).unwrap();
@@ -39,26 +39,29 @@ fn sigkill_at_random_moments_never_loses_a_checkpoint() {
     run_in(dir, &format!("train --steps 1 -o model {OPTIONS}")).ok();
     let mut rng = fastrand::Rng::with_seed(7);
     let mut last = 1;
-    // Some kills come before the first step and most between some later ones, however fast the
-    // machine is just now.
-    let start_and_steps = Instant::now();
+    // Scaled to the time of ten steps, so that kills hit both startup and later saves at any machine
+    // speed.
+    let ten_steps = Instant::now();
     run_in(
         dir,
         &format!("train --steps 10 --checkpoint-every 1 -o other {OPTIONS}"),
     )
     .ok();
-    let longest = 2 * start_and_steps.elapsed().as_micros() as u64;
+    let max_delay = 2 * ten_steps.elapsed().as_micros() as u64;
     for kill in 0..200 {
         let mut child = start(dir, "--resume model --threads 1");
-        std::thread::sleep(Duration::from_micros(rng.u64(..longest)));
+        std::thread::sleep(Duration::from_micros(rng.u64(..max_delay)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = step(dir, "model");
-        assert!(now >= last, "after kill {kill}: step {now}, it was {last}");
-        last = now;
+        let current = step(dir, "model");
+        assert!(
+            current >= last,
+            "after kill {kill}: step {current}, before it {last}"
+        );
+        last = current;
         run_in(dir, "generate -m model -n 2").ok();
     }
-    assert!(last > 50, "the kills came between saves: step {last}");
+    assert!(last > 50, "no kill came between saves: step {last}");
     run_in(dir, "train --resume model --steps 3 --threads 1").ok();
     let whole = format!("train --steps {} -o whole {OPTIONS}", last + 3);
     run_in(dir, &whole).ok();
@@ -105,7 +108,7 @@ fn second_run_on_a_locked_directory_is_rejected() {
         let process = format!("another training run (process {})", first.id());
         assert!(error.contains(&process), "{command}: {error}");
     }
-    // From one directory into another, both may be read meanwhile.
+    // Reading the locked directory is allowed.
     run_in(dir, "train --resume model -o third --steps 1").ok();
     first.kill().unwrap();
     first.wait().unwrap();
@@ -113,8 +116,9 @@ fn second_run_on_a_locked_directory_is_rejected() {
     assert!(!lock.exists(), "a run that ends leaves no lock");
 }
 
-/// Runs shell commands where a small file system is mounted at `small`; whether that was possible.
-fn on_a_small_disk(dir: &Path, commands: &str) -> bool {
+/// Runs shell commands with a 400 kB tmpfs mounted at `small`. Returns false if mounting is not
+/// permitted.
+fn run_on_small_disk(dir: &Path, commands: &str) -> bool {
     let script = format!(
         "set -e; mkdir small; mount -t tmpfs -o size=400k tmpfs small || exit 77; {commands}"
     );
@@ -126,14 +130,14 @@ fn on_a_small_disk(dir: &Path, commands: &str) -> bool {
     let output = match output {
         Ok(output) if output.status.code() != Some(77) => output,
         _ => {
-            eprintln!("skipped: a file system can't be mounted here");
+            eprintln!("skipped: mounting a file system is not permitted");
             return false;
         }
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
     let refused = stderr.contains("unshare failed") || stderr.contains("Operation not permitted");
     if refused {
-        eprintln!("skipped: a file system can't be mounted here");
+        eprintln!("skipped: mounting a file system is not permitted");
         return false;
     }
     assert!(output.status.success(), "{stderr}");
@@ -143,18 +147,18 @@ fn on_a_small_disk(dir: &Path, commands: &str) -> bool {
 #[test]
 fn full_disk_keeps_the_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    // The directory itself is where the file system is mounted, so that it can't be renamed. A save
-    // takes 60 kB more than there is; the filling leaves room for less, in the end for nothing.
-    let output = on_a_small_disk(
+    // The model directory is the mount point, so it can't be renamed. A save needs 60 kB; the filler
+    // file leaves `free` kB.
+    let output = run_on_small_disk(
         dir.path(),
         &format!(
             "$MICROGPT train --steps 5 -o small {OPTIONS} -q
             cp small/weights.safetensors before
-            for room in 48 32 16 8 0; do
-                head -c 1000000 /dev/zero > small/filling 2>/dev/null || true
-                truncate -s -${{room}}k small/filling
+            for free in 48 32 16 8 0; do
+                head -c 1000000 /dev/zero > small/filler 2>/dev/null || true
+                truncate -s -${{free}}k small/filler
                 if $MICROGPT train --resume small --steps 5 -q 2>error; then exit 3; fi
-                if [ $room = 0 ]; then holds=; else holds='small holds the model of step 5: '; fi
+                if [ $free = 0 ]; then holds=; else holds='small holds the model of step 5: '; fi
                 grep -q \"^microgpt: error: ${{holds}}cannot \" error
                 grep -q -i 'no space left' error
                 test $(grep -c . error) = 1
@@ -163,7 +167,7 @@ fn full_disk_keeps_the_last_checkpoint() {
                 $MICROGPT info -m small | grep -q '5 steps done, can be resumed'
                 test $(ls small | wc -l) = 6
             done
-            rm small/filling
+            rm small/filler
             $MICROGPT train --resume small --steps 5 --threads 1 -q
             $MICROGPT info -m small | grep -q '10 steps done, can be resumed'
             mount -o remount,ro small

@@ -1,8 +1,7 @@
-//! What is written about the program: the man page, the README, the completions, each held against
-//! the program and against the tools that read them.
+//! The man page, README, help and completions, checked against the program and against the tools
+//! that read them.
 //!
-//! With `MICROGPT_WRITE_DOCS` set, the man page and the tables of the README are written anew
-//! instead of compared; `make docs` does that.
+//! With `MICROGPT_WRITE_DOCS` set (`make docs`), generated files are written instead of compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Compares a file of the project with what it should hold, or writes that.
+/// Compares a generated file with its expected contents, or writes it.
 #[track_caller]
 fn check_file(path: &str, expected: &str) {
     let file = in_project(path);
@@ -25,10 +24,7 @@ fn check_file(path: &str, expected: &str) {
         return;
     }
     let found = fs::read_to_string(file).unwrap();
-    assert!(
-        found == expected,
-        "{path} differs from the table of options; `make docs` writes it anew"
-    );
+    assert!(found == expected, "{path} is out of date; run `make docs`");
 }
 
 fn stdout(output: Output) -> String {
@@ -53,7 +49,7 @@ fn formula_and_changelog_name_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     let formula = fs::read_to_string(in_project("Formula/microgpt.rb"));
     let changes = fs::read_to_string(in_project("CHANGELOG.md")).unwrap();
-    // A package of the crate holds no formula.
+    // Published packages do not contain the formula.
     if let Ok(formula) = formula {
         assert!(formula.contains(&format!("version \"{version}\"")));
     }
@@ -92,7 +88,7 @@ fn man_page_passes_man_and_mandoc_lint() {
     }
 }
 
-/// A directory with the completions of a shell, and with something to complete.
+/// A temporary directory with the completion script of a shell and files to complete.
 fn with_completions(shell: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let script = run_in(dir.path(), &format!("completions {shell}")).ok();
@@ -102,7 +98,7 @@ fn with_completions(shell: &str) -> tempfile::TempDir {
     dir
 }
 
-/// Command lines whose last word is to be completed, and all that it may become.
+/// Command lines and all completions of their last word.
 const COMPLETIONS: &[(&str, &[&str])] = &[
     ("microgpt tr", &["train"]),
     ("microgpt --v", &["--version"]),
@@ -148,7 +144,7 @@ fn fish_completions() {
             return;
         };
         assert!(output.stderr.is_empty(), "{line}: {output:?}");
-        // Each with a tab and what it means; directories with a slash.
+        // Each candidate ends with a tab and its description; directories with a slash.
         let words: String = stdout(output)
             .lines()
             .map(|line| {
@@ -173,7 +169,8 @@ fn check_completions(line: &str, found: &str, expected: &[&str]) {
     assert_eq!(found, expected, "{line}");
 }
 
-/// Types command lines into a real zsh, with a tab after each word, and looks at what it runs.
+/// Types command lines into an interactive zsh, with a tab after each word, and reads the commands
+/// that it runs.
 #[test]
 fn zsh_completions() {
     let dir = with_completions("zsh");
@@ -192,7 +189,7 @@ fn zsh_completions() {
         .iter()
         .map(|(line, _)| format!("expect 'at:'\ntype $'{}\\r'\n", line.replace('\t', "\\t")))
         .collect();
-    // The marks are written in two pieces so that the echo of the command does not look like them.
+    // The markers are split in two so that the echoed command does not match them.
     let script = r#"
 zmodload zsh/zpty || exit 1
 zpty shell zsh -f -i
@@ -259,7 +256,7 @@ fn short_help_fits_a_screen_and_long_help_adds_detail() {
     for line in ["-V", "--version"] {
         assert_eq!(run_in(dir.path(), line).ok().stdout, version);
     }
-    // A reader that has seen enough is no error.
+    // A closed pipe is not an error.
     let mut child = microgpt()
         .arg("man")
         .stdout(Stdio::piped())

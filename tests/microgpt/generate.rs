@@ -1,4 +1,4 @@
-//! `microgpt generate`, as a user runs it.
+//! `microgpt generate`.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -71,7 +71,7 @@ fn sampling_options_filter_tokens() {
             .iter()
             .all(|line| line.len() <= 16)
     );
-    // The end of a sample is a choice like any other, so prompts are kept and gone on from.
+    // The end token is filtered like any other, so samples keep their prompt and continue it.
     let prompted = lines(&dir, "-n 50 --prompt abc");
     assert!(
         prompted
@@ -105,7 +105,7 @@ fn generate_unique_prints_each_sample_once() {
     let unique = lines(&dir, "-n 300 --unique");
     assert_eq!(unique.len(), 300);
     assert_eq!(unique.iter().collect::<HashSet<_>>().len(), 300);
-    // They come in the order of all samples, less the repetitions.
+    // The order is that of all samples without the duplicates.
     let mut seen = HashSet::new();
     let all: Vec<String> = lines(&dir, "-n 2000")
         .into_iter()
@@ -191,7 +191,7 @@ fn broken_pipe_exits_silently() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The first lines come long before the last.
+    // The first lines are printed long before the last.
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut first)

@@ -1,5 +1,5 @@
-//! Requests that no honest client sends: each gets an answer or a closed connection, and costs the
-//! server nothing that it does not get back.
+//! Malformed and malicious HTTP requests: each gets an error response or a closed connection, and
+//! all threads, descriptors and memory are released.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,16 +14,16 @@ use crate::serve::Server;
 
 const PATH: &str = "/microgpt/v1/generate";
 
-/// What a smuggled request would ask for, and nobody else does.
+/// A request that no other test sends, hidden in bodies to detect request smuggling.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A request with these lines after the first two, and this body.
+/// A POST request with additional header lines and a body.
 fn request(lines: &str, body: &str) -> Vec<u8> {
     let head = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n");
     format!("{head}{lines}\r\n{body}").into_bytes()
 }
 
-/// What a Content-Length might say.
+/// Values of Content-Length, valid and invalid.
 const LENGTHS: [&str; 23] = [
     "-1",
     "+2",
@@ -50,14 +50,14 @@ const LENGTHS: [&str; 23] = [
     "0",
 ];
 
-/// Requests with one Content-Length.
+/// Requests with each Content-Length.
 fn lengths() -> Vec<Vec<u8>> {
     let only = |value: &&str| request(&format!("Content-Length: {value}\r\n"), "{}");
     LENGTHS.iter().map(only).collect()
 }
 
-/// Bodies whose length is said twice, or in a way that readers differ about, with a second request
-/// in what one of them takes for the body, and another for what follows it.
+/// Requests with two body lengths or an encoding that parsers interpret differently, such that the
+/// smuggled request is body to one parser and the next request to another.
 fn ambiguous() -> Vec<Vec<u8>> {
     let mut requests = Vec::new();
     for value in LENGTHS {
@@ -104,7 +104,7 @@ fn ambiguous() -> Vec<Vec<u8>> {
     requests
 }
 
-/// Chunks that are not what they say.
+/// Chunked bodies, valid and invalid.
 fn chunks() -> Vec<Vec<u8>> {
     let bodies = [
         "",
@@ -142,7 +142,7 @@ fn chunks() -> Vec<Vec<u8>> {
     bodies.iter().map(chunked).collect()
 }
 
-/// Heads that break the grammar, or stretch it.
+/// Requests with invalid or unusual header fields.
 fn heads() -> Vec<Vec<u8>> {
     let lines = [
         "X",
@@ -194,8 +194,8 @@ fn heads() -> Vec<Vec<u8>> {
     requests
 }
 
-/// First lines.
-fn first_lines() -> Vec<Vec<u8>> {
+/// Request lines, valid and invalid.
+fn request_lines() -> Vec<Vec<u8>> {
     let long = format!("GET /{} HTTP/1.1", "a".repeat(1 << 20));
     let lines = [
         "",
@@ -253,7 +253,7 @@ fn first_lines() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Bodies that are no request of this server.
+/// Bodies that are not valid requests of this server.
 fn bodies() -> Vec<Vec<u8>> {
     let deep = "[".repeat(100_000);
     let objects = "{\"a\":".repeat(50_000);
@@ -311,7 +311,7 @@ fn bodies() -> Vec<Vec<u8>> {
     requests
 }
 
-/// Good requests that end too early, and what is no request at all.
+/// Truncated requests, other protocols and random bytes.
 fn fragments() -> Vec<Vec<u8>> {
     let good = request("Content-Length: 11\r\n", "{\"seed\": 3}");
     let mut requests: Vec<Vec<u8>> = (0..good.len())
@@ -329,23 +329,26 @@ fn fragments() -> Vec<Vec<u8>> {
     requests
 }
 
-/// Sends some bytes, says that no more come, and reads whatever the server says.
+/// Sends bytes, shuts down the sending side and reads to the end of the response.
 fn send(server: &Server, bytes: &[u8]) -> Vec<u8> {
     let mut stream = server.connect();
-    // A server that refuses a request may close before it has read all of it.
+    // The server may close before it has read all of a rejected request.
     let _ = stream
         .write_all(bytes)
         .and_then(|()| stream.shutdown(Shutdown::Write));
     let mut response = Vec::new();
     if let Err(error) = stream.read_to_end(&mut response) {
-        let hung = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
+        let timeouts = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
-        assert!(!hung.contains(&error.kind()), "no end after {shown:?}");
+        assert!(
+            !timeouts.contains(&error.kind()),
+            "no response or close after {shown:?}"
+        );
     }
     response
 }
 
-/// The statuses of an answer; one that is no HTTP, or a failure of the server, ends the test.
+/// The status codes in a response to `bytes`. Asserts that it is HTTP and has no 500.
 fn statuses(bytes: &[u8], response: &[u8]) -> Vec<u16> {
     let response = String::from_utf8_lossy(response);
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
@@ -355,12 +358,14 @@ fn statuses(bytes: &[u8], response: &[u8]) -> Vec<u16> {
     );
     let lines = response.lines().filter(|line| line.starts_with("HTTP/1."));
     let status = |line: &str| line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let statuses: Vec<u16> = lines.map(|line| status(line).expect("a status")).collect();
+    let statuses: Vec<u16> = lines
+        .map(|line| status(line).expect("a status code"))
+        .collect();
     assert!(!statuses.contains(&500), "{shown:?}: {response}");
     statuses
 }
 
-/// How many threads and open files the server has.
+/// The number of threads and of open files of the server.
 pub fn resources(server: &Server) -> (usize, usize) {
     let count = |what: &str| {
         let dir = Path::new("/proc").join(server.pid().to_string()).join(what);
@@ -388,7 +393,7 @@ fn malformed_requests_are_answered_or_closed() {
         lengths(),
         chunks(),
         heads(),
-        first_lines(),
+        request_lines(),
         bodies(),
         fragments(),
     ];
@@ -397,7 +402,7 @@ fn malformed_requests_are_answered_or_closed() {
     for bytes in groups.iter().flatten() {
         statuses(bytes, &send(&server, bytes));
     }
-    // Many at once, of every kind, and each twice.
+    // All of them concurrently, each twice.
     let server = &server;
     std::thread::scope(|scope| {
         for part in 0..16 {
@@ -434,7 +439,7 @@ fn idle_connections_block_nobody_and_free_their_threads() {
         assert_eq!(server.post(PATH, &good).body, expected);
     }
     drop(open);
-    // What they took is given back.
+    // All threads and descriptors are released.
     let mut after = resources(&server);
     for _ in 0..300 {
         if after.0 <= before.0 && after.1 <= before.1 {
@@ -481,7 +486,7 @@ fn server_survives_file_descriptor_exhaustion() {
     assert_eq!(server.post(PATH, &good).body, expected);
 }
 
-/// How much memory the server has, in kilobytes.
+/// The resident memory of the server in kB.
 fn memory(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status
@@ -493,7 +498,7 @@ fn memory(server: &Server) -> usize {
 
 #[test]
 fn endless_head_and_body_are_cut_off() {
-    const MUCH: usize = 100 << 20;
+    const MAX_SENT: usize = 100 << 20;
     let dir = text_model_dir();
     let server = Server::start(dir.path(), "--quiet");
     server.post(PATH, &json!({}));
@@ -514,15 +519,15 @@ fn endless_head_and_body_are_cut_off() {
     ] {
         let mut stream = server.connect();
         stream.write_all(beginning.as_bytes()).unwrap();
-        // However much is sent, the server stops taking it.
+        // The server stops reading.
         let mut sent = 0;
-        while sent < MUCH && stream.write_all(more.as_bytes()).is_ok() {
+        while sent < MAX_SENT && stream.write_all(more.as_bytes()).is_ok() {
             sent += more.len();
         }
-        assert!(sent < MUCH, "{more:.9?} had no end");
+        assert!(sent < MAX_SENT, "{more:.9?} is accepted without limit");
         let mut response = Vec::new();
         let _ = stream.read_to_end(&mut response);
-        // The answer may be lost: the client did not listen when it came.
+        // A reset may discard the response before it is read.
         let statuses = statuses(beginning.as_bytes(), &response);
         assert!(statuses.is_empty() || statuses == [status], "{statuses:?}");
     }

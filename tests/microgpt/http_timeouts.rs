@@ -1,4 +1,4 @@
-//! Clients that take longer than they may, to ask or to listen: the server ends it.
+//! Timeouts of clients that send or read too slowly.
 
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
@@ -11,21 +11,21 @@ use crate::hostile_http::resources;
 use crate::program::text_model_dir;
 use crate::serve::Server;
 
-/// When a client that sends nothing, and one that sends too little, is cut off: in seconds, with
-/// time for a busy machine.
+/// Seconds until an idle client and until a slow client is disconnected, with slack for a busy
+/// machine.
 const IDLE: Range<u64> = 9..25;
-const LATE: Range<u64> = 29..60;
+const SLOW: Range<u64> = 29..60;
 
-/// What the server says to a client that begins a request and then sends a letter every second, or
-/// nothing more, and how many seconds it listens.
-fn dawdle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
+/// Sends the start of a request and then one byte per second if `trickles`, else nothing. Returns
+/// the response and the seconds until the server closes the connection.
+fn trickle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
     let mut stream = server.connect();
     stream
         .set_read_timeout(Some(Duration::from_secs(1)))
         .unwrap();
     stream.write_all(beginning.as_bytes()).unwrap();
     let (start, mut response, mut part) = (Instant::now(), Vec::new(), [0; 4096]);
-    while start.elapsed() < Duration::from_secs(LATE.end) {
+    while start.elapsed() < Duration::from_secs(SLOW.end) {
         match stream.read(&mut part) {
             Ok(0) => break,
             Ok(count) => response.extend_from_slice(&part[..count]),
@@ -41,14 +41,14 @@ fn dawdle(server: &Server, beginning: &str, trickles: bool) -> (String, u64) {
     (response, start.elapsed().as_secs())
 }
 
-/// Asks without ever listening; gives how many seconds the server bears that.
-fn deaf(server: &Server) -> u64 {
+/// Sends requests without reading responses. Returns the seconds until the server disconnects.
+fn never_read(server: &Server) -> u64 {
     let (mut stream, start) = (server.connect(), Instant::now());
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
     stream
-        .set_write_timeout(Some(Duration::from_secs(LATE.end)))
+        .set_write_timeout(Some(Duration::from_secs(SLOW.end)))
         .unwrap();
-    while start.elapsed() < Duration::from_secs(LATE.end) && stream.write_all(&request).is_ok() {}
+    while start.elapsed() < Duration::from_secs(SLOW.end) && stream.write_all(&request).is_ok() {}
     start.elapsed().as_secs()
 }
 
@@ -70,27 +70,27 @@ fn slow_clients_are_disconnected_at_the_timeout() {
             ("GET /", false, "408", IDLE),
             (sized, false, "408", IDLE),
             (chunked, false, "408", IDLE),
-            ("GET /", true, "408", LATE),
-            (sized, true, "408", LATE),
-            (&chunk, true, "408", LATE),
+            ("GET /", true, "408", SLOW),
+            (sized, true, "408", SLOW),
+            (&chunk, true, "408", SLOW),
         ] {
             scope.spawn(move || {
-                let (response, took) = dawdle(server, beginning, trickles);
+                let (response, took) = trickle(server, beginning, trickles);
                 let first = response.lines().next().unwrap_or_default();
                 let said = first.split(' ').nth(1).unwrap_or_default();
-                // A client that is slow to see the end, and goes on sending, may lose the answer.
+                // A client that keeps sending after the close may lose the response to a reset.
                 let heard = said == status || (trickles && response.is_empty());
                 assert!(heard, "{beginning:?}: {response}");
                 assert!(seconds.contains(&took), "{beginning:?} took {took} s");
             });
         }
         scope.spawn(|| {
-            // What fits between the two is taken first.
-            let took = deaf(server);
-            assert!((IDLE.start..LATE.end).contains(&took), "{took} s");
+            // Socket buffers accept data first.
+            let took = never_read(server);
+            assert!((IDLE.start..SLOW.end).contains(&took), "{took} s");
         });
     });
-    // Nothing of them is left.
+    // All threads and descriptors are released.
     let mut after = resources(server);
     for _ in 0..100 {
         if after.0 <= before.0 && after.1 <= before.1 {

@@ -1,4 +1,4 @@
-//! Text and models that are not what they should be: too much, too strange, or not finite.
+//! Limits of inputs and models: sizes, extreme characters, non-finite losses, permissions.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use crate::program::{run_in, run_with_stdin, text_model_dir};
 #[test]
 fn input_over_size_limit_is_rejected_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    // A gibibyte of nothing takes no room on the disk.
+    // A sparse file of 1 GiB.
     let file = File::create(dir.path().join("long")).unwrap();
     file.set_len(1 << 30).unwrap();
     for kind in ["", "--text", "--chat"] {
@@ -83,8 +83,8 @@ fn non_finite_loss_stops_the_run_and_keeps_the_saved_model() {
             .collect::<Vec<_>>()
     };
     let before = files();
-    // The second rate is beyond what a weight can be, so that the first step spoils it: neither the
-    // checkpoint after it nor the end of the run may save that.
+    // Rates above f32::MAX make the weights infinite in the first step: neither the checkpoint after
+    // it nor the end of the run may save them.
     for options in [
         "--steps 50 --lr 1e30",
         "--steps 50 --lr 1e39 --checkpoint-every 1",
@@ -101,7 +101,7 @@ fn non_finite_loss_stops_the_run_and_keeps_the_saved_model() {
         assert!(error.contains("try a smaller one"), "{options}: {error}");
         assert!(files() == before, "{options}");
     }
-    // What a checkpoint saves before the loss is lost is a model, if no good one.
+    // Checkpoints before the loss becomes NaN are loadable.
     let line = "train --resume model --steps 50 -q --lr 1e30 --checkpoint-every 1";
     let error = run_in(dir.path(), line).error(1);
     assert!(error.contains("model holds the model of step 6"), "{error}");
@@ -111,9 +111,8 @@ fn non_finite_loss_stops_the_run_and_keeps_the_saved_model() {
     assert!(!dir.path().join("new").exists());
 }
 
-/// Runs the program as somebody who may not do everything: as who runs the test, unless that is
-/// the superuser.
-fn run_without_rights(dir: &Path, line: &str) -> (Option<i32>, String) {
+/// Runs the program without superuser rights, as `nobody` if the test runs as root.
+fn run_unprivileged(dir: &Path, line: &str) -> (Option<i32>, String) {
     let mut command = Command::new(dir.join("microgpt"));
     command.current_dir(dir).args(line.split_whitespace());
     if fs::metadata(dir).unwrap().uid() == 0 {
@@ -139,7 +138,7 @@ fn permission_errors_name_the_path() {
     for name in ["model", "."] {
         allow(name, 0o555);
     }
-    assert_eq!(run_without_rights(dir, "generate -m model").0, Some(0));
+    assert_eq!(run_unprivileged(dir, "generate -m model").0, Some(0));
     for (line, expected) in [
         ("train --input secret", "cannot read secret: "),
         ("train --input closed/names", "cannot read closed/names: "),
@@ -150,7 +149,7 @@ fn permission_errors_name_the_path() {
         ("score -m model secret", "cannot read secret: "),
         ("generate -m closed", "cannot read closed/"),
     ] {
-        let (code, stderr) = run_without_rights(dir, line);
+        let (code, stderr) = run_unprivileged(dir, line);
         assert_eq!(code, Some(1), "{line}: {stderr}");
         let expected = format!("microgpt: error: {expected}");
         let error = stderr.lines().last().unwrap();
@@ -158,10 +157,10 @@ fn permission_errors_name_the_path() {
         assert!(error.contains("Permission denied"), "{line}: {stderr}");
     }
     allow("model/weights.safetensors", 0o000);
-    let (code, stderr) = run_without_rights(dir, "generate -m model");
+    let (code, stderr) = run_unprivileged(dir, "generate -m model");
     let expected = "microgpt: error: cannot open model/weights.safetensors: Permission denied";
     assert!(code == Some(1) && stderr.starts_with(expected), "{stderr}");
-    // So that it can be removed.
+    // Allows the temporary directory to be removed.
     for name in [".", "model", "closed"] {
         allow(name, 0o755);
     }
@@ -176,7 +175,7 @@ fn unaligned_weights_load_the_same() {
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
     let length = u64::from_le_bytes(*length);
     for blanks in 1..8 {
-        // Blanks at the header's end move all that comes after it.
+        // Trailing blanks in the header shift the data.
         let (header, data) = rest.split_at(length as usize);
         let mut moved = (length + blanks).to_le_bytes().to_vec();
         moved.extend_from_slice(header);

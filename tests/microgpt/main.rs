@@ -1,8 +1,7 @@
-//! The tests of the built program and of the model's numbers, all in one binary.
+//! Integration tests of the binary and numerical tests of the library, in one test binary.
 //!
-//! Those that need the reference numbers or the real data look for them in `../shared`, and say so
-//! where they are missing. `.ci/run` sets `MICROGPT_REQUIRE_SHARED`, with which a missing file is a
-//! failure.
+//! Reference numbers and real data are read from `../shared`; a test whose files are missing prints
+//! that it is skipped, or fails if `MICROGPT_REQUIRE_SHARED` is set, as `.ci/run` does.
 
 mod chat;
 mod cli_errors;

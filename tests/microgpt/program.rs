@@ -1,10 +1,10 @@
-//! Running the program, and finding what it is tested against.
+//! Helpers: running the binary and other tools, small models, shared files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-/// The program, with nothing in its environment that would change what it does.
+/// A command that runs the binary without the environment variables that it reads.
 pub fn microgpt() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_microgpt"));
     for name in [
@@ -21,7 +21,7 @@ pub fn microgpt() -> Command {
     command
 }
 
-/// What a run of the program left behind.
+/// The exit code and output of a finished run.
 pub struct RunOutput {
     pub code: Option<i32>,
     pub stdout: String,
@@ -30,7 +30,7 @@ pub struct RunOutput {
 
 impl RunOutput {
     fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
+        let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
         Self {
             code: output.status.code(),
             stdout: text(output.stdout),
@@ -38,14 +38,15 @@ impl RunOutput {
         }
     }
 
-    /// The output of a run that has to have gone well.
+    /// Asserts that the run succeeded.
     #[track_caller]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
     }
 
-    /// The one line of error of a run that has to have failed with this code.
+    /// Asserts that the run failed with `code`, an empty stdout and one error line, the last of stderr;
+    /// returns that line.
     #[track_caller]
     pub fn error(self, code: i32) -> String {
         assert_eq!(
@@ -55,24 +56,24 @@ impl RunOutput {
             self.stdout,
             self.stderr
         );
-        assert_eq!(self.stdout, "", "an error leaves no result");
+        assert_eq!(self.stdout, "", "a failed run prints nothing to stdout");
         let errors: Vec<&str> = self
             .stderr
             .lines()
             .filter(|line| line.starts_with("microgpt: error: "))
             .collect();
-        assert_eq!(errors.len(), 1, "one line of error: {}", self.stderr);
+        assert_eq!(errors.len(), 1, "one error line: {}", self.stderr);
         assert_eq!(
             self.stderr.lines().last(),
             Some(errors[0]),
-            "and nothing after it: {}",
+            "nothing follows the error line: {}",
             self.stderr
         );
         errors[0].to_string()
     }
 }
 
-/// Runs the program in a directory, with the words of a line as its arguments.
+/// Runs the binary in `dir` with the arguments of `line`, split at white space.
 pub fn run_in(dir: &Path, line: &str) -> RunOutput {
     let output = microgpt()
         .current_dir(dir)
@@ -82,7 +83,7 @@ pub fn run_in(dir: &Path, line: &str) -> RunOutput {
     RunOutput::from(output.expect("the program runs"))
 }
 
-/// The same, with something on its standard input.
+/// Like [`run_in`], with `input` on stdin.
 pub fn run_with_stdin(dir: &Path, line: &str, input: &[u8]) -> RunOutput {
     let mut child = microgpt()
         .current_dir(dir)
@@ -92,24 +93,27 @@ pub fn run_with_stdin(dir: &Path, line: &str, input: &[u8]) -> RunOutput {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    let mut stdin = child.stdin.take().expect("it has a standard input");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
     let input = input.to_vec();
-    // A program that stops early closes its end, which is none of our concern.
+    // The program may exit without reading all of its input.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().expect("the program ends");
     writer.join().expect("writing does not panic");
     RunOutput::from(output)
 }
 
-/// Sends a signal to a program under way.
+/// Sends a signal to a running process.
 pub fn send_signal(signal: &str, child: &Child) {
     let mut kill = Command::new("kill");
     let sent = kill.args([signal, &child.id().to_string()]).status();
     assert!(sent.unwrap().success());
 }
 
-/// Runs a tool with nothing on its standard input; none where it is missing, which
-/// `MICROGPT_REQUIRE_TOOLS` makes a failure.
+/// Runs a tool with an empty stdin. Returns `None` if it is not installed.
+///
+/// # Panics
+///
+/// Panics if it is not installed and `MICROGPT_REQUIRE_TOOLS` is set.
 pub fn tool(name: &str, arguments: &[&str], dir: &Path) -> Option<Output> {
     let output = Command::new(name)
         .args(arguments)
@@ -130,7 +134,11 @@ pub fn tool(name: &str, arguments: &[&str], dir: &Path) -> Option<Output> {
     }
 }
 
-/// A file of `../shared`, or none where it is not there.
+/// The path of a file in `../shared`, or `None` if it is missing.
+///
+/// # Panics
+///
+/// Panics if it is missing and `MICROGPT_REQUIRE_SHARED` is set.
 pub fn shared(path: &str) -> Option<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared")
@@ -147,7 +155,8 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// A directory with a small text model in `model`, trained for a moment on the built-in names.
+/// A temporary directory with a small text model in `model`, trained for 60 steps on the built-in
+/// names.
 pub fn text_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_in(
@@ -158,7 +167,7 @@ pub fn text_model_dir() -> tempfile::TempDir {
     dir
 }
 
-/// A directory with a small chat model in `model`, trained for a moment on the built-in
+/// A temporary directory with a small chat model in `model`, trained for 60 steps on the built-in
 /// conversations.
 pub fn chat_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,5 @@
-//! The model's numbers against the original algorithm's, computed in float64
-//! (`../shared/reference`).
+//! Logits, losses and gradients against those of the original algorithm in float64
+//! (`../shared/reference`), and consistency of the two models.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::program::shared;
 
-/// The numbers of a reference file, f32 or f64, by name.
+/// The tensors of a reference file (f32 or f64) by name: shape and values.
 fn numbers(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -69,7 +69,7 @@ fn config(json: &Value) -> ModelConfig {
     }
 }
 
-/// A vocabulary of so many tokens, of whichever characters.
+/// A tokenizer with `vocab_size` tokens of arbitrary characters.
 fn tokenizer(vocab_size: usize) -> Tokenizer {
     Tokenizer::new(
         (0..vocab_size as u32 - 1)
@@ -80,7 +80,7 @@ fn tokenizer(vocab_size: usize) -> Tokenizer {
     .unwrap()
 }
 
-/// The largest difference, relative to the largest number.
+/// The maximum absolute difference, relative to the maximum absolute expected value.
 fn difference(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f64, |max, v| max.max(v.abs()));
@@ -100,7 +100,7 @@ fn to_f64(tensor: &Tensor) -> Vec<f64> {
     values.into_iter().map(f64::from).collect()
 }
 
-/// The logits after every token of a document.
+/// The logits after each token of a document, `[T, vocab_size]`.
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
     let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
     let run = Chunk {
@@ -114,7 +114,7 @@ fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
         .collect()
 }
 
-/// The gradients under the names that a model directory has for the weights.
+/// The gradients by the tensor names of a model directory.
 fn by_name(model: &TensorGpt, gradients: &GradStore) -> BTreeMap<String, Vec<f64>> {
     let mut tensors = Tensors::new();
     for (name, var) in model.vars() {
@@ -153,13 +153,13 @@ fn check_gradients(name: &str) {
     );
     let gradients = loss.backward().unwrap();
     for (name, gradient) in by_name(&model, &gradients) {
-        let off = difference(&gradient, &reference[&format!("grad.{name}")].1);
-        assert!(off < 2e-5, "the gradient of {name} is off by {off}");
+        let error = difference(&gradient, &reference[&format!("grad.{name}")].1);
+        assert!(error < 2e-5, "the gradient of {name} differs by {error}");
     }
 
     let logits0 = &reference["logits0"].1;
-    let off = difference(&tensor_logits(&model, &documents[..1]), logits0);
-    assert!(off < 5e-6, "TensorGpt's logits are off by {off}");
+    let error = difference(&tensor_logits(&model, &documents[..1]), logits0);
+    assert!(error < 5e-6, "TensorGpt's logits differ by {error}");
 
     let vocab_size = json["vocab_size"].as_u64().unwrap() as usize;
     let meta = ModelMeta {
@@ -167,11 +167,11 @@ fn check_gradients(name: &str) {
         tokenizer: tokenizer(vocab_size),
     };
     let inference = InferenceGpt::from_tensors(meta, &weights);
-    let off = difference(
+    let error = difference(
         &inference_logits(&inference, &documents[0][..documents[0].len() - 1]),
         logits0,
     );
-    assert!(off < 1e-9, "InferenceGpt's logits are off by {off}");
+    assert!(error < 1e-9, "InferenceGpt's logits differ by {error}");
 
     let scores = Scorer::new(&inference).score_tokens(&documents);
     let bits: f64 = scores.iter().map(|score| score.bits).sum();
@@ -193,7 +193,7 @@ fn large_model_matches_reference_logits_loss_and_gradients() {
     check_gradients("grad-b");
 }
 
-/// microgpt.py's own run: 1,000 steps from its initial weights, a document a step.
+/// The run of microgpt.py: 1,000 steps from its initial weights, one document per step.
 #[test]
 fn training_follows_the_reference_run_of_1000_steps() {
     let Some(json) = shared("reference/gist.json") else {
@@ -252,7 +252,7 @@ fn training_follows_the_reference_run_of_1000_steps() {
 
 fn random_model(config: ModelConfig, vocab_size: usize) -> (TensorGpt, Tensors) {
     let mut weights = initial_weights(config, vocab_size, 3);
-    // Larger than they would be, so that every part of the model matters.
+    // Larger than usual initial weights, so that every layer affects the logits.
     weights
         .values_mut()
         .flat_map(|t| &mut t.values)
@@ -311,8 +311,7 @@ fn tensor_gpt_and_inference_gpt_logits_agree() {
     }
 }
 
-/// Each gradient against the difference of the loss, which the f64 model gives exactly enough for
-/// it.
+/// Compares four entries of each gradient with central differences of the f64 loss.
 #[test]
 fn gradients_match_finite_differences() {
     let (model, weights) = random_model(ODD, 7);
@@ -327,7 +326,7 @@ fn gradients_match_finite_differences() {
     };
     let loss = |weights: &Tensors| {
         let model = InferenceGpt::from_tensors(meta.clone(), weights);
-        let surprise = |document: &&[u32]| -> f64 {
+        let document_loss = |document: &&[u32]| -> f64 {
             let logits = inference_logits(&model, &document[..document.len() - 1]);
             let logits = logits.chunks_exact(7).zip(&document[1..]);
             logits
@@ -338,14 +337,14 @@ fn gradients_match_finite_differences() {
                 })
                 .sum()
         };
-        documents.iter().map(surprise).sum::<f64>() / count as f64
+        documents.iter().map(document_loss).sum::<f64>() / count as f64
     };
     let mut rng = fastrand::Rng::with_seed(8);
     for (name, gradient) in by_name(&model, &gradients) {
         for _ in 0..4 {
             let at = rng.usize(0..gradient.len());
             let mut moved = weights.clone();
-            // The step is exact in f32, whatever the weight.
+            // The difference of the rounded f32 weights, not the nominal step.
             let mut loss_at = |by: f32| {
                 let start = weights[&name].values[at];
                 moved.get_mut(&name).unwrap().values[at] = start + by;
@@ -394,7 +393,7 @@ fn thread_count_changes_losses_only_by_rounding() {
     let (again, same_weights) = run(3);
     assert_eq!(three, again);
     assert_eq!(weights, same_weights);
-    // More threads than documents are fine.
+    // More threads than documents.
     assert!(difference(&run(64).0, &one) < 1e-4);
 }
 

@@ -1,4 +1,4 @@
-//! `microgpt score`, as a user runs it.
+//! `microgpt score`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -51,7 +51,7 @@ fn score_prints_bits_before_each_line() {
 #[test]
 fn scores_do_not_depend_on_files_threads_or_line_length() {
     let dir = text_model_dir();
-    // Longer than the context of 16, longer than what is read at once, and everything between.
+    // Lines shorter than the context of 16, longer than the read buffer, and between.
     let lines: Vec<String> = (0..400).map(|i| "anna".repeat(i * i % 67) + "\n").collect();
     let long = "marie".repeat(10_000) + "\n";
     let all = lines.concat() + &long + "last";
@@ -72,19 +72,19 @@ fn scores_do_not_depend_on_files_threads_or_line_length() {
             .stdout,
         one
     );
-    // A line is the same whatever stands around it.
+    // The score of a line does not depend on other lines.
     for number in [0, 66, 399] {
-        let alone = run_with_stdin(dir.path(), "score -m model", lines[number].as_bytes())
+        let single = run_with_stdin(dir.path(), "score -m model", lines[number].as_bytes())
             .ok()
             .stdout;
-        assert_eq!(alone.lines().next(), one.lines().nth(number));
+        assert_eq!(single.lines().next(), one.lines().nth(number));
     }
     let twice = run_in(dir.path(), "score -m model all - all").ok().stdout;
     assert_eq!(twice.lines().count(), 804);
     let summary = run_in(dir.path(), "score -m model --summary all")
         .ok()
         .stdout;
-    // Each character but the line breaks, and each line's end.
+    // Each character except line breaks, and the end of each line.
     let tokens = all.len() - 401 + 402;
     let expected = format!("\t402 lines, {},{} tokens\n", tokens / 1000, tokens % 1000);
     assert!(summary.ends_with(&expected), "{summary}");
@@ -128,7 +128,7 @@ fn score_prints_each_line_as_it_arrives() {
         stdout.read_line(&mut line).unwrap();
         assert!(line.ends_with(&format!("\t{name}\n")), "{line}");
     }
-    // A reader that goes away is no failure.
+    // A closed pipe is not an error.
     drop(stdout);
     let _ = stdin.write_all("mia\n".repeat(100_000).as_bytes());
     drop(stdin);

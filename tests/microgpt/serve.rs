@@ -1,4 +1,4 @@
-//! `microgpt serve`, over real connections on a loopback port.
+//! `microgpt serve`, over connections to a loopback port.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::program::{
     chat_model_dir, microgpt, run_in, run_with_stdin, send_signal, text_model_dir,
 };
 
-/// A server of the model in a directory; killed when it is dropped.
+/// A running server; killed on drop.
 pub struct Server {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
@@ -44,7 +44,7 @@ impl Server {
         }
     }
 
-    /// The number of its process.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -57,10 +57,10 @@ impl Server {
         stream
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the complete response.
     fn send(&self, request: &str) -> Response {
         let mut stream = self.connect();
-        // A server that refuses a request may close before it has read all of it.
+        // The server may close before it has read all of a rejected request.
         let _ = stream.write_all(request.as_bytes());
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes);
@@ -77,7 +77,7 @@ impl Server {
         self.send(&post(path, &body.to_string()))
     }
 
-    /// The value of a sample in the metrics.
+    /// The value of a metric.
     fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let line = text
@@ -226,7 +226,7 @@ fn served_reply_matches_chat() {
         .json(200);
     let expected = json!({ "role": "assistant", "content": reply.trim_end_matches('\n'), "tokens_dropped": 0 });
     assert_eq!(response, expected);
-    // 36 of 48 tokens are for the prompt: the first turn of 14 tokens goes, and then the second.
+    // 36 of 48 tokens are for the prompt: the first turn of 14 tokens is dropped, then the second.
     let messages = json!([
         { "role": "user", "content": "hello hello." },
         { "role": "assistant", "content": "hello!" },
@@ -542,7 +542,7 @@ fn openai_text_completions() {
     );
 }
 
-/// A chat model with a context so long that it speaks for a while.
+/// A temporary directory with a chat model of a long context, which generates for seconds.
 fn long_context_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     run_in(
@@ -555,14 +555,14 @@ fn long_context_model_dir() -> tempfile::TempDir {
 
 const LONG: &str = r#"{"messages": [{"role": "user", "content": "hello"}], "stream": true, "temperature": 3, "n": 50}"#;
 
-/// A request of so many events that no connection takes them all before they are read.
+/// A request with more events than socket buffers hold.
 const ENDLESS: &str =
     r#"{"prompt": "a", "stream": true, "temperature": 3, "n": 50, "max_tokens": 1999}"#;
 
 #[test]
 fn tokens_are_streamed_and_disconnect_cancels_generation() {
     let dir = tempfile::tempdir().unwrap();
-    // A model of a continuous text knows no end but that of its context.
+    // A model of continuous text stops only at the limit.
     std::fs::write(dir.path().join("text"), "abc\n".repeat(1000)).unwrap();
     run_in(
         dir.path(),
@@ -574,7 +574,7 @@ fn tokens_are_streamed_and_disconnect_cancels_generation() {
     stream
         .write_all(post("/v1/completions", ENDLESS).as_bytes())
         .unwrap();
-    // Events are read while later ones are not made yet.
+    // The first events arrive before the last are generated.
     let mut reader = BufReader::new(stream);
     let mut events = 0;
     while events < 20 {
@@ -604,7 +604,7 @@ fn tokens_are_streamed_and_disconnect_cancels_generation() {
 fn slow_reader_does_not_block_other_clients() {
     let dir = text_model_dir();
     let server = Server::start(dir.path(), "--threads 1");
-    // Heads and bodies of which not all is sent, more of them than there are workers.
+    // Incomplete heads and bodies, more of them than workers.
     let whole = post("/microgpt/v1/generate", &" ".repeat(5000));
     let slow: Vec<TcpStream> = (0..20)
         .map(|i| {
@@ -615,7 +615,7 @@ fn slow_reader_does_not_block_other_clients() {
             stream
         })
         .collect();
-    // One that is refused, while its body still comes.
+    // A rejected request whose body is still being sent.
     let huge = whole.replace("Content-Length: 5000", "Content-Length: 2000000");
     let mut refused = server.connect();
     refused.write_all(&huge.as_bytes()[..3000]).unwrap();

@@ -30,7 +30,7 @@ fn interrupt(dir: &std::path::Path, signal: &str, more: &str) -> (Option<i32>, S
         .unwrap();
     let mut reader = BufReader::new(child.stderr.take().unwrap());
     let mut stderr = read_until(&mut reader, "on      cpu");
-    // The first checkpoint shows that training is under way.
+    // The first checkpoint shows that training has started.
     while !dir.join("model/train_state.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -61,7 +61,7 @@ fn signal_finishes_the_step_saves_and_prints_resume_command() {
             "{last}"
         );
 
-        // Gone on with, it is the run that was never stopped.
+        // Resumed, it matches an uninterrupted run.
         run_in(dir.path(), "train --resume model --steps 20 --threads 1").ok();
         let options = format!("--batch-size 2 --threads 1 --schedule constant {kind}");
         let whole = format!("train --steps {} {options} -o whole", step + 20);
@@ -76,7 +76,7 @@ fn signal_finishes_the_step_saves_and_prints_resume_command() {
 #[test]
 fn second_signal_exits_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    // Steps of about a second, far longer than the time between the signals.
+    // Steps of about one second, far longer than the delay between the signals.
     let size = "--text --block-size 256 --n-embd 128 --n-layer 4 --batch-size 64 --threads 1";
     let mut child = microgpt()
         .current_dir(dir.path())
@@ -98,7 +98,7 @@ fn second_signal_exits_at_once() {
 #[test]
 fn signal_during_final_samples_exits_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    // Nobody reads the samples, and the pipe is full: without a signal they would take forever.
+    // The pipe is full and nothing reads it: without a signal, printing samples would block.
     let (reader, writer) = std::io::pipe().unwrap();
     let mut filler = writer.try_clone().unwrap();
     std::thread::spawn(move || while filler.write_all(&[0; 4096]).is_ok() {});
@@ -111,10 +111,10 @@ fn signal_during_final_samples_exits_at_once() {
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     read_until(&mut stderr, "saved   model");
-    // The same whether it comes before the first sample or during one.
+    // The signal may arrive before the first sample or during one.
     std::thread::sleep(std::time::Duration::from_millis(100));
     send_signal("-INT", &child);
-    // Where the program waits all the same, it ends without an error when the pipe is closed.
+    // If the signal is ignored, closing the pipe ends the program with exit code 0.
     std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_secs(30));
         drop(reader);
@@ -140,7 +140,7 @@ fn interrupted_run_keeps_the_best_model() {
         state["validation_loss"].as_f64().unwrap()
     };
     let best = loss("model/best");
-    // Ten steps at a rate that spoils the model: what had been the best is what is left.
+    // Ten steps at a rate that ruins the model: the best model remains.
     run_in(dir.path(), "train --resume model --steps 10 --lr 0.5").ok();
     assert!(loss("model") <= best && !dir.path().join("model/best").exists());
 }

@@ -1,4 +1,4 @@
-//! Model directories from the outside: export, info, and what is wrong with one.
+//! `microgpt info`, `microgpt export` and the errors of invalid model directories.
 
 use std::fs;
 use std::path::Path;
@@ -95,8 +95,8 @@ fn exported_model_generates_the_same_samples() {
     }
 }
 
-/// Changes one thing in a copy of a model, and gives the error that `generate` makes of it.
-fn broken(dir: &Path, file: &str, change: impl Fn(&mut Vec<u8>)) -> String {
+/// Changes a file of a copied model and returns the error of `generate`.
+fn error_of_changed(dir: &Path, file: &str, change: impl Fn(&mut Vec<u8>)) -> String {
     let copy = dir.join("broken");
     let _ = fs::remove_dir_all(&copy);
     fs::create_dir(&copy).unwrap();
@@ -110,13 +110,13 @@ fn broken(dir: &Path, file: &str, change: impl Fn(&mut Vec<u8>)) -> String {
     run_in(dir, "generate -m broken").error(1)
 }
 
-/// Replaces text in a file by text of the same length, so that offsets stay right.
+/// Replaces bytes by others of the same length, which keeps offsets valid.
 fn replace(bytes: &mut [u8], from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let at = bytes
         .windows(from.len())
         .position(|w| w == from.as_bytes())
-        .expect("the text to replace is there");
+        .expect("the bytes to replace are present");
     bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
 }
 
@@ -131,27 +131,27 @@ fn invalid_model_files_get_one_error_line() {
         }
     };
     check(
-        broken(dir, weights, |b| b.truncate(b.len() - 1)),
+        error_of_changed(dir, weights, |b| b.truncate(b.len() - 1)),
         &["broken/weights.safetensors", "not a complete safetensors"],
     );
     check(
-        broken(dir, weights, |b| b.clear()),
+        error_of_changed(dir, weights, |b| b.clear()),
         &["not a complete safetensors file"],
     );
     check(
-        broken(dir, weights, |b| b[..8].fill(0xff)),
+        error_of_changed(dir, weights, |b| b[..8].fill(0xff)),
         &["not a complete safetensors file"],
     );
     check(
-        broken(dir, weights, |b| replace(b, "\"wte\"", "\"wtf\"")),
+        error_of_changed(dir, weights, |b| replace(b, "\"wte\"", "\"wtf\"")),
         &["wte is missing"],
     );
     check(
-        broken(dir, weights, |b| replace(b, "[27,16]", "[16,27]")),
+        error_of_changed(dir, weights, |b| replace(b, "[27,16]", "[16,27]")),
         &["[16, 27]", "expected [27, 16]"],
     );
     check(
-        broken(dir, weights, |b| b.extend([0; 4])),
+        error_of_changed(dir, weights, |b| b.extend([0; 4])),
         &["not a complete safetensors file"],
     );
     let nan = |b: &mut Vec<u8>| {
@@ -159,39 +159,39 @@ fn invalid_model_files_get_one_error_line() {
         b[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     };
     check(
-        broken(dir, weights, nan),
+        error_of_changed(dir, weights, nan),
         &["wte holds NaN at [26, 15]", "expected finite"],
     );
 
     let meta = "meta.json";
     check(
-        broken(dir, meta, |b| b.truncate(10)),
+        error_of_changed(dir, meta, |b| b.truncate(10)),
         &["broken/meta.json", "not valid JSON"],
     );
     check(
-        broken(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":0")),
+        error_of_changed(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":0")),
         &["n_head must be >= 1, got 0"],
     );
     check(
-        broken(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":5")),
+        error_of_changed(dir, meta, |b| replace(b, "\"n_head\":4", "\"n_head\":5")),
         &["n_head must be a divisor of n_embd 16, got 5"],
     );
     check(
-        broken(dir, meta, |b| replace(b, "\"n_layer\":1", "\"n_layer\":2")),
+        error_of_changed(dir, meta, |b| replace(b, "\"n_layer\":1", "\"n_layer\":2")),
         &["layer1.attn_wq is missing"],
     );
     check(
-        broken(dir, meta, |b| {
+        error_of_changed(dir, meta, |b| {
             replace(b, "\"vocab_size\":27", "\"vocab_size\":99")
         }),
         &["vocab_size is 99", "make 27"],
     );
     check(
-        broken(dir, meta, |b| replace(b, "\"b\"", "\"a\"")),
+        error_of_changed(dir, meta, |b| replace(b, "\"b\"", "\"a\"")),
         &["repeats the character 'a'"],
     );
     check(
-        broken(dir, meta, |b| replace(b, "\"n_embd\"", "\"n_emb?\"")),
+        error_of_changed(dir, meta, |b| replace(b, "\"n_embd\"", "\"n_emb?\"")),
         &["n_embd is missing"],
     );
 

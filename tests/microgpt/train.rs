@@ -1,4 +1,4 @@
-//! `microgpt train`, as a user runs it.
+//! `microgpt train`: defaults, log, determinism, resuming, checkpoints.
 
 use std::fs;
 use std::path::Path;
@@ -128,12 +128,12 @@ fn log_has_one_json_line_per_step() {
     };
     assert_eq!(column("step"), [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(column("lr"), [0.02, 0.015, 0.01, 0.005]);
-    // Three, four and two predictions for the three documents, each time.
+    // The three documents have three, four and two predictions.
     assert_eq!(column("tokens"), [9.0, 18.0, 27.0, 36.0]);
     assert!(column("seconds").windows(2).all(|pair| pair[0] <= pair[1]));
     assert!(column("loss").iter().all(|loss| (0.1..3.0).contains(loss)));
-    // A resumed run adds to the log, and counts tokens from its own start. N is all steps, old and
-    // new.
+    // A resumed run appends to the log and counts its own tokens; the schedule spans all steps, old
+    // and new.
     run_in(
         dir.path(),
         "train --resume microgpt-model --steps 1 --log log --threads 1",
@@ -177,7 +177,7 @@ fn resume_matches_uninterrupted_run_bit_for_bit() {
             &format!("train {options} --steps 13 -o {kind}-part"),
         )
         .ok();
-        // The options need not be given again; a copy may go elsewhere.
+        // Options are restored; --output writes to another directory.
         run_in(
             dir.path(),
             &format!("train --resume {kind}-part --steps 10 --threads 2"),
@@ -255,7 +255,7 @@ fn minimal_model_directory_loads_generates_and_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     run_in(dir.path(), "train --steps 5 --batch-size 32 -o model").ok();
-    // What the specification lists, and nothing more: no metadata, no other keys.
+    // Only the required keys.
     let meta: Value = serde_json::from_slice(&fs::read(model.join("meta.json")).unwrap()).unwrap();
     let mut bare = serde_json::json!({});
     for key in [
@@ -294,7 +294,7 @@ fn minimal_model_directory_loads_generates_and_resumes() {
     );
     let output = run_in(dir.path(), "train --resume model --steps 5").ok();
     assert!(output.stderr.contains("step 10/10"), "{}", output.stderr);
-    // It went on at the place in the data where five steps of 32 documents end.
+    // Training continues after five batches of 32 documents.
     run_in(dir.path(), "train --steps 5 --batch-size 32 -o again").ok();
     run_in(dir.path(), "train --resume again --steps 5").ok();
     assert!(files(&model, &FILES[..1]) == files(&dir.path().join("again"), &FILES[..1]));
@@ -330,7 +330,7 @@ fn long_documents_are_truncated_with_a_warning() {
         "{}",
         output.stderr
     );
-    // abcd has five predictions, of which the context holds four.
+    // abcd has five predictions; the context holds four.
     let mut lengths = log(&dir.path().join("log"))[0]["tokens"].as_u64().unwrap();
     lengths -= 10 * (4 + 4 + 3);
     assert!([4 + 4, 4 + 3, 4 + 3].contains(&lengths), "{lengths}");

@@ -1,4 +1,4 @@
-//! Model directories from strangers: at worst they are refused, and they reach nothing outside.
+//! Untrusted model directories: invalid files are rejected, nothing outside is read or written.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -23,14 +23,14 @@ fn truncated_files_are_rejected_at_every_length() {
     let dir = text_model_dir();
     let check = |name: &str, command: &str, count: fn(&[u8]) -> usize| {
         let path = dir.path().join("model").join(name);
-        let whole = fs::read(&path).unwrap();
-        for length in 0..count(&whole) {
-            fs::write(&path, &whole[..length]).unwrap();
+        let original = fs::read(&path).unwrap();
+        for length in 0..count(&original) {
+            fs::write(&path, &original[..length]).unwrap();
             let error = run_in(dir.path(), command).error(1);
             let named = format!("microgpt: error: model/{name}: not ");
             assert!(error.starts_with(&named), "{name} of {length}: {error}");
         }
-        fs::write(&path, whole).unwrap();
+        fs::write(&path, original).unwrap();
     };
     let header = |file: &[u8]| 8 + header(file).0.len();
     check("weights.safetensors", "generate -m model", header);
@@ -39,17 +39,17 @@ fn truncated_files_are_rejected_at_every_length() {
     run_in(dir.path(), RESUME).ok();
 }
 
-/// The header of a weights file, and the numbers after it.
+/// The JSON header and the data of a safetensors file.
 fn header(file: &[u8]) -> (&[u8], &[u8]) {
     let (length, rest) = file.split_first_chunk().unwrap();
     rest.split_at(u64::from_le_bytes(*length) as usize)
 }
 
-/// Changes the header of the weights, and the numbers after it, and gives the error.
-fn with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String {
+/// Changes the header and data of the weights and returns the error of `generate`.
+fn error_with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String {
     let path = dir.join("model/weights.safetensors");
-    let whole = fs::read(&path).unwrap();
-    let (header, numbers) = header(&whole);
+    let original = fs::read(&path).unwrap();
+    let (header, numbers) = header(&original);
     let mut header = serde_json::from_slice(header).unwrap();
     let mut numbers = numbers.to_vec();
     change(&mut header, &mut numbers);
@@ -57,7 +57,7 @@ fn with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String
     let length = (header.len() as u64).to_le_bytes();
     fs::write(&path, [&length, header.as_bytes(), &numbers].concat()).unwrap();
     let error = run_in(dir, "generate -m model").error(1);
-    fs::write(&path, whole).unwrap();
+    fs::write(&path, original).unwrap();
     error
 }
 
@@ -65,25 +65,25 @@ fn with_weights(dir: &Path, change: impl Fn(&mut Value, &mut Vec<u8>)) -> String
 fn mismatched_weights_are_rejected() {
     let dir = text_model_dir();
     let dir = dir.path();
-    let other = with_weights(dir, |header, _| header["wpe"]["dtype"] = json!("I32"));
+    let other = error_with_weights(dir, |header, _| header["wpe"]["dtype"] = json!("I32"));
     assert!(other.contains("wpe holds I32 numbers, expected F32 or F16"));
-    let extra = with_weights(dir, |header, numbers| {
+    let extra = error_with_weights(dir, |header, numbers| {
         let (start, end) = (numbers.len(), numbers.len() + 4);
         header["more"] = json!({"dtype": "F32", "shape": [1], "data_offsets": [start, end]});
         numbers.extend([0; 4]);
     });
     assert!(extra.contains("the tensor more is not part of this model"));
-    let flat = with_weights(dir, |header, _| header["wpe"]["shape"] = json!([256]));
+    let flat = error_with_weights(dir, |header, _| header["wpe"]["shape"] = json!([256]));
     assert!(flat.contains("wpe has the shape [256], expected [16, 16]"));
-    // Half the numbers, and a hole where the others were.
-    let hole = with_weights(dir, |header, _| {
+    // F16 data in half the space leaves a gap before the next tensor.
+    let hole = error_with_weights(dir, |header, _| {
         let end = header["wte"]["data_offsets"][1].as_u64().unwrap();
         header["wte"]["data_offsets"][1] = json!(end - 864);
         header["wte"]["dtype"] = json!("F16");
     });
     assert!(hole.contains("not a complete safetensors file"), "{hole}");
     for number in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
-        let error = with_weights(dir, |_, numbers| {
+        let error = error_with_weights(dir, |_, numbers| {
             let end = numbers.len();
             numbers[end - 4..].copy_from_slice(&number.to_le_bytes());
         });
@@ -141,22 +141,22 @@ fn symlinks_at_written_paths_are_not_followed() {
         .map(String::as_str)
         .chain(["save.commit.new"])
     {
-        for there in [true, false] {
-            if there {
+        for exists in [true, false] {
+            if exists {
                 fs::write(&precious, "precious").unwrap();
             }
             symlink("../precious", model.join(name)).unwrap();
             run_in(dir.path(), RESUME).ok();
             run_in(dir.path(), "generate -m model -n 1").ok();
-            match there {
+            match exists {
                 true => assert_eq!(fs::read(&precious).unwrap(), b"precious", "{name}"),
                 false => assert!(!precious.exists(), "{name}"),
             }
             let _ = fs::remove_file(&precious);
         }
     }
-    for there in [true, false] {
-        if there {
+    for exists in [true, false] {
+        if exists {
             fs::write(&precious, "precious").unwrap();
         }
         symlink("../precious", model.join("train.lock")).unwrap();
@@ -165,11 +165,11 @@ fn symlinks_at_written_paths_are_not_followed() {
             error.contains("train.lock: it is not a regular file"),
             "{error}"
         );
-        assert_eq!(precious.exists(), there);
+        assert_eq!(precious.exists(), exists);
         fs::remove_file(model.join("train.lock")).unwrap();
         let _ = fs::remove_file(&precious);
     }
-    // A save replaces a link; what that led to stays.
+    // A save replaces a symlink and leaves its target.
     let (weights, elsewhere) = (model.join(FILES[0]), dir.path().join("elsewhere"));
     fs::rename(&weights, &elsewhere).unwrap();
     symlink("../elsewhere", &weights).unwrap();
@@ -178,14 +178,14 @@ fn symlinks_at_written_paths_are_not_followed() {
     assert!(fs::read(&elsewhere).unwrap() == before && fs::read(&weights).unwrap() != before);
 }
 
-/// A pipe would be waited for, and a file that claims a terabyte read for long.
+/// Opening a FIFO would block; a sparse file of 1 TiB would be read for hours.
 #[test]
 fn fifos_and_oversized_files_are_rejected() {
     let dir = text_model_dir();
     let model = dir.path().join("model");
     for name in FILES.into_iter().chain(["save.commit", "train.lock"]) {
         let (path, aside) = (model.join(name), dir.path().join("aside"));
-        let was_there = fs::rename(&path, &aside).is_ok();
+        let existed = fs::rename(&path, &aside).is_ok();
         if tool("mkfifo", &[name], &model).is_none() {
             return;
         }
@@ -204,7 +204,7 @@ fn fifos_and_oversized_files_are_rejected() {
             assert!(said, "{error}");
             fs::remove_file(&path).unwrap();
         }
-        if was_there {
+        if existed {
             fs::rename(&aside, &path).unwrap();
         }
     }

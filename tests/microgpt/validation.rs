@@ -1,4 +1,4 @@
-//! Holding text out, and keeping the model that does best on it; and what else shapes training.
+//! Validation: held-out data, the best model, patience; hyperparameters of a resumed run.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn state(dir: &Path, model: &str) -> Value {
 #[test]
 fn best_model_by_validation_loss_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    // Twenty names are soon learned by heart, and what was held out gets ever less likely.
+    // The model overfits 20 names, so the validation loss rises again.
     let names: Vec<&str> = microgpt::data::BUILT_IN_NAMES.lines().take(25).collect();
     fs::write(dir.path().join("names"), names.join("\n")).unwrap();
     let options = "--input names --n-embd 32 --validation-fraction 0.2 --eval-every 20";
@@ -60,7 +60,7 @@ fn best_model_by_validation_loss_is_kept() {
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert_eq!(svg.matches("<circle").count(), 20);
 
-    // Patience ends the same run sooner, with the same model.
+    // --patience stops the same run earlier, with the same model.
     let line = format!("train {options} --steps 400 --patience 3 --threads 1 -o patient");
     let output = run_in(dir.path(), &line).ok();
     assert!(
@@ -87,7 +87,7 @@ fn resumed_run_keeps_the_validation_set_and_best_loss() {
     )
     .ok();
     let before = state(dir.path(), "model");
-    // What follows is worse, so what was there stays, though it was tested and trained further.
+    // The resumed run only gets worse, so the saved best model stays.
     let output = run_in(
         dir.path(),
         "train --resume model --steps 200 --lr 0.5 --threads 1",
@@ -102,7 +102,7 @@ fn resumed_run_keeps_the_validation_set_and_best_loss() {
     assert_eq!(after["step"], before["step"]);
     let loss = |state: &Value| state["validation_loss"].as_f64().unwrap();
     assert!((loss(&after) - loss(&before)).abs() < 1e-9);
-    // Where nothing is held out any more, there is nothing to be patient about.
+    // --patience without validation data is an error.
     let line = "train --resume model --validation-fraction 0 --patience 3 --threads 1";
     let error = run_in(dir.path(), line).error(2);
     assert!(
@@ -114,7 +114,7 @@ fn resumed_run_keeps_the_validation_set_and_best_loss() {
 #[test]
 fn validation_loss_is_computed_on_held_out_text() {
     let dir = tempfile::tempdir().unwrap();
-    // The last tenth of this text is nothing like the rest: a model of the rest does badly on it.
+    // The last tenth differs from the rest, so a model of the rest has a high loss there.
     let text = "ab".repeat(450) + &"ba\n".repeat(33);
     fs::write(dir.path().join("text"), text).unwrap();
     let line =
@@ -148,7 +148,7 @@ fn hyperparameters_are_applied_and_restored_on_resume() {
     run_in(dir.path(), "train --resume part --steps 12 --threads 1").ok();
     let weights = |name: &str| fs::read(dir.path().join(name).join("weights.safetensors")).unwrap();
     assert!(weights("whole") == weights("part"));
-    // Each of them changes the result.
+    // Each option changes the result.
     for shape in shapes.split(" --") {
         let without = shapes.replace(shape.trim_start_matches("--"), "");
         let without: Vec<&str> = without
