@@ -1,10 +1,9 @@
-//! Training, as a user runs it: `microgpt train … --log`, in turn with the same model in PyTorch where
-//! that is installed.
+//! Training speed of `microgpt train`, alternating with the same model in PyTorch if installed.
 //!
-//! For each size it prints the time of a step and the tokens a second (medians over the rounds,
-//! warm-up left out), the share of the speed of a large matrix product that the step's arithmetic
-//! reaches, and the peak memory. `cargo bench --bench training -- --threads 1 --rounds 5`; the
-//! PyTorch program is `../shared/peers/torch_peer.py`, or what `MICROGPT_TORCH_PEER` names.
+//! Prints per size the time per step and tokens per second (medians over the rounds, without
+//! warm-up), the arithmetic throughput relative to a large matrix multiplication, and the peak
+//! memory. `cargo bench --bench training -- --threads 1 --rounds 5`; `MICROGPT_TORCH_PEER` names the
+//! PyTorch program, by default `../shared/peers/torch_peer.py`.
 
 mod common;
 
@@ -15,7 +14,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-/// A model's size, a batch, and how many steps are timed.
+/// A model size, a batch size and the number of timed steps.
 struct Shape {
     n_embd: usize,
     n_head: usize,
@@ -23,7 +22,7 @@ struct Shape {
     block_size: usize,
     batch_size: usize,
     steps: usize,
-    /// How many steps the peer makes, which is slower.
+    /// Steps of the slower PyTorch program.
     peer_steps: usize,
 }
 
@@ -48,10 +47,10 @@ const SHAPES: [Shape; 5] = [
     shape([256, 8, 8, 512], 4, 8, 4),
 ];
 
-/// Characters of the made-up text, as many as PyTorch's program has tokens.
+/// Distinct characters of the random text, as many as the PyTorch program has tokens.
 const VOCABULARY: usize = 95;
 
-/// What a run showed.
+/// The results of one run.
 #[derive(Clone, Copy)]
 struct Measured {
     seconds_per_step: f64,
@@ -65,7 +64,7 @@ fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let peer = common::find_peer();
     let limit = gemm_limit(threads);
-    println!("{threads} threads, {rounds} rounds; a large matrix product: {limit:.0} GFLOP/s\n");
+    println!("{threads} threads, {rounds} rounds; large matmul: {limit:.0} GFLOP/s\n");
     println!(
         "size, batch            µs/step  tokens/s  of limit  memory     PyTorch µs/step  ratio"
     );
@@ -106,8 +105,8 @@ fn report(shape: &Shape, limit: f64, ours: &[Measured], theirs: &[Measured]) {
     println!("{line}");
 }
 
-/// What a step has to compute for each token: two operations for each weight of a matrix forwards and
-/// four backwards, and attention to half of the context, all of which every program needs.
+/// FLOP per token of a step: per matrix weight two forward and four backward, plus attention over
+/// half of the context on average.
 fn flop_per_token(shape: &Shape) -> f64 {
     let Shape {
         n_embd, n_layer, ..
@@ -117,7 +116,7 @@ fn flop_per_token(shape: &Shape) -> f64 {
     6.0 * weights as f64 + 12.0 * (n_layer * n_embd) as f64 * context / 2.0
 }
 
-/// Names are 6 characters long on average, and have their end predicted.
+/// The mean document length in tokens: names average 6 characters plus the end token.
 fn mean_context(shape: &Shape) -> f64 {
     if shape.block_size == 16 {
         7.0
@@ -134,7 +133,7 @@ fn vocab_size(shape: &Shape) -> usize {
     }
 }
 
-/// The text: names where documents are short, otherwise lines that fill the context.
+/// The training text: names for short contexts, otherwise random lines that fill the context.
 fn text(shape: &Shape, dir: &Path) -> PathBuf {
     if shape.block_size == 16 {
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/names.txt");
@@ -149,7 +148,7 @@ fn text(shape: &Shape, dir: &Path) -> PathBuf {
     let mut rng = fastrand::Rng::with_seed(1);
     let mut lines = String::new();
     for _ in 0..400 {
-        // From `!` on: a line's ends are trimmed, so it must have no blanks there.
+        // From `!` on: lines are trimmed, so they must not start or end with blanks.
         lines.extend((0..shape.block_size).map(|_| char::from(rng.u8(b'!'..=b'~'))));
         lines.push('\n');
     }
@@ -157,7 +156,7 @@ fn text(shape: &Shape, dir: &Path) -> PathBuf {
     path
 }
 
-/// Trains with the program, and reads its log.
+/// Runs `microgpt train` and reads its log.
 fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
     let warm_up = shape.steps / 10 + 1;
     let log = dir.join("log");
@@ -178,13 +177,19 @@ fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
     }
     command.arg("--input").arg(text).arg("--log").arg(&log);
     command.arg("--output").arg(dir.join("model"));
-    let mut child = command.stdout(Stdio::null()).spawn().expect("it starts");
-    let peak_megabytes = common::watch_memory(&mut child);
-    let log = std::fs::read_to_string(log).expect("there is a log");
+    let mut child = command
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let peak_megabytes = common::peak_memory(&mut child);
+    let log = std::fs::read_to_string(log).expect("the log exists");
     let number = |line: usize, key: &str| {
-        let line = log.lines().nth(line).expect("there is a line a step");
-        let line: Value = serde_json::from_str(line).expect("a line is JSON");
-        line[key].as_f64().expect("the key is there")
+        let line = log
+            .lines()
+            .nth(line)
+            .expect("the log has one line per step");
+        let line: Value = serde_json::from_str(line).expect("the line is JSON");
+        line[key].as_f64().expect("the key exists")
     };
     let last = shape.steps + warm_up - 1;
     let seconds = number(last, "seconds") - number(warm_up - 1, "seconds");
@@ -212,7 +217,7 @@ fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measur
         command.arg("--data").arg(text);
     }
     command.env("OMP_NUM_THREADS", threads.to_string());
-    let output = command.output().expect("PyTorch's program runs");
+    let output = command.output().expect("the PyTorch program runs");
     let output = String::from_utf8_lossy(&output.stdout);
     let number = |key| common::number(&output, key);
     Measured {
@@ -222,7 +227,7 @@ fn train_peer(peer: &Path, shape: &Shape, text: &Path, threads: usize) -> Measur
     }
 }
 
-/// How fast large f32 matrix products are, each thread with its own, in GFLOP/s.
+/// The throughput of large f32 matrix multiplications, one per thread, in GFLOP/s.
 fn gemm_limit(threads: usize) -> f64 {
     const SIZE: usize = 512;
     const ROUNDS: usize = 40;
@@ -232,7 +237,7 @@ fn gemm_limit(threads: usize) -> f64 {
         let mut best = f64::INFINITY;
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            // SAFETY: the three matrices are of the size that is given, row by row.
+            // SAFETY: each matrix has SIZE x SIZE elements, row-major.
             unsafe {
                 gemm::gemm(
                     SIZE,

@@ -1,9 +1,9 @@
-//! Generating and scoring, in turn with the same model in PyTorch where that is installed.
+//! Generation and scoring speed, alternating with the same model in PyTorch if installed.
 //!
-//! Prints tokens a second, medians over the rounds: whole runs of `microgpt generate` and
-//! `microgpt score`, the start of the process included, and, where one stream of text is too short
-//! for that, streams inside this process, as PyTorch's program measures them. Then come what clients
-//! of `microgpt serve` get, how long the smallest run takes, and the memory of a large one.
+//! Prints tokens per second, medians over the rounds, of complete runs of `microgpt generate` and
+//! `microgpt score` including process startup. Single sequences are too short for that and are
+//! measured inside this process, as the PyTorch program does. Then follow the throughput and latency
+//! of `microgpt serve`, the duration of the smallest run, and the peak memory of larger ones.
 //! `cargo bench --bench generation -- --threads 1 --rounds 5`.
 
 #[path = "../common/mod.rs"]
@@ -34,7 +34,7 @@ const fn shape([n_embd, n_head, n_layer, block_size]: [usize; 4]) -> ModelConfig
     }
 }
 
-/// What is measured, and how PyTorch's program is asked for the same.
+/// A measurement and the arguments of the PyTorch program for the same one.
 struct Case {
     name: &'static str,
     tokens_per_second: fn(&Bench) -> f64,
@@ -49,17 +49,17 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "128/8/4/256, one stream",
-        tokens_per_second: |bench| one_stream(&bench.middle, bench.threads),
+        tokens_per_second: |bench| one_sequence(&bench.middle, bench.threads),
         peer: "128 8 4 256 1 1",
     },
     Case {
         name: "128/8/4/256, 64 streams",
-        tokens_per_second: |bench| bench.streams(64),
+        tokens_per_second: |bench| bench.sequences(64),
         peer: "128 8 4 256 64 1",
     },
     Case {
         name: "256/8/8/512, one stream",
-        tokens_per_second: |bench| one_stream(&bench.large, bench.threads),
+        tokens_per_second: |bench| one_sequence(&bench.large, bench.threads),
         peer: "256 8 8 512 1 1",
     },
     Case {
@@ -79,7 +79,7 @@ fn main() {
     let bench = Bench::new(common::option("--threads").unwrap_or(2));
     let peer = common::find_peer();
     println!(
-        "{} threads, {rounds} rounds; tokens a second\n",
+        "{} threads, {rounds} rounds; tokens per second\n",
         bench.threads
     );
     println!("                                  ours    PyTorch  ratio");
@@ -103,7 +103,7 @@ fn main() {
     bench.print_whole_runs();
 }
 
-/// The models, as directories and in memory.
+/// The models, in directories and in memory.
 struct Bench {
     dir: tempfile::TempDir,
     threads: usize,
@@ -113,12 +113,12 @@ struct Bench {
 
 impl Bench {
     fn new(threads: usize) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = tempfile::tempdir().expect("a temporary directory can be created");
         let text = continuous_text();
-        let texts = Corpus::continuous(&text).expect("there is text");
+        let texts = Corpus::continuous(&text).expect("the text is valid");
         let names = dir.path().join("names.txt");
         std::fs::write(&names, BUILT_IN_NAMES.repeat(30)).expect("the names are written");
-        // Names end where names end only for a model that has learned that.
+        // Only a trained model generates names of realistic length.
         let train = ["train", "--quiet", "--steps", "1000", "-o"];
         run(Command::new(PROGRAM)
             .args(train)
@@ -137,7 +137,7 @@ impl Bench {
                     _ => Ok(meta.to_json().to_string().into_bytes()),
                 },
             )
-            .expect("it is saved");
+            .expect("the model is saved");
             Arc::new(InferenceGpt::from_tensors(meta, &weights))
         };
         Self {
@@ -155,7 +155,7 @@ impl Bench {
         program
     }
 
-    /// A million names, each with its end.
+    /// A million names, including their end tokens.
     fn many_names(&self) -> f64 {
         let mut generate = self.command("generate", "small");
         let (seconds, output) = run(generate.args(["-n", "1000000"]));
@@ -168,8 +168,8 @@ impl Bench {
         tokens as f64 / seconds
     }
 
-    /// Passages that fill the context.
-    fn streams(&self, count: usize) -> f64 {
+    /// Sequences that fill the context, decoded concurrently.
+    fn sequences(&self, count: usize) -> f64 {
         let mut generate = self.command("generate", "middle");
         let context = MIDDLE.block_size.to_string();
         generate.args(["-n", &count.to_string(), "--max-tokens", &context]);
@@ -177,17 +177,17 @@ impl Bench {
         (count * MIDDLE.block_size) as f64 / seconds
     }
 
-    /// What 64 clients of a server get, beside what `generate` makes of 64 texts at the time.
+    /// Throughput and latency of 64 server clients, relative to `generate` with 64 samples.
     fn print_served(&self, rounds: usize) {
         const CLIENTS: usize = 64;
         let (mut shares, mut speeds, mut means, mut ratios) = (vec![], vec![], vec![], vec![]);
         for _ in 0..rounds {
-            // Its `--threads` says how many clients it answers at once: here as many as there are.
+            // The default `--threads` admits all clients at once.
             let mut server = Command::new(PROGRAM);
             let model = self.dir.path().join("middle");
             server.arg("serve").arg("-m").arg(model);
             let served = serving::serve(server, CLIENTS, MIDDLE.block_size);
-            shares.push(100.0 * served.tokens_per_second / self.streams(CLIENTS));
+            shares.push(100.0 * served.tokens_per_second / self.sequences(CLIENTS));
             speeds.push(served.tokens_per_second);
             let mean = served.mean_first_token();
             means.push(1000.0 * mean);
@@ -195,13 +195,13 @@ impl Bench {
         }
         let [share, speed, mean, ratio] = [shares, speeds, means, ratios].map(common::median);
         println!(
-            "\n128/8/4/256, {CLIENTS} clients of a server: {speed:.0} tokens a second, {share:.0}% of \
+            "\n128/8/4/256, {CLIENTS} clients of a server: {speed:.0} tokens per second, {share:.0}% of \
              generate's;\nthe first token after {mean:.0} ms on average, after {ratio:.1} times that at \
              most"
         );
     }
 
-    /// Processes from their start to their end.
+    /// Duration and peak memory of complete processes.
     fn print_whole_runs(&self) {
         let one = || 1000.0 * run(self.command("generate", "small").args(["-n", "1"])).0;
         let milliseconds = common::median((0..51).map(|_| one()).collect());
@@ -210,7 +210,7 @@ impl Bench {
             let mut generate = self.command("generate", "middle");
             generate.args(["-n", count, "--max-tokens", "256"]);
             let child = generate.stdout(Stdio::null()).spawn();
-            let megabytes = common::watch_memory(&mut child.expect("it starts"));
+            let megabytes = common::peak_memory(&mut child.expect("the program starts"));
             println!("128/8/4/256, generate -n {count}: {megabytes:.0} MB");
         }
     }
@@ -219,37 +219,41 @@ impl Bench {
         let mut score = self.command("score", "small");
         score.args(["--summary", "--json"]);
         let (seconds, output) = run(score.arg(self.dir.path().join("names.txt")));
-        let summary: serde_json::Value = serde_json::from_slice(&output).expect("it is JSON");
+        let summary: serde_json::Value =
+            serde_json::from_slice(&output).expect("the summary is JSON");
         summary["tokens"].as_f64().expect("tokens are counted") / seconds
     }
 }
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_microgpt");
 
-/// 95 different characters, as PyTorch's program has tokens.
+/// 95 distinct characters, as many as the PyTorch program has tokens.
 fn continuous_text() -> String {
     let printable = (b' '..=b'~').map(char::from);
     printable.chain(['\n']).collect()
 }
 
-/// Runs a program, and gives how long it took and what it printed.
+/// Runs a program and returns its duration in seconds and its stdout.
 fn run(command: &mut Command) -> (f64, Vec<u8>) {
     let start = Instant::now();
-    let output = command.stderr(Stdio::inherit()).output().expect("it runs");
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("the program runs");
     assert!(output.status.success(), "{command:?} failed");
     (start.elapsed().as_secs_f64(), output.stdout)
 }
 
-/// One text that fills the context, a token after the other.
-fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
+/// Decodes one sequence that fills the context.
+fn one_sequence(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
     let context = model.meta().config.block_size;
     let options = GenerateOptions {
         max_tokens: Some(context),
         ..Default::default()
     };
-    let generator = Generator::new(Arc::clone(model), options).expect("the options are fine");
-    let team = model.thread_group(threads).expect("threads can be started");
-    team.run(|| {
+    let generator = Generator::new(Arc::clone(model), options).expect("the options are valid");
+    let group = model.thread_group(threads).expect("threads can be started");
+    group.run(|| {
         generator.sample(0);
         let start = Instant::now();
         generator.sample(1);
@@ -257,25 +261,25 @@ fn one_stream(model: &Arc<InferenceGpt>, threads: usize) -> f64 {
     })
 }
 
-/// A prompt of 192 tokens at once.
+/// Prefill of a prompt of 192 tokens.
 fn prefill(model: &InferenceGpt, threads: usize) -> f64 {
     const TIMES: usize = 20;
     let prompt: Vec<u32> = (0..192).map(|i| i % 90).collect();
-    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
-    let mut feed = || {
-        stream.truncate(0);
-        let run = Chunk {
-            stream: &mut stream,
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
+    let mut prefill_once = || {
+        cache.truncate(0);
+        let chunk = Chunk {
+            stream: &mut cache,
             tokens: &prompt,
             logits_from: prompt.len() - 1,
         };
-        model.forward(&mut room, &mut [run]);
+        model.forward(&mut workspace, &mut [chunk]);
     };
-    let team = model.thread_group(threads).expect("threads can be started");
-    team.run(|| {
-        feed();
+    let group = model.thread_group(threads).expect("threads can be started");
+    group.run(|| {
+        prefill_once();
         let start = Instant::now();
-        (0..TIMES).for_each(|_| feed());
+        (0..TIMES).for_each(|_| prefill_once());
         (TIMES * prompt.len()) as f64 / start.elapsed().as_secs_f64()
     })
 }

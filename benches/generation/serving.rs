@@ -1,4 +1,4 @@
-//! Many clients of `microgpt serve` at once, each of which reads a stream of text.
+//! Concurrent streaming clients of `microgpt serve`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::Instant;
 
-/// What the clients saw.
+/// The measurements of all clients.
 pub struct Served {
-    /// Of prompts and of what was made, over all clients.
+    /// Prompt and generated tokens of all clients per second.
     pub tokens_per_second: f64,
-    /// Seconds to the first token, of each client.
+    /// Seconds to the first token, per client.
     pub first_token: Vec<f64>,
 }
 
@@ -24,42 +24,45 @@ impl Served {
     }
 }
 
-/// Lets so many clients ask a server for the text that fills a context, all at the same moment.
+/// Starts a server and `clients` clients, each of which requests a completion that fills the context.
 pub fn serve(server: Command, clients: usize, context: usize) -> Served {
     let (mut server, address) = start(server);
-    // The first texts find no memory to use again; users don't meet a server that has just started.
-    ask_together(&address, clients, context);
-    let served = ask_together(&address, clients, context);
-    server.kill().expect("the server runs until it is stopped");
+    // The first requests allocate memory that later ones reuse: warm up.
+    request_concurrently(&address, clients, context);
+    let served = request_concurrently(&address, clients, context);
+    server.kill().expect("the server is running");
     server.wait().expect("the server ends");
     served
 }
 
 fn start(mut server: Command) -> (Child, String) {
     server.args(["--port", "0", "--quiet"]);
-    let mut child = server.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = server
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
     let mut line = String::new();
-    let errors = child.stderr.take().expect("it is piped");
+    let errors = child.stderr.take().expect("stderr is piped");
     BufReader::new(errors)
         .read_line(&mut line)
-        .expect("it says where it listens");
+        .expect("the server prints its address");
     let address = line.trim().strip_prefix("listening on http://");
-    (child, address.expect("it listens").to_string())
+    (child, address.expect("the server listens").to_string())
 }
 
-fn ask_together(address: &str, clients: usize, context: usize) -> Served {
+fn request_concurrently(address: &str, clients: usize, context: usize) -> Served {
     let begin = Barrier::new(clients + 1);
     std::thread::scope(|scope| {
         let client = |seed| {
             let begin = &begin;
-            scope.spawn(move || ask(address, context, seed, begin))
+            scope.spawn(move || request(address, context, seed, begin))
         };
-        let asked: Vec<_> = (0..clients).map(client).collect();
+        let clients_running: Vec<_> = (0..clients).map(client).collect();
         begin.wait();
         let start = Instant::now();
-        let first_token = asked
+        let first_token = clients_running
             .into_iter()
-            .map(|client| client.join().expect("it is served"));
+            .map(|client| client.join().expect("the client does not panic"));
         Served {
             first_token: first_token.collect(),
             tokens_per_second: (clients * context) as f64 / start.elapsed().as_secs_f64(),
@@ -67,12 +70,12 @@ fn ask_together(address: &str, clients: usize, context: usize) -> Served {
     })
 }
 
-/// Reads a streamed completion to its end, and gives the seconds to its first token.
-fn ask(address: &str, context: usize, seed: usize, begin: &Barrier) -> f64 {
+/// Reads a streamed completion to its end and returns the seconds to its first token.
+fn request(address: &str, context: usize, seed: usize, begin: &Barrier) -> f64 {
     let prompt = "abcdefgh".repeat(context / 64);
-    let most = context - prompt.len();
+    let max_tokens = context - prompt.len();
     let body = format!(
-        r#"{{"prompt": "{prompt}", "max_tokens": {most}, "stream": true, "seed": {seed}}}"#
+        r#"{{"prompt": "{prompt}", "max_tokens": {max_tokens}, "stream": true, "seed": {seed}}}"#
     );
     let mut connection = TcpStream::connect(address).expect("the server listens");
     begin.wait();
@@ -86,19 +89,21 @@ fn ask(address: &str, context: usize, seed: usize, begin: &Barrier) -> f64 {
     .expect("the server reads");
     let (mut first, mut characters) = (None, 0);
     for line in BufReader::new(connection).lines() {
-        let line = line.expect("the server answers");
+        let line = line.expect("the server responds");
         let Some(event) = line.strip_prefix("data: {") else {
             continue;
         };
         let event: serde_json::Value =
             serde_json::from_str(&format!("{{{event}")).expect("an event is JSON");
-        let text = event["choices"][0]["text"].as_str().expect("there is text");
+        let text = event["choices"][0]["text"]
+            .as_str()
+            .expect("an event has text");
         characters += text.chars().count();
         if !text.is_empty() {
             first.get_or_insert_with(|| start.elapsed().as_secs_f64());
         }
     }
     // One character is one token.
-    assert_eq!(characters, most, "the text is complete");
-    first.expect("there was a token")
+    assert_eq!(characters, max_tokens, "the text is complete");
+    first.expect("a token arrives")
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::well_said;
+use super::check_message;
 use crate::cli::flags::Takes;
 use crate::cli::parse::{Request, Words};
 use crate::cli::sampling::{sampling_options, seed};
@@ -22,7 +22,7 @@ pub fn command_line(input: &[u8]) {
         Ok(Request::Page(command)) => assert!(!help::page(command).is_empty()),
         Ok(Request::Version) => {}
         Ok(Request::Run(words)) => values(&words),
-        Err(failure) => a_mistake(failure),
+        Err(failure) => usage_error(failure),
     }
 }
 
@@ -63,10 +63,10 @@ fn values(words: &Words) {
 }
 
 fn checked<T>(read: Result<T, Failure>) -> Option<T> {
-    read.map_err(a_mistake).ok()
+    read.map_err(usage_error).ok()
 }
 
-fn a_mistake(failure: Failure) {
+fn usage_error(failure: Failure) {
     assert!(matches!(failure, Failure::Usage(_)), "{failure:?}");
-    well_said(&failure);
+    check_message(&failure);
 }

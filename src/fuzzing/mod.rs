@@ -1,8 +1,8 @@
-//! What reads from outside, fed with anything: each function takes the bytes of one input, and
-//! panics where a property does not hold. The targets in fuzz/ call them with what cargo-fuzz
-//! makes up (`make fuzz`), and `cargo test` with the files of fuzz/corpus and changed copies.
+//! Fuzz targets of everything that parses external input. Each function takes the bytes of one input
+//! and panics if a property is violated. cargo-fuzz calls them with generated inputs (`make fuzz`),
+//! `cargo test` with the files of fuzz/corpus and mutations of them.
 //!
-//! Every error has to say something, in one line that a terminal can show as it is.
+//! Every error message must be one non-empty line without control characters.
 
 mod command_line;
 mod http_body;
@@ -28,10 +28,10 @@ use crate::engine::{GenerateOptions, Generator, SamplingOptions, Scorer};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelConfig, ModelMeta, initial_weights};
 
-/// The characters that the small models know.
+/// The vocabulary of the small models.
 const CHARACTERS: &str = "ab c\né";
 
-/// The size and vocabulary of a small model.
+/// The configuration and tokenizer of a small model.
 fn small_meta(kind: CorpusKind) -> ModelMeta {
     ModelMeta {
         config: ModelConfig {
@@ -44,15 +44,15 @@ fn small_meta(kind: CorpusKind) -> ModelMeta {
     }
 }
 
-/// A small model that has not learned anything.
+/// A small untrained model.
 fn small_model(kind: CorpusKind) -> Arc<InferenceGpt> {
     let meta = small_meta(kind);
     let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
     Arc::new(InferenceGpt::from_tensors(meta, &weights))
 }
 
-/// Lets a model make texts and score one.
-fn speak(model: Arc<InferenceGpt>) {
+/// Generates two samples with a model and scores a sequence.
+fn generate_and_score(model: Arc<InferenceGpt>) {
     for temperature in [0.0, 1.0] {
         let sampling = SamplingOptions {
             temperature,
@@ -63,27 +63,27 @@ fn speak(model: Arc<InferenceGpt>) {
             max_tokens: Some(4),
             ..Default::default()
         };
-        let generator = Generator::new(Arc::clone(&model), options).expect("there is no prompt");
+        let generator = Generator::new(Arc::clone(&model), options).expect("the options are valid");
         generator.sample(0);
     }
     let tokens: Vec<u32> = (0..model.meta().tokenizer.vocab_size() as u32)
         .take(20)
         .collect();
     let [score] = Scorer::new(&model).score_tokens(&[&tokens])[..] else {
-        panic!("a text has a score");
+        panic!("one sequence has one score");
     };
     assert!(score.bits >= 0.0, "{score:?}");
 }
 
-/// What a file's reader gave; an error has to be well said.
+/// The value of a result; an error's message is checked.
 fn accepted<T>(read: Result<T>) -> Option<T> {
-    read.map_err(|error: Error| well_said(&Failure::from(error)))
+    read.map_err(|error: Error| check_message(&Failure::from(error)))
         .ok()
 }
 
-/// Checks what a failure says.
-fn well_said(failure: &Failure) {
-    let message = failure.message().expect("there is something to say");
+/// Asserts that a failure has a message of one line without control characters.
+fn check_message(failure: &Failure) {
+    let message = failure.message().expect("a failure has a message");
     assert!(
         !message.is_empty() && !message.contains(char::is_control),
         "{message:?}"

@@ -5,14 +5,14 @@ use std::sync::LazyLock;
 
 use candle_core::Device;
 
-use super::{CHARACTERS, accepted, small_meta, speak};
+use super::{CHARACTERS, accepted, generate_and_score, small_meta};
 use crate::data::{Corpus, CorpusKind, Dataset};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{FileBytes, JsonObject, Precision, TensorFile, encode_tensors};
 use crate::train::{Checkpoint, TrainConfig, TrainState, Trainer};
 
-/// weights.safetensors: weights that are taken make text, and are the same again once written.
+/// weights.safetensors: accepted weights can generate, and survive writing and reading unchanged.
 pub fn weights(input: &[u8]) {
     let meta = small_meta(CorpusKind::Documents);
     let read = |bytes: FileBytes| TensorFile::new(bytes, meta.tensors(), true);
@@ -20,17 +20,17 @@ pub fn weights(input: &[u8]) {
         return;
     };
     let tensors = file.to_tensors();
-    let written = encode_tensors(&tensors, Precision::F32).expect("they were finite");
-    let again = read(written.into()).expect("it was written just now");
+    let written = encode_tensors(&tensors, Precision::F32).expect("they are finite");
+    let again = read(written.into()).expect("a written file is valid");
     assert_eq!(again.to_tensors(), tensors);
     accepted(encode_tensors(&tensors, Precision::F16));
-    speak(Arc::new(InferenceGpt::new(meta.clone(), file)));
+    generate_and_score(Arc::new(InferenceGpt::new(meta.clone(), file)));
 }
 
-/// meta.json: one that is taken can be written and read again, and asks for nothing more than its
-/// weights have.
+/// meta.json: an accepted file survives writing and reading unchanged, and its tokenizer encodes
+/// every character of its vocabulary.
 pub fn meta(input: &[u8]) {
-    /// Weights of which hardly any meta.json is the right one.
+    /// Weights that match few meta.json files.
     static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let meta = small_meta(CorpusKind::Documents);
         let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
@@ -42,7 +42,7 @@ pub fn meta(input: &[u8]) {
     };
     let written = meta.to_json().to_string();
     assert_eq!(
-        read(written.as_bytes()).expect("it was written just now"),
+        read(written.as_bytes()).expect("a written file is valid"),
         meta
     );
     meta.parameters()
@@ -64,12 +64,12 @@ pub fn meta(input: &[u8]) {
     }
     let weights = TensorFile::new(WEIGHTS.clone().into(), meta.tensors(), true);
     if let Some(weights) = accepted(weights) {
-        speak(Arc::new(InferenceGpt::new(meta, weights)));
+        generate_and_score(Arc::new(InferenceGpt::new(meta, weights)));
     }
 }
 
-/// train_state.json: one that is taken is the same once written and read again, and a run goes on
-/// from it or says why it can't.
+/// train_state.json: an accepted file survives writing and reading unchanged, and a run resumes from
+/// it or fails with an error.
 pub fn train_state(input: &[u8]) {
     let read = |bytes: &[u8]| TrainState::from_json(&JsonObject::parse(bytes)?);
     let Some(state) = accepted(read(input)) else {
@@ -77,17 +77,17 @@ pub fn train_state(input: &[u8]) {
     };
     let written = state.to_json().to_string();
     assert_eq!(
-        read(written.as_bytes()).expect("it was written just now"),
+        read(written.as_bytes()).expect("a written file is valid"),
         state
     );
-    // More would only take longer.
+    // Larger batches only take longer.
     if state.hyperparameters.batch_size <= 32 {
-        accepted(go_on(state));
+        accepted(resume(state));
     }
 }
 
-/// Makes two steps.
-fn go_on(state: TrainState) -> anyhow::Result<()> {
+/// Trains for two steps.
+fn resume(state: TrainState) -> anyhow::Result<()> {
     let meta = small_meta(CorpusKind::Documents);
     let hyperparameters = state.hyperparameters;
     let config = TrainConfig {

@@ -1,4 +1,4 @@
-//! The targets on stable Rust: over the files of their corpus, and changed copies of these.
+//! Runs the targets on stable Rust, over the files of their corpora and mutations of them.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +10,8 @@ use super::small_meta;
 use crate::data::CorpusKind;
 use crate::store::{Precision, TensorFile};
 
-/// How many changed copies each target gets.
-const CHANGED: usize = 400;
+/// Mutated inputs per target.
+const MUTATIONS: usize = 400;
 
 macro_rules! targets {
     ($($target:ident)*) => {
@@ -32,16 +32,16 @@ fn run(name: &str, target: fn(&[u8])) {
         check(target, input);
     }
     let mut rng = Rng::with_seed(1);
-    for _ in 0..CHANGED {
+    for _ in 0..MUTATIONS {
         let mut input = corpus[rng.usize(..corpus.len())].clone();
         for _ in 0..rng.usize(1..5) {
-            change(&mut input, &corpus, &mut rng);
+            mutate(&mut input, &corpus, &mut rng);
         }
         check(target, &input);
     }
 }
 
-/// Without these, the target would see only what is refused.
+/// Without valid files, the target would test only rejection.
 #[test]
 fn weights_corpus_has_valid_f32_and_f16_files() {
     let Some(corpus) = corpus("weights") else {
@@ -56,8 +56,7 @@ fn weights_corpus_has_valid_f32_and_f16_files() {
     assert!(precisions.contains(&Precision::F32) && precisions.contains(&Precision::F16));
 }
 
-/// The files of a target's corpus. None in a package, which holds no other package and so not
-/// fuzz/.
+/// The files of a target's corpus, or `None` in a published package, which does not contain fuzz/.
 fn corpus(name: &str) -> Option<Vec<Vec<u8>>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !root.join("fuzz").exists() && root.join("Cargo.toml.orig").exists() {
@@ -77,8 +76,8 @@ fn check(target: fn(&[u8]), input: &[u8]) {
     }
 }
 
-/// Changes an input somewhere.
-fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut Rng) {
+/// Flips, replaces, truncates, repeats or splices bytes of an input.
+fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut Rng) {
     let at = rng.usize(..=input.len());
     let end = rng.usize(at..=input.len());
     match rng.u8(..5) {
