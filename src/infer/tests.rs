@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::{CorpusKind, Tokenizer};
-use crate::kernels::cpu::test_override::CpuOverride;
+use crate::kernels::cpu::test_override::for_each_cpu;
 use crate::model::{ModelConfig, initial_weights};
 
 /// Sizes around and between the widths of vectors.
@@ -126,7 +126,7 @@ fn every_width_of_vectors_gives_the_same_bits() {
         for text in texts(config, 3) {
             for piece in [1, 3, 8, 13] {
                 let expected = bits_alone(&model, &text, piece);
-                CpuOverride::for_each(|width| {
+                for_each_cpu(|width| {
                     let found = bits_alone(&model, &text, piece);
                     assert!(found == expected, "{width:?}: {config:?}");
                 });

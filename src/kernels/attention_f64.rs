@@ -211,8 +211,9 @@ impl QueryTile<'_> {
     }
 }
 
-/// Computes `N` of the [`ACCUMULATORS`] for each query and vector of columns: accumulator `first`, and
-/// every `ACCUMULATORS / N`th from there. A row of `values` begins `row_vectors` after the one before.
+/// Computes `N` of the [`ACCUMULATORS`] for each query and vector of columns: accumulator `first`,
+/// and every `ACCUMULATORS / N`th from there. A row of `values` begins `row_vectors` after the one
+/// before.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn weighted_sums<S: Simd, const Q: usize, const C: usize, const N: usize>(
@@ -241,7 +242,7 @@ fn weighted_sums<S: Simd, const Q: usize, const C: usize, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::test_override::CpuOverride;
+    use crate::kernels::cpu::test_override::for_each_cpu;
     use crate::kernels::simd::{self, Kernel};
 
     /// `softmax(q·Kᵀ/√D)·V` for one query, `keys` and `values` `[tokens, D]`.
@@ -303,7 +304,7 @@ mod tests {
                     cache.write(position, key, value);
                 }
                 let mut results = Vec::new();
-                CpuOverride::for_each(|cpu| {
+                for_each_cpu(|cpu| {
                     let mut out = vec![f64::NAN; count * head_dim];
                     simd::run(Attention {
                         cache: &cache,

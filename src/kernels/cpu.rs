@@ -1,33 +1,16 @@
 //! CPU detection at run time.
 
-#[cfg(target_arch = "x86_64")]
-use pulp::x86::{V3, V4};
+use pulp::Arch;
 
-/// A kind of CPU that kernels are compiled for, with the proof that its instructions exist.
-pub enum Cpu {
-    #[cfg(target_arch = "x86_64")]
-    Avx512(V4),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(V3),
-    /// Any other: compiled for the baseline of the target, which includes Neon on aarch64.
-    Scalar,
-}
-
-impl Cpu {
-    /// Returns the best kind that the CPU supports. The answer is cached by `pulp`.
-    pub fn detect() -> Self {
-        #[cfg(test)]
-        if let Some(cpu) = test_override::current() {
-            return cpu;
-        }
-        #[cfg(target_arch = "x86_64")]
-        match pulp::Arch::new() {
-            pulp::Arch::V4(simd) => return Self::Avx512(simd),
-            pulp::Arch::V3(simd) => return Self::Avx2(simd),
-            _ => {}
-        }
-        Self::Scalar
+/// Returns the best instruction set of the CPU that kernels are compiled for. `pulp` caches the
+/// answer.
+#[inline(always)]
+pub fn detect() -> Arch {
+    #[cfg(test)]
+    if let Some(arch) = test_override::current() {
+        return arch;
     }
+    Arch::new()
 }
 
 /// The number of CPU cores available to the process, at least 1.
@@ -38,45 +21,27 @@ pub fn cores() -> usize {
 /// Overrides the detected CPU on the test's own thread.
 #[cfg(test)]
 pub mod test_override {
-    use super::Cpu;
-    #[cfg(target_arch = "x86_64")]
-    use pulp::x86::V3;
     use std::cell::Cell;
 
-    #[derive(Clone, Copy, Debug)]
-    pub enum CpuOverride {
-        Detected,
-        Scalar,
-        #[cfg(target_arch = "x86_64")]
-        Avx2,
-    }
+    use pulp::Arch;
 
     thread_local! {
-        static OVERRIDE: Cell<CpuOverride> = const { Cell::new(CpuOverride::Detected) };
+        static OVERRIDE: Cell<Option<Arch>> = const { Cell::new(None) };
     }
 
-    impl CpuOverride {
-        /// Calls `test` once per kind that this CPU can run.
-        pub fn for_each(mut test: impl FnMut(Self)) {
-            let mut kinds = vec![Self::Detected, Self::Scalar];
-            #[cfg(target_arch = "x86_64")]
-            if V3::try_new().is_some() {
-                kinds.push(Self::Avx2);
-            }
-            for kind in kinds {
-                OVERRIDE.set(kind);
-                test(kind);
-            }
-            OVERRIDE.set(Self::Detected);
-        }
+    pub fn current() -> Option<Arch> {
+        OVERRIDE.get()
     }
 
-    pub fn current() -> Option<Cpu> {
-        match OVERRIDE.get() {
-            CpuOverride::Detected => None,
-            CpuOverride::Scalar => Some(Cpu::Scalar),
-            #[cfg(target_arch = "x86_64")]
-            CpuOverride::Avx2 => V3::try_new().map(Cpu::Avx2),
+    /// Calls `test` once per instruction set that this CPU can run.
+    pub fn for_each_cpu(mut test: impl FnMut(Arch)) {
+        let mut archs = vec![Arch::new(), Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        for arch in archs {
+            OVERRIDE.set(Some(arch));
+            test(arch);
         }
+        OVERRIDE.set(None);
     }
 }

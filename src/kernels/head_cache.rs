@@ -1,7 +1,7 @@
 //! The KV cache of one attention head.
 //!
-//! Keys and values are quantized to i32 with one f64 scale per token, which keeps nine digits of the
-//! largest element in half the memory of f64: attention to a long context waits for memory.
+//! Keys and values are quantized to i32 with one f64 scale per token, which keeps nine digits of
+//! the largest element in half the memory of f64: attention to a long context waits for memory.
 
 use super::math_f64::{max, round_to_i32};
 use super::simd::LANES;
@@ -101,8 +101,8 @@ impl HeadCache {
     }
 }
 
-/// Writes elements as the nearest multiples of a scale, which it returns: 2^31 − 1 times the scale is
-/// the largest magnitude.
+/// Writes elements as the nearest multiples of a scale, which it returns: 2^31 − 1 times the scale
+/// is the largest magnitude.
 #[inline(always)]
 fn quantize<'a>(elements: &[f64], out: impl Iterator<Item = &'a mut i32>) -> f64 {
     const MAX: f64 = i32::MAX as f64;

@@ -40,10 +40,11 @@ pub fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// Returns `2^x` for `x` ≤ 127, to within two units in the last place; 0 for `x` < −126, NaN for NaN.
+/// Returns `2^x` for `x` ≤ 127, to within two units in the last place; 0 for `x` < −126, NaN for
+/// NaN.
 ///
-/// Base 2 saves a multiplication: the factor `log₂ e` is merged into the scale of the scores.
-/// `x = n + f`: a minimax polynomial of relative error 7.5e-8 gives `2^f` for `|f| ≤ 1/2`, and `n` is
+/// Base 2 saves a multiplication: the factor `log₂ e` is merged into the scale of the scores. `x =
+/// n + f`: a minimax polynomial of relative error 7.5e-8 gives `2^f` for `|f| ≤ 1/2`, and `n` is
 /// added to its exponent.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {

@@ -99,8 +99,8 @@ pub fn matmul_add(out: &mut [f32], a: MatrixView, b: MatrixView) {
 /// accesses; to be added to, they must be initialized.
 unsafe fn gemm(out: *mut f32, add: bool, a: MatrixView, b: MatrixView) {
     assert_eq!(b.rows, a.cols, "inner sizes");
-    // SAFETY: `MatrixView::new` keeps every index that the sizes and strides reach inside its slice,
-    // the caller does so for `out`, and gemm implements f32.
+    // SAFETY: `MatrixView::new` keeps every index that the sizes and strides reach inside its
+    // slice, the caller does so for `out`, and gemm implements f32.
     unsafe {
         gemm::gemm(
             a.rows,

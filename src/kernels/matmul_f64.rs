@@ -13,8 +13,8 @@ const COLUMN_TILE: usize = 8;
 /// Weights multiplied with all of these columns before the next ones are.
 const WEIGHT_TILE: usize = 2048;
 
-/// Computes `out[c, r] = Σ weights[r, i]·x[c, i]` for `weights` `[rows, cols]`, `x` `[columns, cols]`
-/// and `out` `[columns, rows]`.
+/// Computes `out[c, r] = Σ weights[r, i]·x[c, i]` for `weights` `[rows, cols]`, `x` `[columns,
+/// cols]` and `out` `[columns, rows]`.
 pub fn matmul<T: Weight>(weights: &[T], cols: usize, x: &[f64], out: &mut [f64]) {
     simd::run(Matmul {
         weights,
@@ -181,7 +181,7 @@ mod tests {
 
     use super::super::simd::Scalar;
     use super::*;
-    use crate::kernels::cpu::test_override::CpuOverride;
+    use crate::kernels::cpu::test_override::for_each_cpu;
 
     /// The product in the order of the kernel, element by element.
     fn reference<T: Weight>(weights: &[T], cols: usize, x: &[f64]) -> Vec<f64> {
@@ -212,7 +212,7 @@ mod tests {
                     let expected = reference(&weights, cols, &x);
                     let expected_halves = reference(&halves, cols, &x);
                     let mut out = vec![0.0; columns * rows];
-                    CpuOverride::for_each(|cpu| {
+                    for_each_cpu(|cpu| {
                         matmul(&weights, cols, &x, &mut out);
                         assert_eq!(out, expected, "[{rows}, {cols}], {columns}, {cpu:?}");
                         matmul(&halves, cols, &x, &mut out);

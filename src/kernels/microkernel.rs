@@ -123,8 +123,8 @@ impl<'a> PanelMatmul<'a> {
         for (k, b) in self.b.iter().enumerate() {
             let b = simd.load_f32(b);
             for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: `new` has checked that `a` has the rows of `out`, of which the slice above
-                // holds these, and as many columns as `b` has rows.
+                // SAFETY: `new` has checked that `a` has the rows of `out`, of which the slice
+                // above holds these, and as many columns as `b` has rows.
                 let a = unsafe { self.a.get_unchecked(first + r, k) };
                 *sum = simd.mul_add_f32(a, b, *sum);
             }
@@ -167,7 +167,7 @@ impl Kernel for PanelMatmul<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::test_override::CpuOverride;
+    use crate::kernels::cpu::test_override::for_each_cpu;
 
     /// `a·b`, in f64.
     fn reference(a: MatrixView, b: &[F32x16]) -> Vec<[f64; F32_LANES]> {
@@ -192,7 +192,7 @@ mod tests {
                 .take(count)
                 .collect()
         };
-        CpuOverride::for_each(|cpu| {
+        for_each_cpu(|cpu| {
             for (rows, inner) in (1..40).zip([1, 16, 5, 40].into_iter().cycle()) {
                 let (a, b) = (random(rows * inner), random(inner * F32_LANES));
                 let b: Vec<F32x16> = b.as_chunks().0.iter().copied().map(F32x16).collect();

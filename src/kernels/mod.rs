@@ -6,19 +6,20 @@
 //!
 //! ```text
 //! inference, f64
-//!   weights × columns of a step   [rows, cols] f32, f16 × [columns, cols]    matmul_f64
-//!   a head's attention            [queries, D] × [T, D] i32, twice           attention_f64, head_cache
+//!   weights × columns of a step  [rows, cols] f32, f16 × [columns, cols]  matmul_f64
+//!   attention of a head          [queries, D] × [T, D] i32, twice         attention_f64, head_cache
 //! training, f32
-//!   weights, both passes          [N, in] × [in, out]                        matmul_f32 (gemm)
-//!   short documents, T, D ≤ 16    [T, D] × [D, T], [T, T] × [T, D]           attention_f32/short
-//!   long documents                [T, D] × [D, 16], [16, T] × [T, D]         attention_f32/long, microkernel
+//!   weights, both passes         [N, in] × [in, out]                      matmul_f32 (gemm)
+//!   short documents, T, D ≤ 16   [T, D] × [D, T], [T, T] × [T, D]         attention_f32/short
+//!   long documents               [T, D] × [D, 16], [16, T] × [T, D]       attention_f32/long
+//!                                                                         by microkernel
 //! ```
 //!
 //! # Registers
 //!
 //! The f64 product keeps a tile of `R` rows × `C` columns of sums in registers, each a vector of
-//! eight partial sums along `cols`. Loading `R` vectors of weights, converted to f64, and `C` vectors
-//! of `x` feeds `R·C` fused multiply-adds. At the end of a row, the eight lanes are added.
+//! eight partial sums along `cols`. Loading `R` vectors of weights, converted to f64, and `C`
+//! vectors of `x` feeds `R·C` fused multiply-adds. At the end of a row, the eight lanes are added.
 //!
 //! ```text
 //!                x[0]  x[1]  …  x[C-1]        ◄── 8 consecutive elements of each column
@@ -30,9 +31,9 @@
 //!     └── 8 consecutive elements of each row
 //! ```
 //!
-//! The f32 microkernel computes `out[rows, 16] = a[rows, K]·b[K, 16]`. A row of `out` is one vector of
-//! sixteen sums; each step `k` broadcasts a column of `a` against row `k` of `b`. No sum runs over
-//! lanes.
+//! The f32 microkernel computes `out[rows, 16] = a[rows, K]·b[K, 16]`. A row of `out` is one vector
+//! of sixteen sums; each step `k` broadcasts a column of `a` against row `k` of `b`. No sum runs
+//! over lanes.
 //!
 //! ```text
 //!                         b[k]: 16 columns
@@ -45,25 +46,25 @@
 //! ```
 //!
 //! Attention in f64 computes the scores of eight keys per vector, for four queries at a time, from
-//! keys stored as `[T / 8, D, 8]`; then it adds the values, weighted, in four accumulators per vector
-//! of columns. Short attention in f32 has all queries of a document in one vector.
+//! keys stored as `[T / 8, D, 8]`; then it adds the values, weighted, in four accumulators per
+//! vector of columns. Short attention in f32 has all queries of a document in one vector.
 //!
 //! # CPUs
 //!
-//! [`simd::Simd`] is implemented for AVX-512, AVX2 and a scalar baseline, which the compiler vectorizes
-//! (Neon on aarch64). A [`simd::Kernel`] is generic over it and compiled once per kind;
+//! [`simd::Simd`] is implemented for AVX-512, AVX2 and a scalar baseline, which the compiler
+//! vectorizes (Neon on aarch64). A [`simd::Kernel`] is generic over it and compiled once per kind;
 //! [`simd::run`] detects the CPU at run time. Loops that need no explicit vectors run in
 //! [`simd::dispatch`].
 //!
 //! Inference has the same bits on every CPU: a sum has eight lanes whatever the width of the
-//! registers, its lanes are added in one order, each product is fused with its addition, tiles of any
-//! size add in the same order, and `exp` is our own. Training fixes the lanes of its sums, too, but
-//! `gemm` and the microkernel fuse multiply and add only where the CPU can.
+//! registers, its lanes are added in one order, each product is fused with its addition, tiles of
+//! any size add in the same order, and `exp` is our own. Training fixes the lanes of its sums, too,
+//! but `gemm` and the microkernel fuse multiply and add only where the CPU can.
 //!
 //! # Files
 //!
 //! - [`cpu`]: detection; [`simd`]: vectors per CPU, dispatch, stored weights
-//! - [`math_f64`], [`math_f32`]: sums, maxima, `exp`; [`softmax_f64`]: softmax and `-log2 p` of logits
+//! - [`math_f64`], [`math_f32`]: sums, maxima, `exp`; [`softmax_f64`]: softmax and `-log2 p`
 //! - [`matmul_f64`], [`head_cache`], [`attention_f64`]: inference
 //! - [`matmul_f32`], [`microkernel`], [`attention_f32`]: training
 //!

@@ -69,7 +69,7 @@ fn max_and_log_sum(logits: &mut [f64]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::test_override::CpuOverride;
+    use crate::kernels::cpu::test_override::for_each_cpu;
 
     fn reference(logits: &[f64], temperature: f64) -> Vec<f64> {
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -87,7 +87,7 @@ mod tests {
         for length in 1..40 {
             let logits: Vec<f64> = (0..length).map(|_| rng.f64() * 20.0 - 10.0).collect();
             let mut results = Vec::new();
-            CpuOverride::for_each(|_| {
+            for_each_cpu(|_| {
                 let mut powers = logits.clone();
                 let sum = unnormalized_softmax(&mut powers, 0.7);
                 for (power, expected) in powers.iter().zip(reference(&logits, 0.7)) {

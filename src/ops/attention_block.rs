@@ -13,8 +13,8 @@ use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 ///
 /// Each token attends to itself and the earlier tokens of its own document; document `d` is rows
 /// `offsets[d]..offsets[d + 1]`. Head `h` is the columns `h·head_dim..(h+1)·head_dim`, where
-/// `head_dim = E / n_head`; scores are scaled by `1/sqrt(head_dim)`. A shape that does not divide so
-/// is an error.
+/// `head_dim = E / n_head`; scores are scaled by `1/sqrt(head_dim)`. A shape that does not divide
+/// so is an error.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};

@@ -38,8 +38,8 @@ pub fn attention_block(
     x + linear(&out, out_weight)?
 }
 
-/// Returns `softmax(Q·Kᵀ/sqrt(head_dim))·V` per document and head, `[N, E]`. Documents are padded to
-/// the longest, and packed again afterwards.
+/// Returns `softmax(Q·Kᵀ/sqrt(head_dim))·V` per document and head, `[N, E]`. Documents are padded
+/// to the longest, and packed again afterwards.
 fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -51,8 +51,8 @@ fn attention(
     let head_dim = n_embd / n_head;
     let documents = offsets.len() - 1;
     let longest = offsets.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0);
-    // The row of each padded position (any row will do as padding, which the mask hides from earlier
-    // queries and packing drops), and the padded position of each row.
+    // The row of each padded position (any row will do as padding, which the mask hides from
+    // earlier queries and packing drops), and the padded position of each row.
     let mut padded = Vec::with_capacity(documents * longest);
     let mut packed = Vec::with_capacity(tokens);
     for (d, document) in offsets.windows(2).enumerate() {

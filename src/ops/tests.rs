@@ -1,11 +1,12 @@
-//! Every custom operation against its reference implementation, forward and gradient, for odd sizes.
+//! Every custom operation against its reference implementation, forward and gradient, for odd
+//! sizes.
 
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::reference;
-use crate::kernels::cpu::test_override::CpuOverride;
+use crate::kernels::cpu::test_override::for_each_cpu;
 
 /// The smallest sizes, and sizes around the widths of vectors.
 const SIZES: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 33];
@@ -38,8 +39,8 @@ fn assert_close(found: &Tensor, expected: &Tensor, context: &str) {
     }
 }
 
-/// Compares an operation with its reference: the result, and the gradient of a randomly weighted sum
-/// of it for every argument.
+/// Compares an operation with its reference: the result, and the gradient of a randomly weighted
+/// sum of it for every argument.
 fn compare(
     args: &[Var],
     op: impl Fn(&[Var]) -> Result<Tensor>,
@@ -208,7 +209,7 @@ fn attention_block_matches_its_reference() {
             random.var(3 * n_embd, n_embd),
             random.var(n_embd, n_embd),
         ];
-        CpuOverride::for_each(|cpu| {
+        for_each_cpu(|cpu| {
             compare(
                 &args,
                 |a| super::attention_block(&a[0], &a[1], &a[2], &offsets, n_head),

@@ -4,8 +4,8 @@
 pub struct AttentionOutput {
     /// `[N, E]`.
     pub out: Vec<f32>,
-    /// `[N, n_head]`: `log₂ Σ 2^score` of each query, for scores times `log₂ e`. 0 in short documents,
-    /// whose backward pass computes the softmax again.
+    /// `[N, n_head]`: `log₂ Σ 2^score` of each query, for scores times `log₂ e`. 0 in short
+    /// documents, whose backward pass computes the softmax again.
     pub log2_sum_exp2: Vec<f32>,
 }
 

@@ -1,8 +1,9 @@
 //! Attention to documents of any length, in blocks of sixteen queries.
 //!
-//! A matrix of scores has a row per key and a column per query, `[T, 16]`, so that a softmax does the
-//! same to all lanes of a vector. The backward pass restores the probabilities from the logarithms of
-//! their sums, as FlashAttention does (Dao et al. 2022, <https://arxiv.org/abs/2205.14135>).
+//! A matrix of scores has a row per key and a column per query, `[T, 16]`, so that a softmax does
+//! the same to all lanes of a vector. The backward pass restores the probabilities from the
+//! logarithms of their sums, as FlashAttention does (Dao et al. 2022,
+//! <https://arxiv.org/abs/2205.14135>).
 
 use std::f32::consts::LOG2_E;
 

@@ -1,17 +1,17 @@
 //! Causal multi-head attention over packed documents (Vaswani et al. 2017,
 //! <https://arxiv.org/abs/1706.03762>), forward and backward, on slices of f32.
 //!
-//! Queries, keys and values are three slices of the columns of `qkv` `[N, 3E]`; head `h` is the columns
-//! `h·D..(h+1)·D` of each, where `D = E / n_head`. Each token attends to itself and the earlier tokens
-//! of its document. The probabilities `P` are not stored for the backward pass, which computes, from
-//! `S = Q·Kᵀ/√D`, `P = softmax(S)` and `O = P·V`:
+//! Queries, keys and values are three slices of the columns of `qkv` `[N, 3E]`; head `h` is the
+//! columns `h·D..(h+1)·D` of each, where `D = E / n_head`. Each token attends to itself and the
+//! earlier tokens of its document. The probabilities `P` are not stored for the backward pass,
+//! which computes, from `S = Q·Kᵀ/√D`, `P = softmax(S)` and `O = P·V`:
 //!
 //! ```text
 //! dV = Pᵀ·dO    dP = dO·Vᵀ    dS = P∘(dP − rowsum(P∘dP))    dQ = dS·K/√D    dK = dSᵀ·Q/√D
 //! ```
 //!
-//! `short` computes the shapes of small models in vectors that hold all queries; `long` computes any
-//! other in blocks of sixteen queries.
+//! `short` computes the shapes of small models in vectors that hold all queries; `long` computes
+//! any other in blocks of sixteen queries.
 
 mod head;
 mod long;

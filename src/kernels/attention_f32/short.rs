@@ -11,7 +11,8 @@ use crate::kernels::simd::dispatch;
 pub struct ShortKernels {
     /// `(head, qkv, out)`: writes the output, in `out` `[N, E]`.
     pub forward: fn(&Head, &[f32], &mut [f32]),
-    /// `(head, qkv, dout, dqkv)`: writes the gradients of queries, keys and values, in `dqkv` `[N, 3E]`.
+    /// `(head, qkv, dout, dqkv)`: writes the gradients of queries, keys and values, in `dqkv` `[N,
+    /// 3E]`.
     pub backward: fn(&Head, &[f32], &[f32], &mut [f32]),
 }
 

@@ -2,7 +2,7 @@
 //! gradients, to candle's operations.
 
 use super::PackedAttention;
-use crate::kernels::cpu::test_override::CpuOverride;
+use crate::kernels::cpu::test_override::for_each_cpu;
 
 /// Attention and its gradient in f64, one query, key and element at a time. Returns the output
 /// `[N, E]` and `dqkv` `[N, 3E]`.
@@ -71,7 +71,7 @@ fn short_and_long_attention_match_the_reference_on_every_cpu() {
                 n_embd,
             };
             let (out, dqkv) = reference(&shape, &qkv, &dout);
-            CpuOverride::for_each(|cpu| {
+            for_each_cpu(|cpu| {
                 let output = shape.forward(&qkv);
                 let gradient = shape.backward(&qkv, &output, &dout);
                 let pairs = output

@@ -4,8 +4,9 @@
 mod x86;
 
 use half::f16;
+use pulp::Arch;
 
-use super::cpu::Cpu;
+use super::cpu;
 
 /// Elements of an f64 vector, on every CPU.
 pub const LANES: usize = 8;
@@ -125,20 +126,20 @@ pub trait Kernel {
 /// Runs a kernel with the instructions of the CPU at hand.
 #[inline(always)]
 pub fn run<K: Kernel>(kernel: K) -> K::Output {
-    match Cpu::detect() {
+    match cpu::detect() {
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx512(simd) => pulp::Simd::vectorize(
+        Arch::V4(simd) => pulp::Simd::vectorize(
             simd,
             #[inline(always)]
             || kernel.run(simd),
         ),
         #[cfg(target_arch = "x86_64")]
-        Cpu::Avx2(simd) => pulp::Simd::vectorize(
+        Arch::V3(simd) => pulp::Simd::vectorize(
             simd,
             #[inline(always)]
             || kernel.run(simd),
         ),
-        Cpu::Scalar => kernel.run(Scalar),
+        _ => kernel.run(Scalar),
     }
 }
 
@@ -290,7 +291,7 @@ impl Weight for f16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::test_override::CpuOverride;
+    use crate::kernels::cpu::test_override::for_each_cpu;
 
     #[test]
     fn finite_f16_convert_exactly_on_every_cpu() {
@@ -303,7 +304,7 @@ mod tests {
                 simd.f16_to_f32(&self.0)
             }
         }
-        CpuOverride::for_each(|cpu| {
+        for_each_cpu(|cpu| {
             for first in (0..=u16::MAX).step_by(LANES) {
                 let halves = std::array::from_fn(|l| f16::from_bits(first + l as u16));
                 for (converted, half) in run(Convert(halves)).iter().zip(halves) {
