@@ -119,6 +119,19 @@ impl Simd for V3 {
         let avx = self.avx;
         [avx._mm256_cvtepi32_pd(lower), avx._mm256_cvtepi32_pd(upper)]
     }
+    // As the scalar `f16_to_f32`, which LLVM does not vectorize in every caller: batches of 32
+    // sequences took 1.5 times as long with it.
+    #[inline(always)]
+    fn f16_to_f32(self, elements: &[f16; LANES]) -> [f32; LANES] {
+        let (avx, avx2) = (self.avx, self.avx2);
+        let bits = avx2._mm256_cvtepu16_epi32(pulp::cast(*elements));
+        let sign = avx2._mm256_and_si256(bits, avx._mm256_set1_epi32(0x8000));
+        let rest = avx2._mm256_and_si256(bits, avx._mm256_set1_epi32(0x7fff));
+        let rest = pulp::cast(avx2._mm256_slli_epi32::<13>(rest));
+        let magnitude = avx._mm256_mul_ps(rest, avx._mm256_set1_ps(2f32.powi(112)));
+        let sign = pulp::cast(avx2._mm256_slli_epi32::<16>(sign));
+        pulp::cast(avx._mm256_or_ps(magnitude, sign))
+    }
     #[inline(always)]
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         let avx = self.avx;
