@@ -17,6 +17,7 @@ mod reference;
 mod score;
 mod serve;
 mod signals;
+mod source_tree;
 mod store;
 mod terminal;
 mod train;
