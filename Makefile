@@ -1,18 +1,18 @@
-# What there is to do with the project. `make test` is the one command that passes the tests.
+# Development tasks; `make help` lists them. `make test` runs all checks and tests.
 
 CARGO ?= cargo
 MACOS_TARGET := aarch64-apple-darwin
 DIST_TARGET := x86_64-unknown-linux-musl
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 DIST := microgpt-$(VERSION)-$(DIST_TARGET)
-# Where `make install` puts things; DESTDIR is for packagers.
+# Installation prefix of `make install`; DESTDIR is for packagers.
 PREFIX ?= /usr/local
 DESTDIR ?=
 BINARY ?= target/release/microgpt
-# How long each of the targets in fuzz/ runs, and which do.
+# Seconds per fuzz target, and the targets.
 FUZZ_SECONDS ?= 900
 FUZZ_TARGETS ?= weights meta train_state conversations text command_line http_body http_requests
-# What the tests of the server's clients need beside the Rust toolchain.
+# Python environment and browser of the client tests.
 CLIENTS := target/clients
 CHROMIUM ?= /usr/bin/chromium
 
@@ -26,7 +26,7 @@ help: ## Show this list
 build: ## Build target/release/microgpt
 	$(CARGO) build --release --locked
 
-test: fmt-check clippy metal-check doc-check formula-check deny-check unit-and-program-tests ## Pass all checks and tests
+test: fmt-check clippy metal-check doc-check formula-check deny-check unit-and-program-tests ## Run all checks and tests
 
 fmt-check:
 	$(CARGO) fmt --check
@@ -40,7 +40,7 @@ unit-and-program-tests:
 doc-check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
-# The macOS build can be checked on Linux too, given that target's standard library.
+# Checks the macOS build on Linux if that target's standard library is installed.
 metal-check:
 	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MACOS_TARGET)/lib" ]; then \
 		echo "$(CARGO) check --locked --target $(MACOS_TARGET) --features metal"; \
@@ -51,15 +51,15 @@ metal-check:
 		echo "skipped: the check of the macOS build needs: rustup target add $(MACOS_TARGET)"; \
 	fi
 
-# The syntax of the Homebrew formula, where there is a Ruby.
+# Checks the syntax of the Homebrew formula if Ruby is installed.
 formula-check:
 	@if command -v ruby >/dev/null; then ruby -c Formula/microgpt.rb; \
 	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
 		echo "the check of the formula needs: apt-get install ruby" >&2; exit 1; \
 	else echo "skipped: the check of the formula needs ruby"; fi
 
-# Licences, sources and kinds of the dependencies, by deny.toml: those of other platforms too, which
-# no build has fetched.
+# Checks licences, sources and bans of the dependencies against deny.toml, for all platforms, so that
+# all of them are fetched first.
 deny-check:
 	@if cargo-deny --version >/dev/null 2>&1; then \
 		echo "$(CARGO) deny --offline --locked check bans licenses sources"; \
@@ -69,7 +69,7 @@ deny-check:
 		echo "the check of the dependencies needs: cargo install --locked cargo-deny" >&2; exit 1; \
 	else echo "skipped: the check of the dependencies needs: cargo install --locked cargo-deny"; fi
 
-advisories: ## Ask the RustSec database about the dependencies (needs the network and cargo-deny)
+advisories: ## Check the dependencies for RustSec advisories (needs the network and cargo-deny)
 	$(CARGO) deny check advisories
 
 asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
@@ -78,7 +78,7 @@ asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
 		rustup run nightly cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
-docs: ## Write the man page and the README's tables of options
+docs: ## Regenerate the documentation that is made from the options
 	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt up_to_date
 
 install: ## Install the program, its man page and completions under PREFIX (/usr/local)
@@ -93,7 +93,7 @@ install: ## Install the program, its man page and completions under PREFIX (/usr
 	$(BINARY) completions zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_microgpt"
 	$(BINARY) completions fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/microgpt.fish"
 
-uninstall: ## Remove what install put there
+uninstall: ## Remove the installed files
 	rm -f "$(DESTDIR)$(PREFIX)/bin/microgpt" \
 		"$(DESTDIR)$(PREFIX)/share/man/man1/microgpt.1" \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/microgpt" \
@@ -114,17 +114,17 @@ dist: static ## Pack the static binary, man page and completions as target/dist/
 	tar -C target/dist --owner=0 --group=0 --numeric-owner --sort=name -czf target/dist/$(DIST).tar.gz $(DIST)
 	cd target/dist && sha256sum $(DIST).tar.gz > $(DIST).tar.gz.sha256 && cat $(DIST).tar.gz.sha256
 
-test-dist: dist ## Test the package: unpacked, installed, and run from an empty root
+test-dist: dist ## Test the package: unpack it and run the binary in an empty root
 	tests/dist.sh target/dist/$(DIST).tar.gz
 
-test-cpus: build ## Run the program on emulated processors without AVX-512, AVX2 and AVX
+test-cpus: build ## Run the program on emulated CPUs without AVX-512, AVX2 and AVX
 	@command -v qemu-x86_64 >/dev/null || { echo "test-cpus needs: apt-get install qemu-user" >&2; exit 1; }
 	tests/cpus.sh "$(CURDIR)/target/release/microgpt"
 
-bench: ## Measure training, beside PyTorch where that is installed, and generation
+bench: ## Measure training and generation, beside PyTorch if installed
 	$(CARGO) bench --locked
 
-clients: ## Install what test-clients and test-web need, in target/clients
+clients: ## Install the dependencies of test-clients and test-web in target/clients
 	python3 -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 

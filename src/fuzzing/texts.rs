@@ -1,4 +1,4 @@
-//! Texts to train on and to score.
+//! Training data and lines to score.
 
 use std::io::{self, Read};
 use std::sync::{Arc, LazyLock};
@@ -9,11 +9,11 @@ use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, chat_prompt, decode_ut
 use crate::engine::{GenerateOptions, Generator, Sample, read_conversation};
 use crate::infer::InferenceGpt;
 
-/// The context that texts are cut for.
+/// The context size of the datasets.
 const BLOCK_SIZE: usize = 8;
 
-/// Documents and continuous text: what is encoded is decoded to the same again, and every line is
-/// printed with its score as it was, be it UTF-8 or not. A text that can be gone on from stays.
+/// Documents and continuous text: encoding and decoding is the identity, every line is printed
+/// unchanged with its score, UTF-8 or not, and a sample starts with its prompt.
 pub fn text(input: &[u8]) {
     static MODELS: LazyLock<[Arc<InferenceGpt>; 2]> =
         LazyLock::new(|| [CorpusKind::Documents, CorpusKind::Continuous].map(small_model));
@@ -46,7 +46,7 @@ pub fn text(input: &[u8]) {
     }
 }
 
-/// Conversations: each can be read from its tokens, and fits any context once it is cut.
+/// Conversations: each is decoded from its tokens unchanged, and truncated to any budget.
 pub fn conversations(input: &[u8]) {
     static MODEL: LazyLock<Arc<InferenceGpt>> =
         LazyLock::new(|| small_model(CorpusKind::Conversations));
@@ -76,13 +76,13 @@ pub fn conversations(input: &[u8]) {
     train_on(&corpus, &tokenizer);
 }
 
-/// The characters of some tokens.
+/// Decodes tokens to a string.
 fn decode(tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> String {
     let character = |token| tokenizer.char_of(token).expect("it is a character's");
     tokens.map(character).collect()
 }
 
-/// Takes batches from a corpus, with something held out and without.
+/// Builds batches of a corpus, with a validation set and without.
 fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
     assert!(tokenizer.unknown_chars(corpus.texts()).is_empty());
     for fraction in [0.0, 0.3] {
@@ -106,7 +106,7 @@ fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
     }
 }
 
-/// Scores the lines of a text, which comes in pieces.
+/// Scores lines read in small chunks.
 fn score(model: &InferenceGpt, text: &[u8]) {
     let lines = text.split(|&byte| byte == b'\n');
     let count = lines.clone().count();
@@ -115,7 +115,7 @@ fn score(model: &InferenceGpt, text: &[u8]) {
         return;
     };
     let printed = printed.split(|&byte| byte == b'\n');
-    // The last line need not end; what follows the end of one is no line.
+    // The last line may lack a line feed; nothing after the last line feed is not a line.
     let lines = lines
         .clone()
         .take(count - usize::from(text.is_empty() || text.ends_with(b"\n")));
@@ -134,7 +134,7 @@ fn score(model: &InferenceGpt, text: &[u8]) {
     assert_eq!(count, lines.count(), "every line is there");
 }
 
-/// A text that comes a few bytes at a time.
+/// A reader that returns at most 7 bytes per call.
 struct Trickle<'a>(&'a [u8]);
 
 impl Read for Trickle<'_> {
