@@ -115,7 +115,7 @@ fn score(model: &InferenceGpt, text: &[u8]) {
         return;
     };
     let printed = printed.split(|&byte| byte == b'\n');
-    // The last line may lack a line feed; an empty rest after it is not a line.
+    // The last line may lack a line feed; an empty rest is not a line.
     let lines = lines
         .clone()
         .take(count - usize::from(text.is_empty() || text.ends_with(b"\n")));

@@ -92,7 +92,7 @@ impl Module {
             if ["pub", "use"].contains(&&*paths[0][0]) && paths[0].len() == 1 {
                 statement = match (&*paths[0][0], statement) {
                     ("use", "pub") => "pub use",
-                    (word, _) if word == "pub" => "pub",
+                    ("pub", _) => "pub",
                     _ => "use",
                 };
             }
