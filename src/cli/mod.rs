@@ -18,7 +18,6 @@ mod man;
 pub(crate) mod parse;
 mod progress;
 mod progress_bar;
-pub mod readme;
 pub(crate) mod sampling;
 mod score;
 mod serve;

@@ -1,13 +1,11 @@
-//! The man page, README, help and completions, checked against the program and against the tools
+//! The man page, help and completions, checked against the program and against the tools
 //! that read them.
 //!
-//! With `MICROGPT_WRITE_DOCS` set (`make docs`), generated files are written instead of compared.
+//! With `MICROGPT_WRITE_DOCS` set (`make docs`), the man page is written instead of compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-
-use microgpt::cli::readme::with_option_tables;
 
 use crate::program::{microgpt, run_in, tool};
 
@@ -35,13 +33,6 @@ fn stdout(output: Output) -> String {
 fn man_page_is_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     check_file("man/microgpt.1", &run_in(dir.path(), "man").ok().stdout);
-}
-
-#[test]
-fn readme_options_are_up_to_date() {
-    let readme = fs::read_to_string(in_project("README.md")).unwrap();
-    let expected = with_option_tables(&readme).expect("the README has marks for the tables");
-    check_file("README.md", &expected);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The one flags of commands and options. The parser accepts what stands here; help, the man page,
-//! the shells' completions and the tables of the README are made from it.
+//! The definitions of commands and options. The parser, help, the man page and the shell completions
+//! follow them.
 
 mod options;
 
