@@ -1,4 +1,4 @@
-# The static binary alone:
+# An image that contains only the static binary:
 #   docker build --tag microgpt .
 #   docker run --rm --volume "$PWD/model:/model" microgpt train --output /model
 #   docker run --rm --volume "$PWD/model:/model" --publish 8080:8080 microgpt

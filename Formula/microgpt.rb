@@ -1,7 +1,7 @@
 class Microgpt < Formula
   desc "Train, sample, chat with and serve small GPT language models"
   homepage "https://karpathy.github.io/2026/02/12/microgpt/"
-  # The formula lies in the project's own repository, so a tap of it brings the source along.
+  # The formula is part of the project's repository, so a tap contains the source.
   url "file://#{File.expand_path("..", __dir__)}", using: :git, branch: "main"
   version "0.1.0"
   license "MIT"
