@@ -10,7 +10,7 @@ use crate::data::{CorpusKind, Message, Role, Tokenizer};
 use crate::infer::{InferenceGpt, Workspace};
 
 /// What a sample depends on, beside the model and its own index.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     pub seed: u64,
@@ -19,6 +19,17 @@ pub struct GenerateOptions {
     pub max_tokens: Option<usize>,
     /// What every sample begins with. For a chat model, the beginning of the user's first message.
     pub prompt: String,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingOptions::default(),
+            seed: 42,
+            max_tokens: None,
+            prompt: String::new(),
+        }
+    }
 }
 
 /// What a model makes up.

@@ -10,9 +10,6 @@ use crate::store::{JsonError, JsonObject, required};
 /// The maximum of `max_tokens`: a model of continuous text never ends a sequence.
 const MAX_TOKENS: u64 = 10_000;
 
-/// The seed of requests without one.
-const DEFAULT_SEED: u64 = 42;
-
 impl From<JsonError> for HttpError {
     fn from(error: JsonError) -> Self {
         Self::bad_request(error)
@@ -26,10 +23,10 @@ pub fn parse_body(body: &[u8]) -> Result<JsonObject, HttpError> {
 
 /// The options of generation, without a prompt.
 pub fn generate_options(fields: &JsonObject) -> Result<GenerateOptions, HttpError> {
-    let default = SamplingOptions::default();
+    let default = GenerateOptions::default();
     let temperature = fields.get_number("temperature")?;
     let sampling = SamplingOptions {
-        temperature: temperature.unwrap_or(default.temperature),
+        temperature: temperature.unwrap_or(default.sampling.temperature),
         top_k: fields.get_integer_from("top_k", 1)?.map(|k| k as usize),
         top_p: fields.get_number("top_p")?,
         min_p: fields.get_number("min_p")?,
@@ -37,9 +34,9 @@ pub fn generate_options(fields: &JsonObject) -> Result<GenerateOptions, HttpErro
     sampling.validate().map_err(HttpError::bad_request)?;
     Ok(GenerateOptions {
         sampling,
-        seed: fields.get_seed("seed")?.unwrap_or(DEFAULT_SEED),
+        seed: fields.get_seed("seed")?.unwrap_or(default.seed),
         max_tokens: max_tokens(fields, "max_tokens")?,
-        prompt: String::new(),
+        ..default
     })
 }
 
