@@ -1,4 +1,4 @@
-//! `microgpt chat`: a conversation, on a terminal or through pipes.
+//! `microgpt chat`: a conversation on a terminal or through pipes.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
@@ -7,56 +7,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use rustyline::error::ReadlineError;
 
-use super::{Failure, Words, console, load_model, sampling};
+use super::failure::Failure;
+use super::flags::ChatArgs;
+use super::{console, model_dir};
 use crate::data::{Message, Role};
 use crate::engine::{Chat, GenerateOptions, list_chars};
 use crate::infer::InferenceGpt;
 use crate::kernels::cpu::cores;
 
 const COMMANDS_HELP: &str =
-    "/clear  forget the conversation\n/quit   end (Ctrl-D does too)\n/help   show this";
+    "/clear  start a new conversation\n/quit   exit, as does Ctrl-D\n/help   show this list";
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let options = GenerateOptions {
-        sampling: sampling::sampling_options(words)?,
-        seed: sampling::seed(words)?,
-        max_tokens: words.count("max-tokens")?,
-        prompt: String::new(),
-    };
-    let model = load_model(words)?;
-    let session = Session::new(&model, &options)?;
+/// Runs `microgpt chat`.
+pub fn run(args: ChatArgs) -> Result<(), Failure> {
+    let model = model_dir::load(args.model_dir.as_deref())?;
+    let session = Session::new(&model, &args.options)?;
     model.thread_group(cores())?.run(|| {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            on_terminal(session)
+            chat_on_terminal(session)
         } else {
-            on_pipes(session)
+            chat_on_pipes(session)
         }
     })
 }
 
-/// A conversation so far, and the model that takes part in it.
+/// A conversation with a model.
 struct Session<'a> {
     model: &'a InferenceGpt,
     options: &'a GenerateOptions,
     chat: Chat<'a>,
     messages: Vec<Message>,
-    /// How many replies were made; each has random numbers of its own.
+    /// The number of replies, which seeds the next one.
     replies: u64,
 }
 
-/// What a line of input leads to.
+/// The result of a line of input.
 enum Turn {
-    /// There is nothing to say to it.
-    Nothing,
+    /// No reply.
+    Silent,
     Quit,
-    /// The model's answer, and how many tokens of the conversation it did not see any more.
+    /// A reply. The context had no space for the first `tokens_dropped` tokens of the conversation.
     Reply {
         tokens_dropped: usize,
     },
 }
 
-/// Tells that the model has not seen all of the conversation.
-fn note_dropped(tokens_dropped: usize) {
+/// Reports that the model did not see the whole conversation.
+fn report_dropped(tokens_dropped: usize) {
     if tokens_dropped > 0 {
         console::eprintln(format_args!(
             "(the context is full: the first {tokens_dropped} tokens were dropped)"
@@ -75,19 +72,19 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Does what a line asks for; `visit` sees a reply's characters as they come, and ends it by
-    /// returning false.
-    fn take(&mut self, line: &str, visit: impl FnMut(char) -> bool) -> Result<Turn, Failure> {
+    /// Runs a command or replies to a message. `visit` receives the characters of the reply as they
+    /// are generated, and ends it by returning false.
+    fn process(&mut self, line: &str, visit: impl FnMut(char) -> bool) -> Result<Turn, Failure> {
         match line.trim() {
-            "" => return Ok(Turn::Nothing),
+            "" => return Ok(Turn::Silent),
             "/quit" => return Ok(Turn::Quit),
             "/help" => {
                 console::eprintln(format_args!("{COMMANDS_HELP}"));
-                return Ok(Turn::Nothing);
+                return Ok(Turn::Silent);
             }
             "/clear" => {
                 self.messages.clear();
-                return Ok(Turn::Nothing);
+                return Ok(Turn::Silent);
             }
             message => self.messages.push(Message::new(Role::User, message)),
         }
@@ -114,7 +111,8 @@ impl<'a> Session<'a> {
     }
 }
 
-fn on_pipes(mut session: Session) -> Result<(), Failure> {
+/// Replies to each line of standard input.
+fn chat_on_pipes(mut session: Session) -> Result<(), Failure> {
     let mut output = console::Output::new();
     for (number, line) in io::stdin().lock().split(b'\n').enumerate() {
         let line = line.context("cannot read standard input")?;
@@ -122,37 +120,38 @@ fn on_pipes(mut session: Session) -> Result<(), Failure> {
             anyhow::anyhow!("line {} of standard input is not UTF-8 text", number + 1)
         })?;
         let mut reply = String::new();
-        let turn = session.take(&line, |c| {
+        let turn = session.process(&line, |c| {
             reply.push(c);
             true
         })?;
         match turn {
-            Turn::Nothing => {}
+            Turn::Silent => {}
             Turn::Quit => break,
             Turn::Reply { tokens_dropped } => {
                 output.write(&(console::single_line(&reply) + "\n"))?;
                 output.flush()?;
-                note_dropped(tokens_dropped);
+                report_dropped(tokens_dropped);
             }
         }
     }
     Ok(())
 }
 
-fn on_terminal(mut session: Session) -> Result<(), Failure> {
+/// Prompts for messages with line editing.
+fn chat_on_terminal(mut session: Session) -> Result<(), Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    // While a reply is made, Ctrl-C ends the reply. At the prompt, the line editor sees it first.
+    // Ctrl-C ends the reply that is being generated. At the prompt, the line editor handles it.
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))
         .context("cannot watch for Ctrl-C")?;
     let mut editor =
         rustyline::DefaultEditor::new().context("cannot edit lines on this terminal")?;
-    console::eprintln(format_args!("Say something; /help shows the commands."));
+    console::eprintln(format_args!("Type a message; /help lists the commands."));
     loop {
         let line = match editor.readline("> ") {
             Ok(line) => line,
             Err(ReadlineError::Eof) => return Ok(()),
             Err(ReadlineError::Interrupted) => {
-                console::eprintln(format_args!("(/quit or Ctrl-D ends the chat)"));
+                console::eprintln(format_args!("(/quit or Ctrl-D exits)"));
                 continue;
             }
             Err(error) => {
@@ -161,7 +160,7 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
                 ));
             }
         };
-        // A line that the history cannot keep is still a line.
+        // A failure of the history does not affect the chat.
         let _ = editor.add_history_entry(line.as_str());
         if let Some(command) = line
             .split_whitespace()
@@ -170,13 +169,13 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
             && !["/clear", "/quit", "/help"].contains(&line.trim())
         {
             console::eprintln(format_args!(
-                "(there is no command {command}; /help shows those there are)"
+                "(unknown command {command}; /help lists the commands)"
             ));
             continue;
         }
         interrupted.store(false, Ordering::Relaxed);
         let mut failed = None;
-        let turn = session.take(&line, |c| {
+        let turn = session.process(&line, |c| {
             failed = console::print(c.encode_utf8(&mut [0; 4])).err();
             failed.is_none() && !interrupted.load(Ordering::Relaxed)
         });
@@ -184,11 +183,11 @@ fn on_terminal(mut session: Session) -> Result<(), Failure> {
             return Err(failure);
         }
         match turn? {
-            Turn::Nothing => {}
+            Turn::Silent => {}
             Turn::Quit => return Ok(()),
             Turn::Reply { tokens_dropped } => {
                 console::print("\n")?;
-                note_dropped(tokens_dropped);
+                report_dropped(tokens_dropped);
             }
         }
     }

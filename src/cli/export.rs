@@ -1,29 +1,31 @@
-//! `microgpt export`: a model without what only training needs, in full or half precision.
+//! `microgpt export`: a copy of a model without its training state, in full or half precision.
 
 use anyhow::Context;
 
-use super::{Failure, Words, console, open_model_dir};
+use super::failure::Failure;
+use super::flags::ExportArgs;
+use super::{console, model_dir};
 use crate::model::ModelMeta;
 use crate::store::{
     DirectoryLock, META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save,
 };
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let output = words.path("output").ok_or_else(|| {
-        Failure::Usage("export needs --output DIR, where to write the model".to_string())
-    })?;
-    let snapshot = open_model_dir(words)?;
+/// Runs `microgpt export`.
+pub fn run(args: ExportArgs) -> Result<(), Failure> {
+    let output = args.output.expect("the parser requires --output");
+    let snapshot = model_dir::open(args.model_dir.as_deref())?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
     if output.exists() && Snapshot::open(&output)?.has(TRAIN_STATE) {
         return Err(Failure::from(anyhow::anyhow!(
-            "{} holds a model in training, which the export would spoil; choose another --output",
+            "{} holds a model with training state, which the export would overwrite; choose another \
+            --output",
             output.display()
         )));
     }
     std::fs::create_dir_all(&output)
         .with_context(|| format!("cannot create {}", output.display()))?;
     let _lock = DirectoryLock::acquire(&output)?;
-    let precision = if words.has("half") {
+    let precision = if args.half {
         Precision::F16
     } else {
         weights.precision

@@ -1,55 +1,50 @@
-//! `microgpt generate`: samples, one a line, on all cores, in their order.
+//! `microgpt generate`: samples, one per line, on all cores, in the order of their indices.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::json;
 
-use super::{Failure, Words, console, load_model, sampling};
+use super::failure::Failure;
+use super::flags::GenerateArgs;
+use super::{console, model_dir};
 use crate::data::Message;
-use crate::engine::{GenerateOptions, Generator, Sample, Samples, start_samples};
+use crate::engine::{Generator, Sample, Samples, start_samples};
 
-/// `--unique` gives up after this many samples in a row that were there before.
-const UNIQUE_PATIENCE: u64 = 10_000;
+/// The number of duplicates in a row after which `--unique` stops.
+const MAX_DUPLICATES: u64 = 10_000;
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let count = words.count("num-samples")?.unwrap_or(20) as u64;
-    let options = GenerateOptions {
-        sampling: sampling::sampling_options(words)?,
-        seed: sampling::seed(words)?,
-        max_tokens: words.count("max-tokens")?,
-        prompt: words.text("prompt")?.unwrap_or_default().to_string(),
-    };
-    let threads = words.threads()?;
-    words.not_together("null", "json", "JSON is an object a line")?;
-    let style = match (words.has("json"), words.has("null")) {
+/// Runs `microgpt generate`.
+pub fn run(args: GenerateArgs) -> Result<(), Failure> {
+    let (count, threads) = (args.num_samples as u64, args.threads.count());
+    let style = match (args.json, args.null) {
         (true, _) => Style::Json,
         (_, true) => Style::Null,
         _ => Style::Lines,
     };
-    let generator = Generator::new(load_model(words)?, options)?;
-    if words.has("unique") {
-        let made = move |index, sample: &Sample| (hash(sample), style.format(index, sample));
-        let samples = start_samples(generator, threads, count, false, made)?;
+    let generator = Generator::new(model_dir::load(args.model_dir.as_deref())?, args.options)?;
+    if args.unique {
+        let format = move |index, sample: &Sample| (hash(sample), style.format(index, sample));
+        let samples = start_samples(generator, threads, count, false, format)?;
         print_unique(samples, count)
     } else {
-        let made = move |index, sample: &Sample| style.format(index, sample);
-        let samples = start_samples(generator, threads, count, true, made)?;
+        let format = move |index, sample: &Sample| style.format(index, sample);
+        let samples = start_samples(generator, threads, count, true, format)?;
         print_all(samples)
     }
 }
 
-/// How a sample is printed.
+/// The output format of samples.
 #[derive(Clone, Copy)]
 pub enum Style {
     Lines,
-    /// Text as it is, with NUL at its end.
+    /// Verbatim text, terminated by NUL.
     Null,
     Json,
 }
 
 impl Style {
-    /// How the sample of this index is printed.
+    /// Formats the sample of this index.
     pub fn format(self, index: u64, sample: &Sample) -> String {
         let blank = if index > 0 { "\n" } else { "" };
         match (self, sample) {
@@ -77,7 +72,7 @@ impl Style {
     }
 }
 
-/// Prints the samples as they are made.
+/// Prints the samples as they are generated.
 pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     let mut output = console::Output::new();
     while let Some(texts) = samples.next()? {
@@ -91,25 +86,23 @@ pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     output.flush()
 }
 
-/// Prints each sample once. Of those that were there, only their hashes are kept.
+/// Prints each different sample once. Keeps only the hashes of those printed.
 fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), Failure> {
     let mut output = console::Output::new();
     let mut seen = HashSet::new();
-    let (mut printed, mut in_vain) = (0, 0);
-    while let Some(made) = samples.next()? {
-        for (hash, text) in made {
+    let (mut printed, mut duplicates) = (0, 0);
+    while let Some(batch) = samples.next()? {
+        for (hash, text) in batch {
             if seen.insert(hash) {
                 output.write(&text)?;
-                (printed, in_vain) = (printed + 1, 0);
+                (printed, duplicates) = (printed + 1, 0);
             } else {
-                in_vain += 1;
+                duplicates += 1;
             }
-            if printed == count || in_vain == UNIQUE_PATIENCE {
+            if printed == count || duplicates == MAX_DUPLICATES {
                 output.flush()?;
-                return {
-                    note_missing(printed, count);
-                    Ok(())
-                };
+                report_missing(printed, count);
+                return Ok(());
             }
         }
         if !samples.is_ready() {
@@ -119,21 +112,20 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
     output.flush()
 }
 
-/// Says where there are fewer different samples than were asked for.
-fn note_missing(printed: u64, count: u64) {
+/// Reports that there are fewer different samples than requested.
+fn report_missing(printed: u64, count: u64) {
     if printed < count {
         console::eprintln(format_args!(
-            "microgpt: found {} different samples of {}, and none that is new among the last {}; \
-            a higher --temperature gives more",
+            "microgpt: found {} different samples of {}, and no new one among the last {}; a higher \
+            --temperature gives more",
             console::group_thousands(printed),
             console::group_thousands(count),
-            console::group_thousands(UNIQUE_PATIENCE),
+            console::group_thousands(MAX_DUPLICATES),
         ));
     }
 }
 
-/// What tells samples apart: long enough that no two of the samples that anyone will ever make have
-/// the same.
+/// A hash of a sample, of 128 bits so that collisions do not occur in practice.
 fn hash(sample: &Sample) -> u128 {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();

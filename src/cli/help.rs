@@ -1,141 +1,135 @@
-//! Help, from the flags: a summary for `-h`, everything for `--help`.
+//! Help: the summaries of `-h`, and the full text of `--help`.
 
-use super::flags::{COMMANDS, Command, ENVIRONMENT, EXIT_STATUS, Opt, SUMMARY};
-use super::{Failure, Words, console};
+use super::flags::{COMMANDS, Command, ENVIRONMENT, EXIT_STATUS, Flag, SUMMARY};
 
-/// How wide help is.
+/// The width of a screen.
 const WIDTH: usize = 80;
 
-/// `microgpt help [COMMAND]`.
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let Some(name) = words.operand()? else {
-        return console::print(&long_overview());
-    };
-    let command = COMMANDS.iter().find(|command| command.name == name);
-    console::print(&page(command.expect("the flags lists it")))
+/// The text of `--help`: all about a command or about the program.
+pub fn full(command: Option<&Command>) -> String {
+    command.map_or_else(long_overview, page)
 }
 
-/// The program's own help on a screen: what it is, and its commands.
-pub fn overview() -> String {
+/// The text of `-h`: a summary of a command or of the program that fits a screen.
+pub fn summary(command: Option<&Command>) -> String {
+    command.map_or_else(overview, command_summary)
+}
+
+fn overview() -> String {
     let mut text =
         format!("microgpt: {SUMMARY}\n\nUsage: microgpt <command> [options]\n\nCommands:\n");
     for command in COMMANDS {
-        text += &entry(command.name, command.summary, 15);
+        let Command { name, summary, .. } = command;
+        text += &entry(name, summary, 15);
     }
     text += "\nOptions:\n";
     text += &entry("-h, --help", "Show help: -h a summary, --help more", 17);
     text += &entry("-V, --version", "Show the version", 17);
-    text += "\nBegin with: microgpt train, then microgpt generate\n\
+    text += "\nStart with: microgpt train, then microgpt generate\n\
         More: microgpt help; all about a command: microgpt help COMMAND\n";
     text
 }
 
-/// That, and what all commands have in common.
-pub fn long_overview() -> String {
-    let mut text = overview() + "\nEnvironment:\n";
-    for (name, what) in ENVIRONMENT {
-        text += &entry(name, what, 13);
-    }
-    text += "\nExit status:\n";
-    for (code, what) in EXIT_STATUS {
-        text += &entry(code, what, 7);
+/// The overview, and what applies to all commands.
+fn long_overview() -> String {
+    let mut text = overview();
+    for (heading, entries, column) in [
+        ("Environment", ENVIRONMENT, 13),
+        ("Exit status", EXIT_STATUS, 7),
+    ] {
+        text += &format!("\n{heading}:\n");
+        for (label, description) in entries {
+            text += &entry(label, description, column);
+        }
     }
     text
 }
 
-/// What fits a screen: a line for each of the usual options, and the names of the others.
-pub fn summary(command: &Command) -> String {
-    let (rare, usual): (Vec<&Opt>, Vec<&Opt>) = command.options().partition(|option| option.rare);
-    let column = usual.iter().map(|option| label(option).chars().count());
-    let column = column.max().unwrap_or(0) + 4;
-    let mut text = format!("{}\n\nUsage: {}\n\n", command.summary, command.synopsis());
-    for option in usual {
-        let default = match option.default {
-            "" => String::new(),
-            default => format!(" [{default}]"),
-        };
-        text += &entry(&label(option), &format!("{}{default}", option.help), column);
+/// One line per common option, and the names of the rare ones.
+fn command_summary(command: &Command) -> String {
+    let flags = command.flags();
+    let (rare, common): (Vec<&Flag>, Vec<&Flag>) = flags.partition(|flag| flag.is_rare);
+    let widths = common.iter().map(|flag| label(flag).chars().count());
+    let column = widths.max().unwrap_or(0) + 4;
+    let Command { name, summary, .. } = command;
+    let mut text = format!("{summary}\n\nUsage: {}\n\n", command.synopsis());
+    for flag in common {
+        let default = flag.default();
+        let default = default.map_or(String::new(), |default| format!(" [{default}]"));
+        text += &entry(&label(flag), &format!("{}{default}", flag.help), column);
     }
     if !rare.is_empty() {
-        let names: Vec<String> = rare.iter().map(|o| format!("--{}", o.name)).collect();
+        let names: Vec<String> = rare.iter().map(|flag| format!("--{}", flag.name)).collect();
         for line in wrap(&format!("Also {}", names.join(", ")), WIDTH - 2) {
             text += &format!("  {line}\n");
         }
     }
-    text += &format!("\nMore: microgpt help {}\n", command.name);
+    text += &format!("\nMore: microgpt help {name}\n");
     text
 }
 
-/// Everything there is to know about a command.
-pub fn page(command: &Command) -> String {
+/// The full help of a command.
+fn page(command: &Command) -> String {
     let mut text = format!("{}\n\nUsage: {}\n", command.summary, command.synopsis());
     if !command.details.is_empty() {
         text += &format!("\n{}\n", wrap(command.details, WIDTH).join("\n"));
     }
     if let Some(operand) = &command.operand
-        && let Some(choices) = operand.takes.choices()
+        && let Some(choices) = command.choices()
     {
         text += &format!("\n{} is one of {}.\n", operand.name, choices.join(", "));
     }
-    for (heading, options) in command.groups {
-        let heading = if heading.is_empty() {
-            "Options"
-        } else {
-            heading
+    for (heading, flags) in command.groups() {
+        let heading = match heading {
+            "" => "Options",
+            heading => heading,
         };
         text += &format!("\n{heading}:\n");
-        for option in *options {
-            text += &format!("  {}\n", label(option));
-            for line in wrap(&description(option), WIDTH - 10) {
+        for flag in flags {
+            text += &format!("  {}\n", label(flag));
+            for line in wrap(&description(flag), WIDTH - 10) {
                 text += &format!("{:10}{line}\n", "");
             }
         }
     }
-    if !command.examples.is_empty() {
-        text += "\nExamples:\n";
-        for (line, what) in command.examples {
-            text += &format!("  {line}\n      {what}\n");
-        }
+    text += "\nExamples:\n";
+    for (line, description) in command.examples {
+        text += &format!("  {line}\n      {description}\n");
     }
     text
 }
 
-/// All that is said of an option: help, details, default.
-pub fn description(option: &Opt) -> String {
-    let mut text = format!("{}.", option.help);
-    if !option.details.is_empty() {
-        text += &format!(" {}", option.details);
+/// Describes an option in full: help, details and default.
+pub fn description(flag: &Flag) -> String {
+    let mut text = format!("{}.", flag.help);
+    if !flag.details.is_empty() {
+        text += &format!(" {}", flag.details);
     }
-    if !option.default.is_empty() {
-        text += &format!(" [default: {}]", option.default);
+    if let Some(default) = flag.default() {
+        text += &format!(" [default: {default}]");
     }
     text
 }
 
-/// An option as it is typed: `-o, --output DIR`.
-fn label(option: &Opt) -> String {
-    let short = option
-        .short
-        .map_or("    ".to_string(), |short| format!("-{short}, "));
-    let value = option
-        .takes
-        .placeholder()
-        .map_or(String::new(), |value| format!(" {value}"));
-    format!("{short}--{}{value}", option.name)
+/// An option as typed: `-o, --output DIR`.
+fn label(flag: &Flag) -> String {
+    let short = match flag.short {
+        Some(short) => format!("-{short}, "),
+        None => "    ".to_string(),
+    };
+    let value = flag.placeholder();
+    let value = value.map_or(String::new(), |value| format!(" {value}"));
+    format!("{short}--{}{value}", flag.name)
 }
 
-/// A label and its text beside it, from the given column on.
+/// A label, and a text from the given column on.
 fn entry(label: &str, text: &str, column: usize) -> String {
-    let mut lines = wrap(text, WIDTH - column).into_iter();
-    let first = lines.next().unwrap_or_default();
-    let mut entry = format!("  {label:<width$}{first}\n", width = column - 2);
-    for line in lines {
-        entry += &format!("{:column$}{line}\n", "");
-    }
-    entry
+    let indent = format!("\n{:column$}", "");
+    let text = wrap(text, WIDTH - column).join(&indent);
+    format!("  {label:<width$}{text}\n", width = column - 2)
 }
 
-/// Text in lines of at most `width` characters, as far as its words allow.
+/// Breaks text into lines of at most `width` characters; a longer word has a line of its own.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -154,31 +148,63 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags::find_command;
     use super::*;
 
     #[test]
-    fn the_summary_fits_a_screen_and_names_every_option() {
+    fn summary_fits_a_screen_and_lists_every_option() {
         for command in COMMANDS {
-            let summary = summary(command);
+            let summary = summary(Some(command));
             assert!(summary.lines().count() <= 24, "{summary}");
             assert!(
                 summary.lines().all(|line| line.chars().count() <= WIDTH),
                 "{summary}"
             );
-            for option in command.options() {
-                assert!(summary.contains(&format!("--{}", option.name)));
+            for flag in command.flags() {
+                assert!(summary.contains(&format!("--{}", flag.name)));
             }
         }
     }
 
     #[test]
-    fn the_page_names_every_option_with_its_default() {
+    fn page_lists_every_option_with_its_default() {
         for command in COMMANDS {
             let page = page(command);
-            for option in command.options() {
-                assert!(page.contains(&format!("--{}", option.name)), "{page}");
+            for flag in command.flags() {
+                assert!(page.contains(&format!("--{}", flag.name)), "{page}");
+                if let Some(default) = flag.default() {
+                    let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
+                    assert!(words.contains(&format!("[default: {default}]")), "{page}");
+                }
             }
             assert!(overview().contains(command.summary));
+        }
+    }
+
+    #[test]
+    fn defaults_show_the_values_of_the_arguments() {
+        let default = |command: &str, flag: &str| {
+            let command = find_command(command.as_ref()).unwrap();
+            let mut flags = command.flags();
+            flags.find(|known| known.name == flag).unwrap().default()
+        };
+        for (command, flag, expected) in [
+            ("train", "steps", Some("1000")),
+            ("train", "lr", Some("0.01")),
+            ("train", "schedule", Some("linear")),
+            ("train", "grad-clip", None),
+            ("generate", "temperature", Some("0.5")),
+            ("generate", "threads", Some("all cores")),
+            ("serve", "threads", Some("64")),
+            ("serve", "port", Some("$PORT, or 8080")),
+            ("info", "model-dir", Some("$MODEL_DIR, or microgpt-model")),
+            ("info", "help", None),
+        ] {
+            assert_eq!(
+                default(command, flag).as_deref(),
+                expected,
+                "{command} {flag}"
+            );
         }
     }
 }

@@ -1,18 +1,21 @@
-//! `microgpt info`: what a model is.
+//! `microgpt info`: the size, vocabulary and state of a model.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Failure, Words, console, open_model_dir};
+use super::failure::Failure;
+use super::flags::InfoArgs;
+use super::{console, model_dir};
 use crate::data::{CorpusKind, Tokenizer};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::{Precision, Snapshot};
 use crate::train::Checkpoint;
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let snapshot = open_model_dir(words)?;
+/// Runs `microgpt info`.
+pub fn run(args: InfoArgs) -> Result<(), Failure> {
+    let snapshot = model_dir::open(args.model_dir.as_deref())?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
-    if words.has("json") {
+    if args.json {
         let info = to_json(&snapshot, &meta, weights.precision)?;
         return console::print(&format!("{info}\n"));
     }
@@ -45,7 +48,7 @@ pub fn run(words: &Words) -> Result<(), Failure> {
     ))
 }
 
-/// What a model is, as a JSON object.
+/// The JSON object of a model, with its metadata and state.
 pub fn to_json(snapshot: &Snapshot, meta: &ModelMeta, precision: Precision) -> Result<Value> {
     let checkpoint = Checkpoint::load(snapshot);
     let mut info = meta.to_json();
@@ -66,16 +69,16 @@ fn kind(meta: &ModelMeta) -> &'static str {
     }
 }
 
-/// The characters that a model knows, on one line of bearable length.
+/// The characters of a vocabulary on one line, at most 100 of them.
 fn characters(tokenizer: &Tokenizer) -> String {
-    const SHOWN: usize = 100;
+    const MAX_CHARS: usize = 100;
     let chars = tokenizer.chars();
     let shown: String = chars
         .iter()
-        .take(SHOWN)
+        .take(MAX_CHARS)
         .flat_map(|c| c.escape_debug())
         .collect();
-    let more = if chars.len() > SHOWN { "…" } else { "" };
+    let more = if chars.len() > MAX_CHARS { "…" } else { "" };
     let special = tokenizer.vocab_size() - chars.len();
     format!("{shown}{more} and {special} special")
 }

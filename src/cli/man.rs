@@ -1,25 +1,19 @@
-//! The man page, in roff, from the flags.
+//! The man page in roff, from the definitions of commands and options.
 
 use super::flags::{
-    COMMANDS, Command, DEFAULT_MODEL_DIR, DESCRIPTION, ENVIRONMENT, EXIT_STATUS, FILES, Opt,
+    COMMANDS, Command, DEFAULT_MODEL_DIR, DESCRIPTION, ENVIRONMENT, EXIT_STATUS, FILES, Flag,
     SUMMARY,
 };
 use super::help::{description, wrap};
-use super::{Failure, Words, console};
 
-/// When the page changed last, as its foot says.
-const DATE: &str = "2026-11-25";
+/// The date of the last change, in the footer.
+const DATE: &str = "2026-11-27";
 
-/// How long its lines are, in roff.
+/// The maximum length of a line in roff.
 const WIDTH: usize = 78;
 
-/// `microgpt man`.
-pub fn run(_: &Words) -> Result<(), Failure> {
-    console::print(&page())
-}
-
-/// The page: all commands with their options, then what they have in common.
-fn page() -> String {
+/// The man page.
+pub fn page() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!(
         ".TH MICROGPT 1 \"{DATE}\" \"microgpt {version}\" \"User Commands\"\n\
@@ -31,13 +25,16 @@ fn page() -> String {
         escape(SUMMARY),
         paragraph(DESCRIPTION)
     );
-    text += &COMMANDS.iter().map(command).collect::<String>();
+    for command in COMMANDS {
+        text += &command_section(command);
+    }
     text += ".SH EXAMPLES\n";
-    for (line, what) in COMMANDS.iter().flat_map(|command| command.examples) {
-        text += &tagged(&format!("\\fB{}\\fR", escape(line)), what);
+    let examples = COMMANDS.iter().flat_map(|command| command.examples);
+    for (line, description) in examples {
+        text += &tagged(&bold(line), description);
     }
     text += &format!(
-        ".SH FILES\nA model is a directory, {} unless told otherwise, with these files:\n",
+        ".SH FILES\nA model is a directory, {} by default, with these files:\n",
         escape(DEFAULT_MODEL_DIR)
     );
     for (heading, entries) in [
@@ -46,14 +43,14 @@ fn page() -> String {
         (".SH EXIT STATUS\n", EXIT_STATUS),
     ] {
         text += heading;
-        for (name, what) in entries {
-            text += &tagged(&format!("\\fB{}\\fR", escape(name)), what);
+        for (name, description) in entries {
+            text += &tagged(&bold(name), description);
         }
     }
     text
 }
 
-fn command(command: &Command) -> String {
+fn command_section(command: &Command) -> String {
     let mut text = format!(
         ".SS {}\n{}.\n",
         escape(&command.synopsis()),
@@ -63,7 +60,7 @@ fn command(command: &Command) -> String {
         text += &format!(".PP\n{}\n", paragraph(command.details));
     }
     if let Some(operand) = &command.operand
-        && let Some(choices) = operand.takes.choices()
+        && let Some(choices) = command.choices()
     {
         text += &format!(
             ".PP\n.I {}\n{}\n",
@@ -71,34 +68,39 @@ fn command(command: &Command) -> String {
             paragraph(&format!("is one of {}.", choices.join(", ")))
         );
     }
-    for (heading, options) in command.groups {
+    for (heading, flags) in command.groups() {
         if !heading.is_empty() {
             text += &format!(".PP\n{}:\n", escape(heading));
         }
-        for option in *options {
-            text += &tagged(&label(option), &description(option));
+        for flag in flags {
+            text += &tagged(&label(flag), &description(flag));
         }
     }
     text
 }
 
-/// An option as it is typed, what is literal in bold and what stands for something in italics.
-fn label(option: &Opt) -> String {
-    let short = option
+/// An option as typed, with literal text in bold and the placeholder in italics.
+fn label(flag: &Flag) -> String {
+    let short = flag
         .short
         .map_or(String::new(), |short| format!("\\fB\\-{short}\\fR, "));
-    let value = option.takes.placeholder().map_or(String::new(), |value| {
+    let value = flag.placeholder().map_or(String::new(), |value| {
         format!(" \\fI{}\\fR", escape(&value))
     });
-    format!("{short}\\fB\\-\\-{}\\fR{value}", escape(option.name))
+    format!("{short}\\fB\\-\\-{}\\fR{value}", escape(flag.name))
 }
 
-/// A paragraph with a tag that hangs in its margin.
+/// Literal text in bold.
+fn bold(text: &str) -> String {
+    format!("\\fB{}\\fR", escape(text))
+}
+
+/// A paragraph with a hanging tag.
 fn tagged(tag: &str, text: &str) -> String {
     format!(".TP\n{tag}\n{}\n", paragraph(text))
 }
 
-/// Running text, with what stands between backquotes in bold, and each sentence on lines of its own.
+/// Running text with backquoted parts in bold. Each sentence starts a line, as roff expects.
 fn paragraph(text: &str) -> String {
     let mut bold = false;
     let mut out = String::new();
@@ -113,8 +115,8 @@ fn paragraph(text: &str) -> String {
     sentences.collect::<Vec<_>>().join("\n")
 }
 
-/// Text as roff prints it: hyphens that can be copied, backslashes, no word that is a request where
-/// it begins a line.
+/// Escapes text for roff: hyphens that can be copied, backslashes, and dots that would start a
+/// request at the beginning of a line.
 fn escape(text: &str) -> String {
     let escaped = text.replace('\\', "\\e").replace('-', "\\-");
     let escaped = escaped.replace('\'', "\\(aq").replace('…', "\\&...");

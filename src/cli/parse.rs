@@ -1,95 +1,123 @@
-//! The command line, taken apart by the flags: first the words as they were typed, then values that
-//! are ready to use.
+//! The command line: raw arguments first, then typed ones.
 
 use std::ffi::{OsStr, OsString};
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::str::FromStr;
 
 use lexopt::Arg;
 
-use super::flags::{COMMANDS, Command, Operands, Opt, Takes};
-use super::{Failure, suggest};
-use crate::kernels::cpu::cores;
+use super::failure::Failure;
+use super::flags::{COMMANDS, Command, Flag, ParsedCommand, RawArgs, find_command, join};
+use super::suggest;
 
-/// What somebody asks of the program.
-pub enum Request {
-    /// The help of the program, in short.
-    Overview,
-    /// A command's help, in short.
-    Summary(&'static Command),
-    /// All there is to know about a command.
-    Page(&'static Command),
-    Version,
-    Run(Words),
+/// Parses the arguments after the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<ParsedCommand, Failure> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let command = match parser.next().map_err(invalid)? {
+        None => {
+            let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+            return Err(Failure::Usage(format!(
+                "no command given; the commands are {}; see `microgpt help`",
+                join(&names, "and")
+            )));
+        }
+        Some(Arg::Short('h')) => return Ok(ParsedCommand::Summary(None)),
+        Some(Arg::Long("help")) => return Ok(ParsedCommand::Help(None)),
+        Some(Arg::Short('V') | Arg::Long("version")) => return Ok(ParsedCommand::Version),
+        Some(Arg::Value(name)) => find_command(&name).ok_or_else(|| {
+            let hint = suggest::command(&name.to_string_lossy());
+            Failure::Usage(format!("unknown command {name:?}; {hint}"))
+        })?,
+        Some(other) => {
+            let hint = match other {
+                Arg::Long(name) => suggest::early_option(name),
+                _ => "see `microgpt help`".to_string(),
+            };
+            return Err(unexpected(other, &hint));
+        }
+    };
+    parse_command(command, parser)
 }
 
-/// A command and its options as they were typed.
-pub struct Words {
-    pub command: &'static Command,
-    given: Vec<(&'static Opt, Option<OsString>)>,
-    operands: Vec<OsString>,
-}
-
-impl Request {
-    pub fn parse(arguments: Vec<OsString>) -> Result<Self, Failure> {
-        let mut parser = lexopt::Parser::from_args(arguments);
-        let command = match parser.next().map_err(usage)? {
-            None => {
-                return Err(Failure::Usage(format!(
-                    "no command given; there are {}; see `microgpt help`",
-                    suggest::list(COMMANDS.iter().map(|command| command.name))
-                )));
-            }
-            Some(Arg::Short('h')) => return Ok(Request::Overview),
-            Some(Arg::Long("help")) => {
-                return Ok(Request::Run(Words::new(find_command(OsStr::new("help"))?)));
-            }
-            Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Request::Version),
-            Some(Arg::Value(name)) => find_command(&name)?,
-            Some(other) => {
-                let hint = match other {
-                    Arg::Long(name) => suggest::early_option(name),
-                    _ => "see `microgpt help`".to_string(),
-                };
-                return Err(unexpected(other, &hint));
+/// Parses the options and operands of a command.
+fn parse_command(
+    command: &'static Command,
+    mut parser: lexopt::Parser,
+) -> Result<ParsedCommand, Failure> {
+    let flags: Vec<&Flag> = command.flags().collect();
+    let mut raw = RawArgs::default();
+    while let Some(argument) = parser.next().map_err(invalid)? {
+        let flag = match argument {
+            Arg::Short('h') => return Ok(ParsedCommand::Summary(Some(command))),
+            Arg::Long("help") => return Ok(ParsedCommand::Help(Some(command))),
+            Arg::Long(name) => match flags.iter().find(|flag| flag.name == name) {
+                Some(flag) => flag,
+                None => return Err(unexpected(argument, &suggest::option(command, name))),
+            },
+            Arg::Short(short) => match flags.iter().find(|flag| flag.short == Some(short)) {
+                Some(flag) => flag,
+                None => return Err(unexpected(argument, &suggest::short_option(command, short))),
+            },
+            Arg::Value(value) => {
+                check_operand(command, &value, raw.operands.len() + 1)?;
+                raw.operands.push(value);
+                continue;
             }
         };
-        let mut words = Words::new(command);
-        while let Some(argument) = parser.next().map_err(usage)? {
-            let option = match argument {
-                Arg::Short('h') => return Ok(Request::Summary(command)),
-                Arg::Long("help") => return Ok(Request::Page(command)),
-                Arg::Long(name) => command
-                    .option(name)
-                    .ok_or_else(|| unexpected(argument, &suggest::option(command, name)))?,
-                Arg::Short(short) => command
-                    .options()
-                    .find(|option| option.short == Some(short))
-                    .ok_or_else(|| unexpected(argument, &suggest::short_option(command, short)))?,
-                Arg::Value(value) => {
-                    words.take_operand(value)?;
-                    continue;
-                }
-            };
-            let value = match option.takes.placeholder() {
-                None => None,
-                Some(what) => Some(parser.value().map_err(|_| {
-                    Failure::Usage(format!(
-                        "--{} needs a value, {what}; {}",
-                        option.name,
-                        suggest::see_help(command)
-                    ))
-                })?),
-            };
-            words.given.push((option, value));
+        raw.push(flag, parse_value(command, flag, &mut parser)?);
+    }
+    if let Some(operand) = &command.operand
+        && operand.is_required
+        && raw.operands.is_empty()
+    {
+        return Err(Failure::Usage(format!(
+            "{} needs a {}: {}",
+            command.name,
+            operand.name.to_lowercase(),
+            join(&command.choices().unwrap_or_default(), "or")
+        )));
+    }
+    command.parse(raw)
+}
+
+/// Returns the value of an option, empty for an option without one.
+fn parse_value(
+    command: &Command,
+    flag: &Flag,
+    parser: &mut lexopt::Parser,
+) -> Result<OsString, Failure> {
+    let Some(placeholder) = flag.placeholder() else {
+        return Ok(OsString::new());
+    };
+    parser.value().map_err(|_| {
+        let hint = suggest::see_help(command);
+        Failure::Usage(format!(
+            "--{} needs a value, {placeholder}; {hint}",
+            flag.name
+        ))
+    })
+}
+
+/// Errors if the command does not accept the operand, the `count`th one.
+fn check_operand(command: &Command, value: &OsStr, count: usize) -> Result<(), Failure> {
+    let text = value.to_string_lossy();
+    let Some(operand) = command
+        .operand
+        .as_ref()
+        .filter(|o| count == 1 || o.choices.is_none())
+    else {
+        let hint = suggest::operand(command, &text);
+        return Err(unexpected(Arg::Value(value.into()), &hint));
+    };
+    match command.choices() {
+        Some(choices) if !choices.contains(&&*text) => {
+            let name = operand.name.to_lowercase();
+            let hint = suggest::choice(&text, &choices);
+            Err(Failure::Usage(format!("unknown {name} {text:?}; {hint}")))
         }
-        words.check_operand()?;
-        Ok(Request::Run(words))
+        _ => Ok(()),
     }
 }
 
-fn usage(error: lexopt::Error) -> Failure {
+fn invalid(error: lexopt::Error) -> Failure {
     Failure::Usage(match error {
         lexopt::Error::UnexpectedValue { option, value } => {
             format!("{option} takes no value, got {value:?}")
@@ -107,289 +135,114 @@ fn unexpected(argument: Arg, hint: &str) -> Failure {
     Failure::Usage(format!("{what}; {hint}"))
 }
 
-fn find_command(name: &OsStr) -> Result<&'static Command, Failure> {
-    let found = COMMANDS.iter().find(|command| command.name == name);
-    found.ok_or_else(|| {
-        let hint = suggest::command(&name.to_string_lossy());
-        Failure::Usage(format!("unknown command {name:?}; {hint}"))
-    })
-}
-
-impl Words {
-    fn new(command: &'static Command) -> Self {
-        Self {
-            command,
-            given: Vec::new(),
-            operands: Vec::new(),
-        }
-    }
-
-    /// Takes a word that is no option, where the command has a place for it.
-    fn take_operand(&mut self, value: OsString) -> Result<(), Failure> {
-        let takes = self.command.operand.as_ref().map(|operand| &operand.takes);
-        match takes {
-            Some(Operands::OneOf(_)) if self.operands.is_empty() => {}
-            Some(Operands::Files) => {}
-            _ => {
-                let hint = suggest::operand(self.command, &value.to_string_lossy());
-                return Err(unexpected(Arg::Value(value), &hint));
-            }
-        }
-        self.operands.push(value);
-        Ok(())
-    }
-
-    /// Makes sure that the operand is there if it has to be, and one of its choices.
-    fn check_operand(&self) -> Result<(), Failure> {
-        let Some(operand) = &self.command.operand else {
-            return Ok(());
-        };
-        let Some(choices) = operand.takes.choices() else {
-            return Ok(());
-        };
-        match self.operand()? {
-            Some(given) if !choices.contains(&given) => {
-                let hint = suggest::choice(given, choices.iter().copied());
-                let name = operand.name.to_lowercase();
-                Err(Failure::Usage(format!("unknown {name} {given:?}; {hint}")))
-            }
-            None if operand.required => Err(Failure::Usage(format!(
-                "{} needs a {}: {}",
-                self.command.name,
-                operand.name.to_lowercase(),
-                suggest::alternatives(choices.iter().copied())
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// The word that is no option.
-    pub fn operand(&self) -> Result<Option<&str>, Failure> {
-        let Some(value) = self.operands.first() else {
-            return Ok(None);
-        };
-        match value.to_str() {
-            Some(text) => Ok(Some(text)),
-            None => Err(unexpected(
-                Arg::Value(value.clone()),
-                &suggest::see_help(self.command),
-            )),
-        }
-    }
-
-    /// The files that were named.
-    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.operands.iter().map(PathBuf::from)
-    }
-
-    /// Errors where both of two options were given, and says why that can't be.
-    pub fn not_together(&self, one: &str, other: &str, why: &str) -> Result<(), Failure> {
-        if self.has(one) && self.has(other) {
-            return Err(Failure::Usage(format!(
-                "--{one} and --{other} don't go together: {why}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The value of an option that was given; the last one, where it was given more than once.
-    fn value(&self, name: &str) -> Option<&OsStr> {
-        debug_assert!(
-            self.command.option(name).is_some(),
-            "--{name} is in the flags"
-        );
-        let (_, value) = self
-            .given
-            .iter()
-            .rev()
-            .find(|(option, _)| option.name == name)?;
-        Some(value.as_deref().unwrap_or_default())
-    }
-
-    /// Whether an option was given.
-    pub fn has(&self, name: &str) -> bool {
-        self.value(name).is_some()
-    }
-
-    /// An option's value as a path.
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.value(name).map(PathBuf::from)
-    }
-
-    /// An option's value as text.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
-        let Some(value) = self.value(name) else {
-            return Ok(None);
-        };
-        match value.to_str() {
-            Some(text) => Ok(Some(text)),
-            None => Err(Failure::Usage(format!(
-                "--{name} has to be UTF-8 text, got {value:?}"
-            ))),
-        }
-    }
-
-    /// An option's value as one of the names that the flags lists.
-    pub fn choice<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        match text.parse() {
-            Ok(choice) => Ok(Some(choice)),
-            Err(_) => {
-                let takes = self.command.option(name).map(|option| option.takes);
-                let Some(Takes::OneOf(choices)) = takes else {
-                    unreachable!("the flags lists the choices of --{name}")
-                };
-                Err(Failure::Usage(format!(
-                    "--{name} has to be {}, got {text:?}",
-                    suggest::alternatives(choices.iter().copied())
-                )))
-            }
-        }
-    }
-
-    /// An option's value as a whole number in a range.
-    pub fn whole(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
-        let (least, most) = (range.start(), range.end());
-        let given = self.text(name)?.unwrap_or_default();
-        let is_beyond = given.parse::<u128>().is_ok_and(|n| n > u128::from(*most));
-        // A limit that nobody comes near is of interest to those beyond it alone.
-        let expected = if *most < isize::MAX as u64 || is_beyond {
-            format!("a whole number from {least} to {most}")
-        } else {
-            format!("a whole number >= {least}")
-        };
-        self.number(name, |number| range.contains(number), &expected)
-    }
-
-    /// An option's value as a finite number, for which `fits` has to hold, as `expected` says.
-    pub fn real(
-        &self,
-        name: &str,
-        fits: impl Fn(f64) -> bool,
-        expected: &str,
-    ) -> Result<Option<f64>, Failure> {
-        self.number(
-            name,
-            |number: &f64| number.is_finite() && fits(*number),
-            &format!("a number {expected}"),
-        )
-    }
-
-    fn number<T: FromStr>(
-        &self,
-        name: &str,
-        fits: impl Fn(&T) -> bool,
-        expected: &str,
-    ) -> Result<Option<T>, Failure> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        match text.trim().parse().ok().filter(fits) {
-            Some(number) => Ok(Some(number)),
-            None => Err(Failure::Usage(format!(
-                "--{name} has to be {expected}, got {text:?}"
-            ))),
-        }
-    }
-
-    /// A count: a whole number, at least 1.
-    pub fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
-        let count = self.whole(name, 1..=isize::MAX as u64)?;
-        Ok(count.map(|count| count as usize))
-    }
-
-    /// How many threads to use: `--threads`, or as many as there are cores.
-    pub fn threads(&self) -> Result<usize, Failure> {
-        self.threads_or(|cores| cores)
-    }
-
-    /// `--threads`, or a number that depends on the number of cores.
-    pub fn threads_or(&self, default: impl FnOnce(usize) -> usize) -> Result<usize, Failure> {
-        let given = self.whole("threads", 1..=MAX_THREADS)?;
-        Ok(given.map_or_else(|| default(cores()), |threads| threads as usize))
-    }
-}
-
-/// More threads than any machine has cores are a mistake.
-const MAX_THREADS: u64 = 1024;
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use super::super::flags::{
+        ChatArgs, ExportArgs, GenerateArgs, InfoArgs, ScoreArgs, ServeArgs, TrainArgs,
+    };
     use super::*;
 
-    fn parse(line: &str) -> Result<Words, String> {
-        match Request::parse(line.split_whitespace().map(OsString::from).collect()) {
-            Ok(Request::Run(words)) => Ok(words),
-            Ok(_) => panic!("{line} asks for help"),
-            Err(Failure::Usage(message)) => Err(message),
-            Err(other) => panic!("{other:?}"),
+    pub fn parse_line(line: &str) -> Result<ParsedCommand, Failure> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    /// The error of an invalid command line.
+    #[track_caller]
+    pub fn error(line: &str) -> String {
+        match parse_line(line) {
+            Err(Failure::Usage(message)) => message,
+            Err(other) => panic!("{line}: {other:?}"),
+            Ok(_) => panic!("{line} is valid"),
         }
     }
 
-    #[test]
-    fn options_come_in_every_usual_form() {
-        let words = parse("generate -n 3 --prompt=ab --unique --top-k 4 -m dir --top-k=5").unwrap();
-        assert_eq!(words.count("num-samples").unwrap(), Some(3));
-        assert_eq!(words.text("prompt").unwrap(), Some("ab"));
-        assert!(words.has("unique") && !words.has("json"));
-        assert_eq!(words.path("model-dir"), Some(PathBuf::from("dir")));
-        assert_eq!(
-            words.count("top-k").unwrap(),
-            Some(5),
-            "the last one counts"
-        );
-    }
-
-    #[test]
-    fn mistakes_name_the_nearest() {
-        let error = |line: &str| parse(line).err().unwrap();
-        assert_eq!(
-            error("trian"),
-            "unknown command \"trian\"; did you mean train?"
-        );
-        assert!(error("xyz").contains("there are train, generate"));
-        assert_eq!(
-            error("train --batchsize 3"),
-            "unknown option --batchsize; did you mean --batch-size?"
-        );
-        assert_eq!(
-            error("generate --temp 3"),
-            "unknown option --temp; did you mean --temperature?"
-        );
-        assert_eq!(
-            error("info --zzz"),
-            "unknown option --zzz; see `microgpt help info`"
-        );
-        assert!(error("train -x").starts_with("unknown option -x"));
-        assert!(error("train file.txt").starts_with("unexpected argument \"file.txt\""));
-        assert!(error("train --steps").starts_with("--steps needs a value, N; "));
-        assert_eq!(
-            error("generate --unique=yes"),
-            "--unique takes no value, got \"yes\""
-        );
-        assert!(error("").contains("no command"));
-    }
-
-    #[test]
-    fn values_out_of_range_name_the_option_the_value_and_the_range() {
-        let words = parse("generate -n 0 --top-p 1.5 --threads x").unwrap();
-        let error = |result: Result<String, Failure>| match result {
-            Err(Failure::Usage(message)) => message,
-            other => panic!("{other:?}"),
+    /// The typed arguments of a valid command line.
+    #[track_caller]
+    pub fn args<A: TryFrom<ParsedCommand, Error = ()>>(line: &str) -> A {
+        let Ok(args) = A::try_from(parse_line(line).unwrap()) else {
+            panic!("{line} is of another command");
         };
-        let count = words.count("num-samples").map(|n| format!("{n:?}"));
-        assert_eq!(
-            error(count),
-            "--num-samples has to be a whole number >= 1, got \"0\""
-        );
-        let p = words
-            .real("top-p", |p| p <= 1.0, "<= 1")
-            .map(|p| format!("{p:?}"));
-        assert_eq!(error(p), "--top-p has to be a number <= 1, got \"1.5\"");
-        assert!(
-            error(words.threads().map(|n| n.to_string())).contains("from 1 to 1024, got \"x\"")
-        );
+        args
+    }
+
+    macro_rules! try_from_parsed_command {
+        ($($variant:ident($args:ident)),*) => {$(
+            impl TryFrom<ParsedCommand> for $args {
+                type Error = ();
+
+                fn try_from(command: ParsedCommand) -> Result<Self, ()> {
+                    match command {
+                        ParsedCommand::$variant(args, ..) => Ok(args),
+                        _ => Err(()),
+                    }
+                }
+            }
+        )*};
+    }
+
+    try_from_parsed_command!(
+        Train(TrainArgs),
+        Generate(GenerateArgs),
+        Chat(ChatArgs),
+        Score(ScoreArgs),
+        Info(InfoArgs),
+        Export(ExportArgs),
+        Serve(ServeArgs)
+    );
+
+    #[test]
+    fn options_are_accepted_in_every_usual_form() {
+        let line = "generate -n3 --prompt=ab --unique --top-k 4 -m dir --top-k=5";
+        let given: GenerateArgs = args(line);
+        assert_eq!((given.num_samples, &*given.options.prompt), (3, "ab"));
+        assert_eq!(given.options.sampling.top_k, Some(5));
+        assert!(given.unique && !given.json);
+        assert_eq!(given.model_dir, Some("dir".into()));
+    }
+
+    #[test]
+    fn help_precedes_errors_in_values() {
+        let line = "train --steps x -h";
+        assert!(matches!(
+            parse_line(line),
+            Ok(ParsedCommand::Summary(Some(_)))
+        ));
+        let line = "train --steps x --help";
+        assert!(matches!(parse_line(line), Ok(ParsedCommand::Help(Some(_)))));
+    }
+
+    #[test]
+    fn errors_suggest_the_nearest_name() {
+        for (line, expected) in [
+            ("trian", "unknown command \"trian\"; did you mean train?"),
+            (
+                "train --batchsize 3",
+                "unknown option --batchsize; did you mean --batch-size?",
+            ),
+            (
+                "generate --temp 3",
+                "unknown option --temp; did you mean --temperature?",
+            ),
+            (
+                "info --zzz",
+                "unknown option --zzz; see `microgpt help info`",
+            ),
+            (
+                "help nothing",
+                "unknown command \"nothing\"; the choices are train, ",
+            ),
+            ("train -x", "unknown option -x"),
+            ("train file.txt", "unexpected argument \"file.txt\""),
+            ("train --steps", "--steps needs a value, N; "),
+            (
+                "generate --unique=yes",
+                "--unique takes no value, got \"yes\"",
+            ),
+            ("completions zsh fish", "unexpected argument \"fish\""),
+            ("", "no command given"),
+        ] {
+            let error = error(line);
+            assert!(error.starts_with(expected), "{line}: {error}");
+        }
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Failure, Words, console, load_model};
+use super::failure::Failure;
+use super::flags::ScoreArgs;
+use super::{console, model_dir};
 use crate::data::CorpusKind;
 use crate::engine::{Pipeline, Score, Scorer};
 use crate::infer::InferenceGpt;
@@ -22,14 +24,15 @@ const CHUNK: usize = 16 << 10;
 /// Chunks in flight per thread, which bounds the memory.
 const CHUNKS_AHEAD: u64 = 4;
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let style = match (words.has("summary"), words.has("json")) {
+/// Runs `microgpt score`.
+pub fn run(args: ScoreArgs) -> Result<(), Failure> {
+    let style = match (args.summary, args.json) {
         (true, _) => Style::Nothing,
         (_, true) => Style::Json,
         _ => Style::Lines,
     };
-    let threads = words.threads()?;
-    let mut chunks = start(words.files().collect(), load_model(words)?, threads, style)?;
+    let model = model_dir::load(args.model_dir.as_deref())?;
+    let mut chunks = start(args.files, model, args.threads.count(), style)?;
     let mut output = console::Output::new();
     let mut total = Total::default();
     while let Some(Scored { text, scores }) = chunks.next()? {
@@ -40,14 +43,14 @@ pub fn run(words: &Words) -> Result<(), Failure> {
         }
     }
     output.flush()?;
-    if words.has("summary") {
-        output.write(total.describe(words.has("json")))?;
+    if args.summary {
+        output.write(total.describe(args.json))?;
         output.flush()?;
     }
     Ok(())
 }
 
-/// What is printed of a line.
+/// The output format of a line.
 #[derive(Clone, Copy)]
 enum Style {
     Lines,

@@ -1,60 +1,61 @@
-//! What was probably meant by a word that the flags does not know.
+//! Suggestions for unknown commands, options and operands.
 
-use super::flags::{COMMANDS, Command, Opt};
+use std::path::Path;
 
-/// A question about a mistyped command.
+use super::flags::{COMMANDS, Command, Flag, Takes, join};
+
+/// Returns the hint for an unknown command.
 pub fn command(name: &str) -> String {
-    let known = COMMANDS.iter().map(|command| command.name);
-    choice(name, known)
+    choice(name, &command_names(|_| true))
 }
 
-/// A question about a mistyped choice, or what there is to choose from.
-pub fn choice<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    match nearest(given, known.clone()) {
+/// Returns the hint for an unknown name: the nearest known one, or all of them.
+pub fn choice(given: &str, known: &[&str]) -> String {
+    match nearest(given, known) {
         Some(nearest) => format!("did you mean {nearest}?"),
-        None => format!("there are {}", list(known)),
+        None => format!("the choices are {}", join(known, "and")),
     }
 }
 
-/// A question about a mistyped option of a command, or where to look it up.
+/// Returns the hint for an unknown option of a command.
 pub fn option(command: &Command, name: &str) -> String {
-    let as_elsewhere = |option: &&Opt| option.elsewhere.contains(&normal(name).as_str());
-    let nearest = match command.options().find(as_elsewhere) {
-        Some(option) => Some(option.name),
-        None => nearest(name, command.options().map(|option| option.name)),
-    };
-    match nearest {
+    let flags: Vec<&Flag> = command.flags().collect();
+    let names: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
+    let by_alias = flags
+        .iter()
+        .find(|flag| flag.aliases.contains(&&*normalize(name)));
+    match by_alias.map(|flag| flag.name).or(nearest(name, &names)) {
         Some(nearest) => format!("did you mean --{nearest}?"),
-        None => owners(|option| option.name == name).unwrap_or_else(|| see_help(command)),
+        None => owners(|flag| flag.name == name).unwrap_or_else(|| see_help(command)),
     }
 }
 
-/// Where an option belongs that is short and not this command's.
+/// Returns the hint for an unknown short option of a command.
 pub fn short_option(command: &Command, short: char) -> String {
-    owners(|option| option.short == Some(short)).unwrap_or_else(|| see_help(command))
+    owners(|flag| flag.short == Some(short)).unwrap_or_else(|| see_help(command))
 }
 
-/// What may be meant by an option that stands before the command.
+/// Returns the hint for an option before the command.
 pub fn early_option(name: &str) -> String {
-    if let Some(nearest) = nearest(name, ["help", "version"].into_iter()) {
+    if let Some(nearest) = nearest(name, &["help", "version"]) {
         return format!("did you mean --{nearest}?");
     }
-    if let Some(command) = COMMANDS.iter().find(|command| command.name == name) {
-        return format!("did you mean the command {}?", command.name);
+    if command_names(|_| true).contains(&name) {
+        return format!("did you mean the command {name}?");
     }
-    match owners(|option| option.name == name) {
+    match owners(|flag| flag.name == name) {
         Some(owners) => format!("{owners}, and comes after the command"),
         None => "see `microgpt help`".to_string(),
     }
 }
 
-/// The option that a word without one may be for: what is there to be read or to be opened.
+/// Returns the hint for an unexpected operand. An existing path probably belongs to the command's
+/// first option that takes one.
 pub fn operand(command: &Command, value: &str) -> String {
-    let takes_it = |name: &&str| command.option(name).is_some();
-    let option = ["input", "model-dir"].into_iter().find(takes_it);
-    match option {
-        Some(option) if std::path::Path::new(value).exists() => {
-            format!("did you mean --{option} {value}?")
+    let mut flags = command.flags();
+    match flags.find(|flag| matches!(flag.takes, Takes::File | Takes::Dir)) {
+        Some(flag) if Path::new(value).exists() => {
+            format!("did you mean --{} {value}?", flag.name)
         }
         _ => see_help(command),
     }
@@ -64,70 +65,52 @@ pub fn see_help(command: &Command) -> String {
     format!("see `microgpt help {}`", command.name)
 }
 
-/// Words as a list: `a, b and c`.
-pub fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    join(words, "and")
+/// Returns which commands have an option that matches, if any.
+fn owners(matches: impl Fn(&Flag) -> bool) -> Option<String> {
+    let commands = command_names(|command| command.flags().any(&matches));
+    (!commands.is_empty()).then(|| format!("it is an option of {}", join(&commands, "and")))
 }
 
-/// Words to choose from: `a, b or c`.
-pub fn alternatives<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    join(words, "or")
+fn command_names(matches: impl Fn(&Command) -> bool) -> Vec<&'static str> {
+    let commands = COMMANDS.iter().filter(|command| matches(command));
+    commands.map(|command| command.name).collect()
 }
 
-fn join<'a>(words: impl Iterator<Item = &'a str>, conjunction: &str) -> String {
-    let words: Vec<&str> = words.collect();
-    match words.split_last() {
-        Some((last, before)) if !before.is_empty() => {
-            format!("{} {conjunction} {last}", before.join(", "))
-        }
-        _ => words.concat(),
-    }
-}
-
-/// The commands that have such an option.
-fn owners(is_it: impl Fn(&Opt) -> bool) -> Option<String> {
-    let commands = COMMANDS
-        .iter()
-        .filter(|command| command.options().any(&is_it));
-    let commands = list(commands.map(|command| command.name));
-    (!commands.is_empty()).then(|| format!("it is an option of {commands}"))
-}
-
-/// A name as the flags would spell it.
-fn normal(name: &str) -> String {
+/// Returns the name in the spelling of the definitions.
+fn normalize(name: &str) -> String {
     name.to_lowercase().replace('_', "-")
 }
 
-/// The known name that is most like a mistyped one, if any is like it at all.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let name = normal(name);
-    let likeness = |known: &str| {
-        // A beginning of the right name, as in --temp, is like it however short it is.
+/// Returns the most similar of the known names, if one is similar at all.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = normalize(name);
+    let similarity = |known: &str| {
+        // A prefix, as in --temp, is similar however short it is.
         if name.len() > 1 && known.starts_with(&name) {
             1.0
         } else {
             strsim::jaro_winkler(&name, known)
         }
     };
-    let best = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.75).then_some(best)
+    let best = known
+        .iter()
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    (similarity(best) > 0.75).then_some(*best)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags::find_command;
     use super::*;
 
     fn named(name: &str) -> &'static Command {
-        COMMANDS
-            .iter()
-            .find(|command| command.name == name)
-            .unwrap()
+        find_command(name.as_ref()).unwrap()
     }
 
     #[test]
-    fn names_that_other_programs_use_lead_to_ours() {
+    fn aliases_of_other_programs_lead_to_the_option() {
         let train = named("train");
-        for (theirs, ours) in [
+        for (alias, name) in [
             ("learning-rate", "lr"),
             ("learning_rate", "lr"),
             ("max-iters", "steps"),
@@ -135,28 +118,14 @@ mod tests {
             ("n_embd", "n-embd"),
             ("STEPS", "steps"),
         ] {
-            assert_eq!(option(train, theirs), format!("did you mean --{ours}?"));
+            assert_eq!(option(train, alias), format!("did you mean --{name}?"));
         }
         let generate = named("generate");
         assert_eq!(option(generate, "count"), "did you mean --num-samples?");
     }
 
     #[test]
-    fn no_option_bears_the_name_that_another_has_elsewhere() {
-        for command in COMMANDS {
-            for option in command.options() {
-                for name in option.elsewhere {
-                    assert!(command.option(name).is_none(), "{}: {name}", command.name);
-                    let same = command.options().filter(|o| o.elsewhere.contains(name));
-                    assert_eq!(same.count(), 1, "{}: {name}", command.name);
-                    assert_eq!(normal(name), *name);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn options_of_other_commands_are_said_to_be_theirs() {
+    fn options_of_other_commands_name_these() {
         let train = named("train");
         assert_eq!(option(train, "unique"), "it is an option of generate");
         assert_eq!(
@@ -168,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_before_the_command_is_told_where_it_belongs() {
+    fn option_before_the_command() {
         for (name, expected) in [
             ("hlep", "did you mean --help?"),
             ("versoin", "did you mean --version?"),
@@ -184,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_an_option_is_probably_the_input() {
+    fn existing_path_suggests_its_option() {
         assert_eq!(
             operand(named("train"), "Cargo.toml"),
             "did you mean --input Cargo.toml?"

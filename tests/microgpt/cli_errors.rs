@@ -25,23 +25,22 @@ fn command_line_errors_exit_with_2() {
         ),
         (
             "train --steps 0",
-            "--steps has to be a whole number >= 1, got \"0\"",
+            "--steps must be a whole number >= 1, got \"0\"",
         ),
         ("train --steps 1e3", "got \"1e3\""),
-        ("train --lr -1", "--lr has to be a number > 0, got \"-1\""),
+        ("train --lr -1", "--lr must be > 0, got -1"),
         ("train --lr nan", "--lr"),
         (
             "train --schedule sine",
-            "--schedule has to be linear, cosine or constant, got \"sine\"",
+            "--schedule must be linear, cosine or constant, got \"sine\"",
         ),
         (
             "train --device cuda",
-            "--device has to be cpu or metal, got \"cuda\"",
+            "--device must be cpu or metal, got \"cuda\"",
         ),
         (
             "train --n-embd 30 --n-head 4",
-            "--n-head has to divide --n-embd, so that all heads are equally wide: 30 / 4 leaves 2; \
-            --n-embd 32 does",
+            "--n-head must divide --n-embd, got 4 for 30; --n-embd 32 works",
         ),
         ("train --resume model --n-layer 2", "--n-layer and --resume"),
         ("train --threads 0", "from 1 to 1024"),
@@ -58,8 +57,11 @@ fn command_line_errors_exit_with_2() {
             "score -n 3",
             "unknown option -n; it is an option of generate",
         ),
-        ("train --log -", "--log has to be a file"),
-        ("train --chat --text", "--chat and --text don't go together"),
+        ("train --log -", "--log must be a file"),
+        (
+            "train --chat --text",
+            "--chat and --text cannot be combined",
+        ),
         (
             "train --patience 3",
             "--patience needs --validation-fraction",
@@ -72,10 +74,13 @@ fn command_line_errors_exit_with_2() {
             "train --patience 3 --validation-fraction 0",
             "--patience needs --validation-fraction, more than 0",
         ),
-        ("train --validation-fraction 1", ">= 0 and < 1, got \"1\""),
-        ("train --beta1 1", "--beta1 has to be a number >= 0 and < 1"),
-        ("train --grad-clip 0", "--grad-clip has to be a number > 0"),
-        ("train --weight-decay -1", "--weight-decay has to be"),
+        ("train --validation-fraction 1", ">= 0 and < 1, got 1"),
+        ("train --beta1 1", "--beta1 must be >= 0 and < 1"),
+        ("train --grad-clip 0", "--grad-clip must be > 0"),
+        (
+            "train --weight-decay -1",
+            "--weight-decay must be >= 0, got -1",
+        ),
         ("train --temperature 1", "it is an option of generate"),
         (
             "completions",
@@ -88,12 +93,9 @@ fn command_line_errors_exit_with_2() {
         ("man train", "unexpected argument"),
         (
             "generate --temperature -0.5",
-            "--temperature has to be a number >= 0, got \"-0.5\"",
+            "--temperature must be >= 0, got -0.5",
         ),
-        (
-            "generate --top-p 0",
-            "--top-p has to be a number > 0 and <= 1",
-        ),
+        ("generate --top-p 0", "--top-p must be > 0 and <= 1"),
         ("generate --top-k 0", "--top-k"),
         ("generate --min-p 2", "--min-p"),
         ("generate --unique=1", "--unique takes no value, got \"1\""),
@@ -152,7 +154,7 @@ fn input_errors_exit_with_1_and_write_nothing() {
         (
             "--resume nowhere",
             b"",
-            "there is no model in nowhere; make one with `microgpt train --output nowhere`",
+            "there is no model in nowhere; create one with `microgpt train --output nowhere`",
         ),
     ];
     for (options, input, expected) in cases {
@@ -182,7 +184,10 @@ fn input_errors_exit_with_1_and_write_nothing() {
         "--block-size 100000000000",
     ] {
         let error = run_in(dir.path(), &format!("train {size}")).error(1);
-        assert!(error.contains("of memory, more than there is"), "{error}");
+        assert!(
+            error.contains("of memory, more than is available"),
+            "{error}"
+        );
     }
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),

@@ -73,7 +73,7 @@ fn continuous_samples_continue_the_prompt_and_are_delimited() {
     }
     let error = run_in(dir.path(), "generate -m model -0 --json").error(2);
     assert!(
-        error.contains("--null and --json don't go together"),
+        error.contains("--null and --json cannot be combined"),
         "{error}"
     );
     let error = run_in(dir.path(), "generate -m model --prompt q!").error(1);
@@ -103,7 +103,10 @@ fn resumed_continuous_run_matches_uninterrupted_run() {
     assert!(weights("whole") == weights("part"));
     // Input of another kind is rejected.
     let error = run_in(dir.path(), "train --resume part --chat").error(1);
-    assert!(error.contains("one of one continuous text"), "{error}");
+    assert!(
+        error.contains("was trained on one continuous text"),
+        "{error}"
+    );
 }
 
 #[test]

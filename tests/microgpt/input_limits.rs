@@ -41,9 +41,7 @@ fn ten_megabyte_line_is_truncated_to_the_context() {
     )
     .ok();
     assert!(
-        output
-            .stderr
-            .contains("1 of them are longer than the context"),
+        output.stderr.contains("1 of them truncated to the context"),
         "{}",
         output.stderr
     );

@@ -149,7 +149,7 @@ fn resize_leaves_no_remnants_of_the_bar() {
         tmux.wait_until(|screen| screen != before);
     }
     tmux.run(&["send-keys", "C-c"]);
-    tmux.wait_until(|screen| screen.contains("go on with: "));
+    tmux.wait_until(|screen| screen.contains("resume with: "));
     let screen = tmux.screen();
     assert!(!has_bar(&screen), "{screen}");
 }

@@ -326,7 +326,7 @@ fn long_documents_are_truncated_with_a_warning() {
     assert!(
         output
             .stderr
-            .contains("1 of them are longer than the context of 4 tokens and are cut"),
+            .contains("1 of them truncated to the context of 4 tokens"),
         "{}",
         output.stderr
     );

@@ -29,7 +29,7 @@ fn best_model_by_validation_loss_is_kept() {
         format!("train {options} --steps 400 --log log --threads 1 -o model --plot loss.svg");
     let output = run_in(dir.path(), &line).ok();
     assert!(
-        output.stderr.contains("5 of them are held out"),
+        output.stderr.contains("5 of them held out"),
         "{}",
         output.stderr
     );
@@ -94,7 +94,7 @@ fn resumed_run_keeps_the_validation_set_and_best_loss() {
     )
     .ok();
     assert!(
-        output.stderr.contains("5 of them are held out"),
+        output.stderr.contains("5 of them held out"),
         "{}",
         output.stderr
     );

@@ -1,8 +1,9 @@
-//! Completions for bash: a function that looks at the command, at the option before the cursor, and
-//! offers words or files.
+//! Completions for bash: a function that offers words or files for the command and for the option
+//! before the cursor.
 
-use super::super::flags::{COMMANDS, Command, Opt, Takes};
+use super::super::flags::{COMMANDS, Command, Flag, Takes};
 
+/// The completion script.
 pub fn script() -> String {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
     let cases: String = COMMANDS.iter().map(case).collect();
@@ -11,12 +12,12 @@ pub fn script() -> String {
 _microgpt() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
     COMPREPLY=()
-    # What is offered: words, files (-f), or directories (-d).
+    # The candidates: words (-W), files (-f), or directories (-d).
     local offer kind=-W
     if [[ $COMP_CWORD -eq 1 ]]; then
         offer='{names} --help --version'
     else
-        # --option=value comes as three words.
+        # --option=value is split into three words.
         if [[ $word == = ]]; then
             word=
         elif [[ $before == = ]]; then
@@ -44,12 +45,13 @@ complete -F _microgpt microgpt
     )
 }
 
-/// What a command offers: after an option, its values; otherwise its options and operands.
+/// The candidates of a command: after an option its values, otherwise the options and operands.
 fn case(command: &Command) -> String {
-    let values: String = command.options().filter_map(values).collect();
-    let options: Vec<String> = command.options().flat_map(spellings).collect();
-    let operand = command.operand.as_ref().map_or(String::new(), |operand| {
-        let offer = match operand.takes.choices() {
+    let flags: Vec<&Flag> = command.flags().collect();
+    let values: String = flags.iter().filter_map(|flag| values(flag)).collect();
+    let options: Vec<String> = flags.iter().flat_map(|flag| names(flag)).collect();
+    let operand = command.operand.as_ref().map_or(String::new(), |_| {
+        let offer = match command.choices() {
             Some(choices) => format!("offer='{}'", choices.join(" ")),
             None => "kind=-f".to_string(),
         };
@@ -67,24 +69,22 @@ fn case(command: &Command) -> String {
     )
 }
 
-/// What may follow an option; nothing for one without a value.
-fn values(option: &'static Opt) -> Option<String> {
-    let action = match option.takes {
+/// The case of an option with a value.
+fn values(flag: &Flag) -> Option<String> {
+    let action = match flag.takes {
         Takes::Nothing => return None,
         Takes::Value(_) => "return".to_string(),
         Takes::File => "kind=-f".to_string(),
         Takes::Dir => "kind=-d".to_string(),
-        Takes::OneOf(choices) => format!("offer='{}'", choices.join(" ")),
+        Takes::OneOf(choices) => format!("offer='{}'", choices().join(" ")),
     };
-    let spellings: Vec<String> = spellings(option).collect();
-    Some(format!(
-        "            {}) {action} ;;\n",
-        spellings.join(" | ")
-    ))
+    let names = names(flag).join(" | ");
+    Some(format!("            {names}) {action} ;;\n"))
 }
 
 /// `--output`, `-o`.
-fn spellings(option: &'static Opt) -> impl Iterator<Item = String> {
-    let long = std::iter::once(format!("--{}", option.name));
-    long.chain(option.short.map(|short| format!("-{short}")))
+fn names(flag: &Flag) -> Vec<String> {
+    let long = std::iter::once(format!("--{}", flag.name));
+    long.chain(flag.short.map(|short| format!("-{short}")))
+        .collect()
 }

@@ -1,8 +1,9 @@
-//! Completions for fish: a `complete` line for each command, option and operand.
+//! Completions for fish: one `complete` line per command, option and operand.
 
-use super::super::flags::{COMMANDS, Command, Opt, Takes};
-use super::quote;
+use super::super::flags::{COMMANDS, Command, Flag, Takes};
+use super::quote::quote;
 
+/// The completion script.
 pub fn script() -> String {
     let mut script = String::from(
         "# Completions of microgpt for fish.\ncomplete -c microgpt -f\n\
@@ -17,20 +18,20 @@ pub fn script() -> String {
         );
     }
     for command in COMMANDS {
-        script += &words(command);
+        script += &command_lines(command);
     }
     script
 }
 
-/// The options and operands of a command.
-fn words(command: &Command) -> String {
+/// The lines of a command's options and operands.
+fn command_lines(command: &Command) -> String {
     let condition = format!("-n '__fish_seen_subcommand_from {}'", command.name);
-    let mut lines: String = command
-        .options()
-        .map(|option| format!("complete -c microgpt {condition} {}\n", words_of(option)))
-        .collect();
-    if let Some(operand) = &command.operand {
-        lines += &match operand.takes.choices() {
+    let mut lines = String::new();
+    for flag in command.flags() {
+        lines += &format!("complete -c microgpt {condition} {}\n", arguments(flag));
+    }
+    if command.operand.is_some() {
+        lines += &match command.choices() {
             Some(choices) => {
                 let choices = quote(&choices.join(" "));
                 format!("complete -c microgpt {condition} -a {choices}\n")
@@ -41,18 +42,18 @@ fn words(command: &Command) -> String {
     lines
 }
 
-/// An option as `complete` takes it.
-fn words_of(option: &Opt) -> String {
-    let short = option
+/// The arguments of `complete` for an option.
+fn arguments(flag: &Flag) -> String {
+    let short = flag
         .short
         .map_or(String::new(), |short| format!("-s {short} "));
-    let value = match option.takes {
+    let value = match flag.takes {
         Takes::Nothing => String::new(),
         Takes::Value(_) => " -x".to_string(),
         Takes::File => " -r -F".to_string(),
         Takes::Dir => " -x -a '(__fish_complete_directories)'".to_string(),
-        Takes::OneOf(choices) => format!(" -x -a {}", quote(&choices.join(" "))),
+        Takes::OneOf(choices) => format!(" -x -a {}", quote(&choices().join(" "))),
     };
-    let help = quote(option.help);
-    format!("{short}-l {}{value} -d {help}", option.name)
+    let help = quote(flag.help);
+    format!("{short}-l {}{value} -d {help}", flag.name)
 }

@@ -1,26 +1,17 @@
-//! The completions of shells, from the flags.
+//! Shell completions, from the definitions of commands and options.
 
 mod bash;
 mod fish;
+mod quote;
 mod zsh;
 
-use super::{Failure, Words, console};
+use super::flags::Shell;
 
-/// The shells whose completions there are.
-pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
-
-/// `microgpt completions SHELL`.
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let script = match words.operand()? {
-        Some("bash") => bash::script(),
-        Some("zsh") => zsh::script(),
-        Some("fish") => fish::script(),
-        other => unreachable!("the flags has checked {other:?}"),
-    };
-    console::print(&script)
-}
-
-/// Text within single quotes of a shell.
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+/// The completion script of a shell.
+pub fn script(shell: Shell) -> String {
+    match shell {
+        Shell::Bash => bash::script(),
+        Shell::Zsh => zsh::script(),
+        Shell::Fish => fish::script(),
+    }
 }

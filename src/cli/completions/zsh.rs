@@ -1,16 +1,16 @@
-//! Completions for zsh: a function that gives `_arguments` what it needs to know.
+//! Completions for zsh: a function with a call of `_arguments` per command.
 
-use super::super::flags::{COMMANDS, Command, Opt, Takes};
-use super::quote;
+use super::super::flags::{COMMANDS, Command, Flag, Takes};
+use super::quote::quote;
 
+/// The completion script.
 pub fn script() -> String {
     let commands: String = COMMANDS
         .iter()
-        .map(|c| {
-            format!(
-                "        {}\n",
-                quote(&format!("{}:{}", c.name, c.summary.replace(':', "\\:")))
-            )
+        .map(|command| {
+            let Command { name, summary, .. } = command;
+            let description = quote(&format!("{name}:{}", summary.replace(':', "\\:")));
+            format!("        {description}\n")
         })
         .collect();
     let cases: String = COMMANDS.iter().map(case).collect();
@@ -44,12 +44,13 @@ fi
     )
 }
 
+/// The case of a command.
 fn case(command: &Command) -> String {
-    let options = command.options().map(specification);
+    let options = command.flags().map(specification);
     let operand = command
         .operand
         .as_ref()
-        .map(|operand| match operand.takes.choices() {
+        .map(|operand| match command.choices() {
             Some(choices) => quote(&format!(":{}:({})", operand.name, choices.join(" "))),
             None => quote(&format!("*:{}:_files", operand.name)),
         });
@@ -63,20 +64,20 @@ fn case(command: &Command) -> String {
     )
 }
 
-/// An option as `_arguments` takes it: `{-o,--output=}'[Where to keep the model]:DIR:_files -/'`.
-fn specification(option: &Opt) -> String {
-    let value = match option.takes {
+/// The argument of `_arguments` for an option: `{-o,--output=}'[Model directory]:DIR:_files -/'`.
+fn specification(flag: &Flag) -> String {
+    let value = match flag.takes {
         Takes::Nothing => String::new(),
         Takes::Value(name) => format!(":{name}: "),
         Takes::File => ":FILE:_files".to_string(),
         Takes::Dir => ":DIR:_files -/".to_string(),
-        Takes::OneOf(choices) => format!(":{}:({})", option.name, choices.join(" ")),
+        Takes::OneOf(choices) => format!(":{}:({})", flag.name, choices().join(" ")),
     };
     let equals = if value.is_empty() { "" } else { "=" };
-    let help = option.help.replace('[', "\\[").replace(']', "\\]");
+    let help = flag.help.replace('[', "\\[").replace(']', "\\]");
     let help = quote(&format!("[{}]{value}", help.replace(':', "\\:")));
-    match option.short {
-        Some(short) => format!("{{-{short},--{}{equals}}}{help}", option.name),
-        None => format!("--{}{equals}{help}", option.name),
+    match flag.short {
+        Some(short) => format!("{{-{short},--{}{equals}}}{help}", flag.name),
+        None => format!("--{}{equals}{help}", flag.name),
     }
 }

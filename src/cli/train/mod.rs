@@ -1,10 +1,9 @@
-//! `microgpt train`: from a text file to a model directory.
+//! `microgpt train`: from a text to a model directory.
 
 mod input;
 mod log;
 mod loss_curve;
 mod memory;
-mod options;
 mod plan;
 mod signals;
 mod svg_plot;
@@ -15,45 +14,45 @@ mod validation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::failure::Failure;
+use super::flags::{RawArgs, TrainArgs};
 use super::generate::{Style, print_all};
 use super::progress::ProgressMeter;
-use super::{Failure, Words, allocator, console};
+use super::{allocator, console, model_dir};
 use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
-use crate::infer::InferenceGpt;
-use crate::model::ModelMeta;
 use crate::store::{DirectoryLock, Snapshot, check_writable};
 use crate::train::{Checkpoint, Trainer};
 use log::Log;
 use loss_curve::{LossCurve, Point};
-pub use options::Options;
 use plan::Plan;
 use signals::Signals;
 use terminal_plot::Charset;
 use validation::Validation;
 
-/// The most tokens of a sample that a run ends with, which is to be looked at, not waited for.
-const SAMPLE_TOKENS: usize = 1000;
+/// The maximum number of tokens of a sample at the end of a run. Models with a long context would
+/// delay the end otherwise.
+const MAX_SAMPLE_TOKENS: usize = 1000;
 
-pub fn run(words: &Words) -> Result<(), Failure> {
-    let plan = Plan::new(Options::from_words(words)?)?;
-    let made = plan.lock.is_none().then(|| plan.output.clone());
+/// Runs `microgpt train`.
+pub fn run(args: TrainArgs, raw: &RawArgs) -> Result<(), Failure> {
+    let plan = Plan::new(args, raw)?;
+    let created = plan.lock.is_none().then(|| plan.output.clone());
     let ended = Run::start(plan).and_then(|mut run| match run.train() {
         Ok(end) => Ok((run, end)),
-        Err(error) => Err(error.context(run.kept())),
+        Err(error) => Err(error.context(run.describe_saved())),
     });
     let (run, end) = ended.inspect_err(|_| {
-        // A directory that was made for the run goes again, unless there is something in it.
-        let _ = made.map(fs::remove_dir);
+        // Fails, as it should, if the directory is not empty.
+        let _ = created.map(fs::remove_dir);
     })?;
     run.finish(end)
 }
 
-/// A run under way.
+/// An active training run.
 struct Run {
     trainer: Trainer,
     progress: ProgressMeter,
@@ -62,36 +61,34 @@ struct Run {
     log: Option<Log>,
     plot: Option<PathBuf>,
     signals: Signals,
-    /// How many threads make the samples, as they do the training.
+    /// Threads of the samples at the end.
     threads: usize,
     output: PathBuf,
-    /// The hold on the output, to the end of the run.
     _lock: DirectoryLock,
-    /// What train_state.json says of the input.
+    /// The entry of the input in train_state.json.
     input: Option<String>,
     checkpoint_every: u64,
 }
 
-/// Why a run ended.
+/// The reason for the end of a run.
 enum End {
-    /// All steps were made, or the model got no better any more.
+    /// The last step, or early stopping.
     Done,
-    /// The number of the signal that asked to stop.
+    /// A signal, by its number.
     Signal(i32),
 }
 
 impl Run {
-    /// Makes everything ready, so that what can fail fails now rather than when the model is to be
-    /// saved.
+    /// Opens and checks all outputs, so that errors come before the training rather than after it.
     fn start(plan: Plan) -> Result<Self> {
         let Plan {
-            options,
+            args,
             input,
             output,
             lock,
             device,
             dataset,
-            held_out,
+            validation_set,
             config,
             checkpoint,
         } = plan;
@@ -101,44 +98,48 @@ impl Run {
             Some(lock) => lock,
             None => DirectoryLock::acquire(&output)?,
         };
-        let log = options
+        let log = args
             .log
             .as_deref()
-            .map(|path| Log::open(path, options.resume.is_some()))
+            .map(|path| Log::open(path, args.resume.is_some()))
             .transpose()?;
-        if let Some(path) = &options.plot {
+        if let Some(path) = &args.plot {
             svg_plot::check_writable(path)?;
         }
         let trainer = Trainer::new(config, checkpoint, dataset, &device)?;
         let mut run = Self {
-            progress: ProgressMeter::new(steps, trainer.last_step(), options.quiet),
+            progress: ProgressMeter::new(steps, trainer.last_step(), args.quiet),
             trainer,
             curve: LossCurve::new(),
-            validation: held_out.map(|held_out| {
-                let (interval, patience) = (options.eval_every, options.patience);
-                Validation::new(&held_out, interval, patience, &output)
+            validation: validation_set.map(|validation_set| {
+                let patience = args.patience.map(|patience| patience as u64);
+                Validation::new(&validation_set, args.eval_interval(), patience, &output)
             }),
             log,
-            plot: options.plot,
+            plot: args.plot,
             signals: Signals::install()?,
-            threads: options.threads,
+            threads: args.threads.count(),
             output,
             _lock: lock,
             input: input.to_state(),
-            checkpoint_every: options.checkpoint_every,
+            checkpoint_every: args.checkpoint_every,
         };
-        if let (Some(validation), Some(resumed)) = (&mut run.validation, &options.resume) {
+        if let (Some(validation), Some(resumed)) = (&mut run.validation, &args.resume) {
             validation.set_baseline(resumed, &run.trainer, run.input.as_deref())?;
         }
         Ok(run)
     }
 
-    /// Trains to the end, or until a signal asks to stop, and saves.
+    /// Trains until the last step, early stopping or a signal, and saves.
     fn train(&mut self) -> Result<End> {
         let mut saved = None;
         let mut signal = None;
         let mut logged = Ok(());
-        while !self.trainer.is_done() && signal.is_none() && logged.is_ok() && !self.is_stale() {
+        while !self.trainer.is_done()
+            && signal.is_none()
+            && logged.is_ok()
+            && !self.is_out_of_patience()
+        {
             let report = self.trainer.step()?;
             self.progress.record(&report);
             self.curve.add(&report);
@@ -150,7 +151,7 @@ impl Run {
             if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
                 match self.checkpoint(validation_loss)?.save(&self.output) {
                     Ok(()) => saved = Some(report.step),
-                    // The model before it is still there, and the disk may have room again later.
+                    // The previous checkpoint is intact, and a later save may succeed.
                     Err(error) => self.progress.warn(&format!(
                         "microgpt: warning: no checkpoint at step {}: {error:#}",
                         report.step
@@ -163,7 +164,7 @@ impl Run {
         if let (Some(log), Ok(())) = (&mut self.log, &logged) {
             logged = log.flush();
         }
-        // Even where the log failed: what was learned is not to be lost with it.
+        // Even if the log failed, so that no training is lost.
         if saved != Some(self.trainer.step_count()) {
             let step = self.trainer.step_count();
             let validation = self.validation.as_ref();
@@ -183,7 +184,7 @@ impl Run {
         Ok(End::Done)
     }
 
-    /// Tests the model if it is time to; gives its validation loss then.
+    /// Evaluates the model if an evaluation is due, and returns the validation loss.
     fn validate(&mut self) -> Result<Option<f64>> {
         let Some(validation) = &mut self.validation else {
             return Ok(None);
@@ -200,14 +201,14 @@ impl Run {
         Ok(Some(loss))
     }
 
-    /// Whether the model has got no better for so long that it is to stop.
-    fn is_stale(&self) -> bool {
+    /// Returns whether early stopping applies.
+    fn is_out_of_patience(&self) -> bool {
         let validation = self.validation.as_ref();
         validation.is_some_and(Validation::is_out_of_patience)
     }
 
-    /// What the output holds when a run has failed: the last save that counts.
-    fn kept(&self) -> String {
+    /// Describes the checkpoint in the output after a failed run.
+    fn describe_saved(&self) -> String {
         let output = self.output.display();
         match Snapshot::open(&self.output).and_then(|files| Checkpoint::load(&files)) {
             Ok(checkpoint) => {
@@ -223,8 +224,7 @@ impl Run {
             .checked_checkpoint(self.input.clone(), validation_loss)
     }
 
-    /// Says what was written, and shows what the model has learned; or how to go on, after a
-    /// signal.
+    /// Reports the saved model and prints samples; after a signal, reports how to resume.
     fn finish(self, end: End) -> Result<(), Failure> {
         let step = self.trainer.step_count();
         let output = self.output.display();
@@ -238,7 +238,7 @@ impl Run {
             let best = self.validation.as_ref().and_then(Validation::describe_best);
             let best = best.map_or(String::new(), |best| format!("; {best}"));
             console::eprintln(format_args!(
-                "stopped after step {step}, saved in {output}{best}; go on with: microgpt train \
+                "stopped after step {step}, saved in {output}{best}; resume with: microgpt train \
                 --resume {output}{more}"
             ));
             return Err(Failure::Signal(signal));
@@ -264,18 +264,18 @@ impl Run {
             ));
         }
         self.progress.print_summary();
-        // In this order, so that none goes unseen in between.
+        // In this order, so that no signal is lost in between.
         self.signals.exit_on_next_signal();
         if let Some(signal) = self.signals.received() {
             return Err(Failure::Signal(signal));
         }
-        // The samples need nothing of what training has held.
+        // Frees the memory of the training before the samples.
         drop(self.trainer);
         allocator::release_freed_memory();
         print_samples(&self.output, self.threads)
     }
 
-    /// Plots the loss on a terminal.
+    /// Plots the loss if stderr is a terminal.
     fn plot_curve(&self) {
         if !console::is_terminal() {
             return;
@@ -291,25 +291,23 @@ impl Run {
     }
 }
 
-/// Shows what the model in a directory has learned.
+/// Prints samples of the model in a directory.
 fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
-    let (meta, weights) = ModelMeta::load(&Snapshot::open(dir)?)?;
-    let model = Arc::new(InferenceGpt::new(meta, weights));
-    // As many as fit a screen.
+    let model = model_dir::load(Some(dir))?;
+    // They fit a screen.
     let (count, max_tokens) = match model.meta().tokenizer.kind() {
-        CorpusKind::Documents => (20, Some(SAMPLE_TOKENS)),
+        CorpusKind::Documents => (20, Some(MAX_SAMPLE_TOKENS)),
         CorpusKind::Continuous => (1, None),
-        CorpusKind::Conversations => (3, Some(SAMPLE_TOKENS)),
+        CorpusKind::Conversations => (3, Some(MAX_SAMPLE_TOKENS)),
     };
     let generator = Generator::new(
         model,
         GenerateOptions {
-            seed: 42,
             max_tokens,
             ..Default::default()
         },
     )?;
-    let made = |index, sample: &Sample| Style::Lines.format(index, sample);
-    let samples = start_samples(generator, threads, count, true, made)?;
+    let format = |index, sample: &Sample| Style::Lines.format(index, sample);
+    let samples = start_samples(generator, threads, count, true, format)?;
     print_all(samples)
 }

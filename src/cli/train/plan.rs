@@ -1,70 +1,71 @@
-//! What a run is to do, from its options, its text, and the model that it goes on from.
+//! The plan of a training run, from its arguments, its text, and the resumed model.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 
-use super::super::flags::DEFAULT_MODEL_DIR;
-use super::super::{Failure, console, open_model};
+use super::super::failure::Failure;
+use super::super::flags::{
+    Choice, DEFAULT_MODEL_DIR, DeviceKind, RawArgs, TrainArgs, override_hyperparameters,
+};
+use super::super::{console, model_dir};
 use super::input::Input;
 use super::memory;
-use super::options::{DeviceName, Options};
 use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
 use crate::engine::list_chars;
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::DirectoryLock;
 use crate::train::{Checkpoint, Hyperparameters, TrainConfig};
 
-/// A run, checked as a whole; nothing is written yet.
-pub struct Plan<'a> {
-    pub options: Options<'a>,
+/// A valid training run before its first write.
+pub struct Plan {
+    pub args: TrainArgs,
     pub input: Input,
     pub output: PathBuf,
-    /// The hold on the output, if that is there already.
+    /// The lock of the output directory, if it exists.
     pub lock: Option<DirectoryLock>,
     pub device: Device,
     pub dataset: Dataset,
-    /// What is kept to test on.
-    pub held_out: Option<ValidationSet>,
+    pub validation_set: Option<ValidationSet>,
     pub config: TrainConfig,
     pub checkpoint: Checkpoint,
 }
 
-impl<'a> Plan<'a> {
-    /// Reads the model to go on from and the text to train on, and says what the run will do.
-    pub fn new(options: Options<'a>) -> Result<Self, Failure> {
-        let output = options.output.clone().or_else(|| options.resume.clone());
+impl Plan {
+    /// Reads the resumed model and the training text, and prints the plan.
+    pub fn new(args: TrainArgs, raw: &RawArgs) -> Result<Self, Failure> {
+        let output = args.output.clone().or_else(|| args.resume.clone());
         let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
-        // Before the model to go on from is read, so that nobody replaces it meanwhile.
+        // Before the resumed model is read, so that no other run replaces it afterwards.
         let lock = match output.is_dir() {
             true => Some(DirectoryLock::acquire(&output)?),
             false => None,
         };
-        let device = options.device.open()?;
-        let resumed = options.resume.as_deref().map(load_resumed).transpose()?;
-        let kind = kind(&options, resumed.as_ref())?;
-        let input = input(&options, resumed.as_ref())?;
+        let device = open_device(args.device)?;
+        let resumed = args.resume.as_deref().map(load_resumed).transpose()?;
+        let kind = kind(&args, resumed.as_ref())?;
+        let input = input(&args, resumed.as_ref())?;
         let mut text = String::new();
         let corpus = input.read(kind, &mut text)?;
-        let before = resumed
-            .as_ref()
-            .map(|checkpoint| checkpoint.state.hyperparameters);
-        let config = TrainConfig {
-            steps: options.steps,
-            hyperparameters: options.hyperparameters(before.unwrap_or_default())?,
-            threads: options.threads,
+        let hyperparameters = match &resumed {
+            Some(checkpoint) => override_hyperparameters(checkpoint.state.hyperparameters, raw)?,
+            None => args.hyperparameters,
         };
-        let hyperparameters = config.hyperparameters;
-        options.check_tests(&hyperparameters)?;
+        args.check_validation(&hyperparameters)?;
+        let config = TrainConfig {
+            steps: args.steps as u64,
+            hyperparameters,
+            threads: args.threads.count(),
+        };
         let checkpoint = match resumed {
             Some(checkpoint) => check_resumed(checkpoint, &corpus, &input)?,
-            None => fresh(&corpus, &options, hyperparameters.seed)?,
+            None => new_checkpoint(&corpus, &args, hyperparameters.seed)?,
         };
         let block_size = checkpoint.meta.config.block_size;
         let tokenizer = &checkpoint.meta.tokenizer;
         let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
-        let held_out = match hyperparameters.validation_fraction {
+        let validation_set = match hyperparameters.validation_fraction {
             0.0 => None,
             fraction => Some(dataset.split_validation(fraction)?),
         };
@@ -73,22 +74,22 @@ impl<'a> Plan<'a> {
             lock,
             device,
             dataset,
-            held_out,
+            validation_set,
             config,
             checkpoint,
             input,
-            options,
+            args,
         };
-        plan.say(&corpus)?;
+        plan.print(&corpus)?;
         Ok(plan)
     }
 
-    /// Says what the run will do.
-    fn say(&self, corpus: &Corpus) -> Result<()> {
-        if self.options.quiet {
+    /// Prints the plan to stderr.
+    fn print(&self, corpus: &Corpus) -> Result<()> {
+        if self.args.quiet {
             return Ok(());
         }
-        self.say_text(corpus);
+        self.print_text(corpus);
         let ModelConfig {
             n_embd,
             n_head,
@@ -101,41 +102,37 @@ impl<'a> Plan<'a> {
             console::group_thousands(self.checkpoint.meta.parameters()? as u64),
             self.checkpoint.meta.tokenizer.vocab_size(),
         ));
-        self.say_training(corpus.kind());
-        let device = match self.options.device {
-            DeviceName::Cpu => "cpu",
-            DeviceName::Metal => "metal",
-        };
+        self.print_training(corpus.kind());
+        let device = self.args.device.name();
         let threads = console::pluralize(self.config.threads as u64, "thread");
         console::eprintln(format_args!("on      {device}, {threads}"));
         Ok(())
     }
 
-    fn say_text(&self, corpus: &Corpus) {
+    fn print_text(&self, corpus: &Corpus) {
         let kind = corpus.kind();
         let unit = match kind {
-            CorpusKind::Documents => "documents",
-            CorpusKind::Continuous => "characters",
-            CorpusKind::Conversations => "conversations",
+            CorpusKind::Documents => "document",
+            CorpusKind::Continuous => "character",
+            CorpusKind::Conversations => "conversation",
         };
         console::eprintln(format_args!(
-            "text    {} {unit} from {}",
-            console::group_thousands(corpus.len() as u64),
+            "text    {} from {}",
+            console::pluralize(corpus.len() as u64, unit),
             self.input.describe(kind)
         ));
         if self.dataset.truncated > 0 {
             console::eprintln(format_args!(
-                "        {} of them are longer than the context of {} tokens and are cut; \
-                --block-size sets it",
+                "        {} of them truncated to the context of {} tokens; --block-size sets it",
                 console::group_thousands(self.dataset.truncated as u64),
                 self.checkpoint.meta.config.block_size,
             ));
         }
-        if let Some(held_out) = &self.held_out {
+        if let Some(validation_set) = &self.validation_set {
             console::eprintln(format_args!(
-                "        {} of them are held out, to test on every {}; the best model is kept",
-                console::group_thousands(held_out.count as u64),
-                match self.options.eval_every {
+                "        {} of them held out for validation every {}; the best model is kept",
+                console::group_thousands(validation_set.count as u64),
+                match self.args.eval_interval() {
                     1 => "step".to_string(),
                     steps => console::pluralize(steps, "step"),
                 },
@@ -143,11 +140,11 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn say_training(&self, kind: CorpusKind) {
+    fn print_training(&self, kind: CorpusKind) {
         let unit = match kind {
-            CorpusKind::Documents => "documents",
-            CorpusKind::Continuous => "windows",
-            CorpusKind::Conversations => "conversations",
+            CorpusKind::Documents => "document",
+            CorpusKind::Continuous => "window",
+            CorpusKind::Conversations => "conversation",
         };
         let Hyperparameters {
             batch_size,
@@ -166,46 +163,47 @@ impl<'a> Plan<'a> {
             steps => format!(" after {} of warm-up", console::pluralize(steps, "step")),
         };
         console::eprintln(format_args!(
-            "train   {} of {batch_size} {unit}{from}, learning rate {lr} {}{warmup}, seed {seed}",
+            "train   {} of {}{from}, learning rate {lr} {}{warmup}, seed {seed}",
             console::pluralize(self.config.steps, "step"),
+            console::pluralize(batch_size as u64, unit),
             schedule.name(),
         ));
     }
 }
 
-/// The kind of text: that of the resumed model, or the one that was asked for.
-fn kind(options: &Options, resumed: Option<&Checkpoint>) -> Result<CorpusKind> {
+/// Returns the kind of text: that of the resumed model, or the one of the arguments.
+fn kind(args: &TrainArgs, resumed: Option<&Checkpoint>) -> Result<CorpusKind> {
     let Some(checkpoint) = resumed else {
-        return Ok(options.kind.unwrap_or(CorpusKind::Documents));
+        return Ok(args.kind().unwrap_or(CorpusKind::Documents));
     };
     let kind = checkpoint.meta.tokenizer.kind();
-    if options.kind.is_some_and(|asked| asked != kind) {
-        let (what, how) = match kind {
-            CorpusKind::Documents => ("documents, a line each", "without --chat and --text"),
-            CorpusKind::Continuous => ("one continuous text", "with --text, or without"),
-            CorpusKind::Conversations => ("conversations", "with --chat, or without"),
+    if args.kind().is_some_and(|given| given != kind) {
+        let (content, options) = match kind {
+            CorpusKind::Documents => ("one document per line", "neither --chat nor --text"),
+            CorpusKind::Continuous => ("one continuous text", "--text or no option"),
+            CorpusKind::Conversations => ("conversations", "--chat or no option"),
         };
-        bail!("the resumed model is one of {what}; it goes on {how}");
+        bail!("the resumed model was trained on {content}; resume it with {options}");
     }
     Ok(kind)
 }
 
-/// Where the text is: where `--input` says, or where the resumed run had it.
-fn input(options: &Options, resumed: Option<&Checkpoint>) -> Result<Input> {
+/// Returns the source of the text: `--input`, or that of the resumed run.
+fn input(args: &TrainArgs, resumed: Option<&Checkpoint>) -> Result<Input> {
     let recorded = resumed.and_then(|checkpoint| checkpoint.state.input.clone());
-    let input = Input::from_name(options.input.clone().or(recorded.map(PathBuf::from)));
-    if input == Input::Stdin && options.input.is_none() {
-        bail!("this model was trained on standard input; give its text again, with --input");
+    let input = Input::from_name(args.input.clone().or(recorded.map(PathBuf::from)));
+    if input == Input::Stdin && args.input.is_none() {
+        bail!("the resumed model was trained on standard input; give its text again with --input");
     }
     Ok(input)
 }
 
-/// The checkpoint to go on from.
+/// Loads the checkpoint to resume.
 fn load_resumed(dir: &Path) -> Result<Checkpoint> {
-    Checkpoint::load(&open_model(dir)?)
+    Checkpoint::load(&model_dir::open(Some(dir))?)
 }
 
-/// Makes sure that a resumed model can learn from a text.
+/// Errors if the resumed model does not know a character of the text.
 fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Result<Checkpoint> {
     let unknown = checkpoint.meta.tokenizer.unknown_chars(corpus.texts());
     ensure!(
@@ -217,30 +215,44 @@ fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Resu
     Ok(checkpoint)
 }
 
-/// The checkpoint of a new model before its first step.
-fn fresh(corpus: &Corpus, options: &Options, seed: u64) -> Result<Checkpoint> {
+/// Returns the checkpoint of a new model before its first step.
+fn new_checkpoint(corpus: &Corpus, args: &TrainArgs, seed: u64) -> Result<Checkpoint> {
     let meta = ModelMeta {
-        config: options.config,
+        config: args.config,
         tokenizer: corpus.tokenizer(),
     };
     check_memory(meta.parameters()?)?;
     Ok(Checkpoint::initial(meta, seed))
 }
 
-/// Refuses a model that is beyond this machine's memory, before the system ends the program.
+/// Errors for a model that exceeds the memory, before the operating system kills the process.
 fn check_memory(parameters: usize) -> Result<()> {
-    // Weights, gradients and both moments, and a copy of the weights to save or to sample from.
+    // Weights, gradients, both moments, and a copy of the weights for saving or sampling.
     let bytes = parameters.saturating_mul(5 * size_of::<f32>());
-    let fits = match memory::limit() {
+    let is_available = match memory::limit() {
         Some(limit) => bytes as u64 <= limit,
         None => Vec::<u8>::new().try_reserve_exact(bytes).is_ok(),
     };
-    if !fits {
+    if !is_available {
         bail!(
-            "a model of {} parameters needs {} MB of memory, more than there is",
+            "a model of {} parameters needs {} MB of memory, more than is available",
             console::group_thousands(parameters as u64),
             console::group_thousands(bytes as u64 / 1_000_000)
         );
     }
     Ok(())
+}
+
+/// Opens a device. Errors if this build or this machine has none of the kind.
+fn open_device(kind: DeviceKind) -> Result<Device> {
+    match kind {
+        DeviceKind::Cpu => Ok(Device::Cpu),
+        DeviceKind::Metal if cfg!(feature = "metal") => {
+            Device::new_metal(0).context("cannot use the GPU")
+        }
+        DeviceKind::Metal => bail!(
+            "this build does not support Metal; build on macOS with `cargo build --release \
+            --features metal`"
+        ),
+    }
 }

@@ -1,0 +1,238 @@
+//! The typed arguments of the commands. A default holds where an option is not given.
+
+use std::path::PathBuf;
+
+use super::value::{Choice, Threads};
+use crate::cli::failure::Failure;
+use crate::data::CorpusKind;
+use crate::engine::GenerateOptions;
+use crate::model::{InvalidValue, ModelConfig};
+use crate::train::{Hyperparameters, Schedule};
+
+/// The arguments of all commands, of which a command line sets those of one.
+#[derive(Default)]
+pub struct Args {
+    pub train: TrainArgs,
+    pub generate: GenerateArgs,
+    pub chat: ChatArgs,
+    pub score: ScoreArgs,
+    pub info: InfoArgs,
+    pub export: ExportArgs,
+    pub serve: ServeArgs,
+    /// The command of `help`; the whole program if empty.
+    pub help_command: String,
+    /// The shell of `completions`.
+    pub shell: Shell,
+}
+
+pub struct TrainArgs {
+    pub input: Option<PathBuf>,
+    pub chat: bool,
+    pub text: bool,
+    pub output: Option<PathBuf>,
+    /// The size of a new model.
+    pub config: ModelConfig,
+    pub steps: usize,
+    /// Those of a new run; a resumed one inherits those not given.
+    pub hyperparameters: Hyperparameters,
+    pub eval_every: Option<usize>,
+    pub patience: Option<usize>,
+    pub resume: Option<PathBuf>,
+    pub checkpoint_every: u64,
+    pub device: DeviceKind,
+    pub threads: Threads,
+    pub log: Option<PathBuf>,
+    pub plot: Option<PathBuf>,
+    pub quiet: bool,
+}
+
+impl Default for TrainArgs {
+    fn default() -> Self {
+        Self {
+            input: None,
+            chat: false,
+            text: false,
+            output: None,
+            config: ModelConfig::default(),
+            steps: 1000,
+            hyperparameters: Hyperparameters::default(),
+            eval_every: None,
+            patience: None,
+            resume: None,
+            checkpoint_every: 0,
+            device: DeviceKind::Cpu,
+            threads: Threads::AllCores,
+            log: None,
+            plot: None,
+            quiet: false,
+        }
+    }
+}
+
+impl TrainArgs {
+    /// Returns the kind of text, if one is given.
+    pub fn kind(&self) -> Option<CorpusKind> {
+        match (self.chat, self.text) {
+            (true, _) => Some(CorpusKind::Conversations),
+            (_, true) => Some(CorpusKind::Continuous),
+            _ => None,
+        }
+    }
+
+    /// Steps between evaluations.
+    pub fn eval_interval(&self) -> u64 {
+        self.eval_every.unwrap_or((self.steps / 10).max(1)) as u64
+    }
+
+    /// Checks what does not depend on a resumed run.
+    pub fn check(&self) -> Result<(), Failure> {
+        for (option, path) in [("log", &self.log), ("plot", &self.plot)] {
+            if path.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+                return Err(Failure::Usage(format!(
+                    "--{option} must be a file, got \"-\": standard output is for the samples"
+                )));
+            }
+        }
+        let ModelConfig { n_embd, n_head, .. } = self.config;
+        self.config.validate().map_err(|_| {
+            Failure::Usage(format!(
+                "--n-head must divide --n-embd, got {n_head} for {n_embd}; --n-embd {} works",
+                n_embd.div_ceil(n_head).saturating_mul(n_head)
+            ))
+        })?;
+        self.hyperparameters.validate().map_err(usage_error)?;
+        match self.resume {
+            Some(_) => Ok(()),
+            None => self.check_validation(&self.hyperparameters),
+        }
+    }
+
+    /// Errors if an option of validation is given but no data is held out.
+    pub fn check_validation(&self, hyperparameters: &Hyperparameters) -> Result<(), Failure> {
+        let option = match (self.eval_every, self.patience) {
+            _ if hyperparameters.validation_fraction > 0.0 => return Ok(()),
+            (Some(_), _) => "eval-every",
+            (_, Some(_)) => "patience",
+            _ => return Ok(()),
+        };
+        Err(Failure::Usage(format!(
+            "--{option} needs --validation-fraction, more than 0: otherwise there is no data to \
+            evaluate on"
+        )))
+    }
+}
+
+pub struct GenerateArgs {
+    pub model_dir: Option<PathBuf>,
+    pub options: GenerateOptions,
+    pub num_samples: usize,
+    pub unique: bool,
+    pub null: bool,
+    pub json: bool,
+    pub threads: Threads,
+}
+
+impl Default for GenerateArgs {
+    fn default() -> Self {
+        Self {
+            model_dir: None,
+            options: GenerateOptions::default(),
+            num_samples: 20,
+            unique: false,
+            null: false,
+            json: false,
+            threads: Threads::AllCores,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct ChatArgs {
+    pub model_dir: Option<PathBuf>,
+    pub options: GenerateOptions,
+}
+
+#[derive(Default)]
+pub struct ScoreArgs {
+    pub model_dir: Option<PathBuf>,
+    /// Standard input if empty.
+    pub files: Vec<PathBuf>,
+    pub summary: bool,
+    pub json: bool,
+    pub threads: Threads,
+}
+
+#[derive(Default)]
+pub struct InfoArgs {
+    pub model_dir: Option<PathBuf>,
+    pub json: bool,
+}
+
+#[derive(Default)]
+pub struct ExportArgs {
+    pub model_dir: Option<PathBuf>,
+    /// Required.
+    pub output: Option<PathBuf>,
+    pub half: bool,
+}
+
+pub struct ServeArgs {
+    pub model_dir: Option<PathBuf>,
+    pub host: String,
+    pub port: u16,
+    pub threads: Threads,
+    pub quiet: bool,
+}
+
+impl Default for ServeArgs {
+    fn default() -> Self {
+        Self {
+            model_dir: None,
+            host: "127.0.0.1".to_string(),
+            port: 8080,
+            threads: Threads::Count(64),
+            quiet: false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum DeviceKind {
+    #[default]
+    Cpu,
+    Metal,
+}
+
+impl Choice for DeviceKind {
+    const NAMED: &'static [(&'static str, Self)] =
+        &[("cpu", DeviceKind::Cpu), ("metal", DeviceKind::Metal)];
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Shell {
+    #[default]
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Choice for Shell {
+    const NAMED: &'static [(&'static str, Self)] = &[
+        ("bash", Shell::Bash),
+        ("zsh", Shell::Zsh),
+        ("fish", Shell::Fish),
+    ];
+}
+
+impl Choice for Schedule {
+    const NAMED: &'static [(&'static str, Self)] = &Schedule::NAMED;
+}
+
+/// Turns the error of a field into that of the option with the same name.
+pub fn usage_error(error: InvalidValue) -> Failure {
+    let option = error.field.replace('_', "-");
+    let InvalidValue {
+        expected, value, ..
+    } = error;
+    Failure::Usage(format!("--{option} must be {expected}, got {value}"))
+}

@@ -1,0 +1,175 @@
+//! The options of the other commands that read a model: `score`, `info`, `export` and `serve`.
+
+use super::command::{Command, Operand, ParsedCommand};
+use super::flag::Flag;
+use super::shared::{MODEL_DIR, THREADS};
+use crate::cli::failure::Failure;
+
+pub const SCORE: Command = Command {
+    name: "score",
+    summary: "Score lines in bits per token",
+    details: "Prints, for each line of the files or of standard input, its bits per token, a \
+        tab, and the line. The bits are the mean of -log2 p over its characters and its end, \
+        or inf if the model does not know a character. A line that is longer than the \
+        context is scored with a sliding window that moves by half of the context. For a \
+        chat model, each line is a conversation as JSON.",
+    operand: Some(Operand {
+        name: "FILE",
+        is_required: false,
+        choices: None,
+        field: |args| &mut args.score.files,
+    }),
+    groups: &[(
+        "",
+        &[
+            MODEL_DIR.sets(|args| &mut args.score.model_dir),
+            Flag::switch("summary", "Print one line for the whole input")
+                .details("The bits per token, and the number of lines and tokens.")
+                .sets(|args| &mut args.score.summary),
+            Flag::switch("json", "Print one JSON object per line")
+                .details(
+                    "The keys are line, bits and tokens. The bits are the sum over the line; \
+                    null if the model does not know a character.",
+                )
+                .sets(|args| &mut args.score.json),
+            THREADS.sets(|args| &mut args.score.threads),
+        ],
+    )],
+    examples: &[
+        (
+            "microgpt score < app.log | sort -rn | head",
+            "Print the ten least likely lines.",
+        ),
+        (
+            "microgpt score --summary held-out.txt",
+            "Print the bits per token of a file.",
+        ),
+    ],
+    finish: |args, _| Ok(ParsedCommand::Score(args.score)),
+};
+
+pub const INFO: Command = Command {
+    name: "info",
+    summary: "Show the size, vocabulary and state of a model",
+    details: "",
+    operand: None,
+    groups: &[(
+        "",
+        &[
+            MODEL_DIR.sets(|args| &mut args.info.model_dir),
+            Flag::switch("json", "Print a JSON object").sets(|args| &mut args.info.json),
+        ],
+    )],
+    examples: &[(
+        "microgpt info --json | jq .parameters",
+        "Print the number of weights.",
+    )],
+    finish: |args, _| Ok(ParsedCommand::Info(args.info)),
+};
+
+pub const EXPORT: Command = Command {
+    name: "export",
+    summary: "Copy a model without its training state",
+    details: "",
+    operand: None,
+    groups: &[(
+        "",
+        &[
+            MODEL_DIR.sets(|args| &mut args.export.model_dir),
+            Flag::dir("output", "Model directory to write; required")
+                .short('o')
+                .sets(|args| &mut args.export.output),
+            Flag::switch("half", "Store the weights in half precision, f16")
+                .aliases(&["f16", "float16", "fp16"])
+                .sets(|args| &mut args.export.half),
+        ],
+    )],
+    examples: &[(
+        "microgpt export --half --output small-model",
+        "Write a model of a sixth of the size.",
+    )],
+    finish: |args, _| match args.export.output {
+        Some(_) => Ok(ParsedCommand::Export(args.export)),
+        None => Err(Failure::Usage(
+            "export needs --output DIR, the model directory to write".to_string(),
+        )),
+    },
+};
+
+pub const SERVE: Command = Command {
+    name: "serve",
+    summary: "Serve a model over HTTP",
+    details: "Prints the address that it listens on, then one line per request, to stderr. \
+        Ctrl-C or SIGTERM completes the active requests and exits.",
+    operand: None,
+    groups: &[(
+        "",
+        &[
+            MODEL_DIR.sets(|args| &mut args.serve.model_dir),
+            Flag::value("host", "ADDRESS", "Address to listen on")
+                .aliases(&["address", "bind", "listen"])
+                .sets(|args| &mut args.serve.host),
+            Flag::integer("port", "Port to listen on; 0 picks a free one")
+                .env("PORT")
+                .sets(|args| &mut args.serve.port),
+            Flag::integer("threads", "Maximum number of active requests")
+                .sets(|args| &mut args.serve.threads),
+            Flag::switch("quiet", "Disable the access log")
+                .short('q')
+                .sets(|args| &mut args.serve.quiet),
+        ],
+    )],
+    examples: &[(
+        "microgpt serve --model-dir chat-model --port 8080",
+        "Serve a web page and an API, for OpenAI's clients too.",
+    )],
+    finish: |args, _| Ok(ParsedCommand::Serve(args.serve)),
+};
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::value::Threads;
+    use super::super::{ExportArgs, InfoArgs, ScoreArgs, ServeArgs};
+    use crate::cli::parse::tests::{args, error};
+
+    #[test]
+    fn score_options() {
+        let default: ScoreArgs = args("score");
+        assert!(default.files.is_empty() && !default.summary && !default.json);
+        let given: ScoreArgs = args("score a --summary b --json");
+        assert_eq!(given.files, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert!(given.summary && given.json);
+    }
+
+    #[test]
+    fn info_options() {
+        assert!(!args::<InfoArgs>("info").json);
+        assert!(args::<InfoArgs>("info --json").json);
+    }
+
+    #[test]
+    fn export_options() {
+        let given: ExportArgs = args("export -o dir --half");
+        assert_eq!(given.output, Some(PathBuf::from("dir")));
+        assert!(given.half && !args::<ExportArgs>("export -o dir").half);
+        assert!(error("export").starts_with("export needs --output DIR"));
+    }
+
+    #[test]
+    fn serve_options() {
+        let default: ServeArgs = args("serve");
+        assert_eq!(
+            (&*default.host, default.threads),
+            ("127.0.0.1", Threads::Count(64))
+        );
+        let given: ServeArgs = args("serve --host ::1 --port 0 --threads 2 -q");
+        assert_eq!((&*given.host, given.port), ("::1", 0));
+        assert_eq!((given.threads, given.quiet), (Threads::Count(2), true));
+        assert_eq!(
+            error("serve --port 65536"),
+            "--port must be a whole number from 0 to 65535, got \"65536\""
+        );
+    }
+}

@@ -1,0 +1,359 @@
+//! The options of `train`.
+
+use super::args::{Args, DeviceKind};
+use super::command::{Command, ParsedCommand};
+use super::flag::{Flag, RawArgs};
+use super::shared::{DEFAULT_MODEL_DIR, THREADS};
+use crate::cli::failure::Failure;
+use crate::train::{Hyperparameters, Schedule};
+
+pub const TRAIN: Command = Command {
+    name: "train",
+    summary: "Train a model on text or conversations",
+    details: "Reports progress on stderr and prints samples of the new model on stdout. Ctrl-C \
+        completes the step, saves, and prints the command to resume; a second Ctrl-C stops \
+        immediately.",
+    operand: None,
+    groups: &[
+        ("Data", DATA),
+        ("Model", MODEL),
+        ("Optimization", OPTIMIZATION),
+        ("Validation", VALIDATION),
+        ("Run", RUN),
+    ],
+    examples: &[
+        (
+            "microgpt train",
+            "Train on the built-in first names, into microgpt-model.",
+        ),
+        (
+            "microgpt train --input names.txt --output names-model",
+            "Train on your own lines.",
+        ),
+        (
+            "microgpt train --resume names-model --steps 500",
+            "Train for 500 more steps.",
+        ),
+        (
+            "zcat app.log.gz | microgpt train --input - --block-size 64",
+            "Train on standard input.",
+        ),
+        (
+            "microgpt train --text --input book.txt --validation-fraction 0.1 --n-embd 64 \
+            --block-size 64",
+            "Train on one long text and hold out its last tenth.",
+        ),
+        (
+            "microgpt train --chat --input chats.jsonl --output chat-model --block-size 256",
+            "Train a chat model.",
+        ),
+    ],
+    finish: |args, raw| {
+        args.train.check()?;
+        Ok(ParsedCommand::Train(args.train, raw))
+    },
+};
+
+/// Returns the hyperparameters of a resumed run: the options given override the `resumed` ones.
+pub fn override_hyperparameters(
+    resumed: Hyperparameters,
+    options: &RawArgs,
+) -> Result<Hyperparameters, Failure> {
+    let mut args = Args::default();
+    args.train.hyperparameters = resumed;
+    options.apply(&mut args)?;
+    Ok(args.train.hyperparameters)
+}
+
+const DATA: &[Flag] = &[
+    Flag::file("input", "Training text; `-` is stdin")
+        .computed_default("built-in names")
+        .aliases(&["data", "dataset", "corpus", "file"])
+        .details(
+            "One document per line. With --chat, one conversation per line as JSON (default: \
+            the built-in conversations); with --text, one continuous text. The maximum is 256 \
+            MiB, which takes up to 5 GB of memory to train on.",
+        )
+        .sets(|args| &mut args.train.input),
+    Flag::switch("chat", "Train on conversations")
+        .excludes("text", "the input is conversations or one continuous text")
+        .details(
+            "Each line is [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \
+            \"assistant\", \"content\": \"…\"}], with any number of turns.",
+        )
+        .sets(|args| &mut args.train.chat),
+    Flag::switch("text", "Train on one continuous text: a book, code")
+        .details(
+            "Training takes windows of --block-size tokens at any position, line breaks \
+            included; validation holds out the end of the text.",
+        )
+        .sets(|args| &mut args.train.text),
+];
+
+/// The reason why the options of the size exclude `--resume`.
+const FIXED_SIZE: &str = "a resumed model keeps its size";
+
+const MODEL: &[Flag] = &[
+    Flag::dir("output", "Model directory to write")
+        .short('o')
+        .computed_default(DEFAULT_MODEL_DIR)
+        .aliases(&["out", "out-dir", "output-dir", "model-dir", "save"])
+        .details("A resumed model stays in its directory by default.")
+        .sets(|args| &mut args.train.output),
+    Flag::integer("n-embd", "Embedding width")
+        .excludes("resume", FIXED_SIZE)
+        .aliases(&["d-model", "dim", "hidden-size", "width"])
+        .sets(|args| &mut args.train.config.n_embd),
+    Flag::integer("n-head", "Attention heads; must divide --n-embd")
+        .excludes("resume", FIXED_SIZE)
+        .aliases(&["heads", "num-heads"])
+        .sets(|args| &mut args.train.config.n_head),
+    Flag::integer("n-layer", "Layers")
+        .excludes("resume", FIXED_SIZE)
+        .aliases(&["depth", "layers", "num-layers"])
+        .sets(|args| &mut args.train.config.n_layer),
+    Flag::integer("block-size", "Context length in tokens (characters)")
+        .excludes("resume", FIXED_SIZE)
+        .aliases(&[
+            "context",
+            "context-length",
+            "ctx",
+            "seq-len",
+            "sequence-length",
+        ])
+        .details("Training truncates longer documents.")
+        .sets(|args| &mut args.train.config.block_size),
+];
+
+const OPTIMIZATION: &[Flag] = &[
+    Flag::integer("steps", "Training steps")
+        .aliases(&[
+            "epochs",
+            "iterations",
+            "iters",
+            "max-iters",
+            "max-steps",
+            "num-steps",
+        ])
+        .sets(|args| &mut args.train.steps),
+    Flag::integer("batch-size", "Documents per step")
+        .sets(|args| &mut args.train.hyperparameters.batch_size),
+    Flag::number("lr", "Peak learning rate")
+        .aliases(&["learning-rate", "rate"])
+        .details(
+            "Wide models need a lower one: start with 0.003 at --n-embd 128 and with 0.002 at \
+            256.",
+        )
+        .sets(|args| &mut args.train.hyperparameters.lr),
+    Flag::choice::<Schedule>("schedule", "Learning rate schedule")
+        .details("linear and cosine decay to 0; constant does not decay.")
+        .sets(|args| &mut args.train.hyperparameters.schedule)
+        .rare(),
+    Flag::integer(
+        "warmup-steps",
+        "Steps of linear warm-up to the peak learning rate",
+    )
+    .aliases(&["warmup", "warmup-iters"])
+    .sets(|args| &mut args.train.hyperparameters.warmup_steps)
+    .rare(),
+    Flag::number("weight-decay", "Decoupled weight decay (AdamW)")
+        .details("Each step shrinks the weights by X times the learning rate.")
+        .sets(|args| &mut args.train.hyperparameters.weight_decay)
+        .rare(),
+    Flag::number("grad-clip", "Clip the global gradient norm to X")
+        .aliases(&["clip", "max-grad-norm"])
+        .details("Without it, gradients are not clipped.")
+        .sets(|args| &mut args.train.hyperparameters.grad_clip)
+        .rare(),
+    Flag::number("beta1", "Adam's decay rate of the first moment")
+        .sets(|args| &mut args.train.hyperparameters.beta1)
+        .rare(),
+    Flag::number("beta2", "Adam's decay rate of the second moment")
+        .sets(|args| &mut args.train.hyperparameters.beta2)
+        .rare(),
+    Flag::integer(
+        "seed",
+        "Seed of the weights, the data order and the validation split",
+    )
+    .sets(|args| &mut args.train.hyperparameters.seed)
+    .rare(),
+];
+
+const VALIDATION: &[Flag] = &[
+    Flag::number(
+        "validation-fraction",
+        "Fraction of the data held out for validation",
+    )
+    .aliases(&["holdout", "val-split", "valid-fraction", "validation-split"])
+    .details(
+        "The seed selects the documents; of a continuous text, the end is held out. The run \
+            keeps the best model by validation loss: in the subdirectory best while it trains, \
+            in the model directory at the end.",
+    )
+    .sets(|args| &mut args.train.hyperparameters.validation_fraction),
+    Flag::integer("eval-every", "Steps between evaluations")
+        .computed_default("a tenth of --steps")
+        .aliases(&["eval-interval", "validate-every"])
+        .sets(|args| &mut args.train.eval_every)
+        .rare(),
+    Flag::integer(
+        "patience",
+        "Stop after N evaluations in a row without improvement",
+    )
+    .aliases(&["early-stopping"])
+    .sets(|args| &mut args.train.patience)
+    .rare(),
+];
+
+const RUN: &[Flag] = &[
+    Flag::dir("resume", "Resume the model in DIR for --steps more")
+        .details(
+            "The size, the vocabulary and the kind of text come from DIR. So do the input, the \
+            seed and all other settings of training that are not given.",
+        )
+        .sets(|args| &mut args.train.resume),
+    Flag::integer(
+        "checkpoint-every",
+        "Save every N steps; 0 saves at the end only",
+    )
+    .sets(|args| &mut args.train.checkpoint_every)
+    .rare(),
+    Flag::choice::<DeviceKind>("device", "Compute device")
+        .details("metal needs a build for macOS with `--features metal`.")
+        .sets(|args| &mut args.train.device)
+        .rare(),
+    THREADS.sets(|args| &mut args.train.threads).rare(),
+    Flag::file("log", "Write one JSON object per step")
+        .details(
+            "The keys are step, loss, lr, tokens and seconds; after an evaluation also \
+            validation_loss and validation_bits. A resumed run appends to the file.",
+        )
+        .sets(|args| &mut args.train.log)
+        .rare(),
+    Flag::file("plot", "Plot the loss per step, as SVG")
+        .sets(|args| &mut args.train.plot)
+        .rare(),
+    Flag::switch("quiet", "Print only errors to stderr")
+        .short('q')
+        .aliases(&["silent"])
+        .sets(|args| &mut args.train.quiet)
+        .rare(),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::TrainArgs;
+    use super::super::value::Threads;
+    use super::*;
+    use crate::cli::parse::tests::{args, error, parse_line};
+    use crate::data::CorpusKind;
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn data_options() {
+        let default: TrainArgs = args("train");
+        assert_eq!((default.input.clone(), default.kind()), (None, None));
+        assert_eq!(args::<TrainArgs>("train --input -").input, Some("-".into()));
+        let kind = |line| args::<TrainArgs>(line).kind();
+        assert_eq!(kind("train --chat"), Some(CorpusKind::Conversations));
+        assert_eq!(kind("train --text"), Some(CorpusKind::Continuous));
+        assert!(error("train --text --chat").starts_with("--chat and --text cannot be combined"));
+    }
+
+    #[test]
+    fn model_options() {
+        let line = "train -o dir --n-embd 12 --n-head 3 --n-layer 2 --block-size 8";
+        let TrainArgs { output, config, .. } = args(line);
+        let expected = ModelConfig {
+            n_embd: 12,
+            n_head: 3,
+            n_layer: 2,
+            block_size: 8,
+        };
+        assert_eq!((output, config), (Some("dir".into()), expected));
+        for size in ["n-embd", "n-head", "n-layer", "block-size"] {
+            assert_eq!(
+                error(&format!("train --{size} 4 --resume dir")),
+                format!("--{size} and --resume cannot be combined: a resumed model keeps its size")
+            );
+        }
+        assert_eq!(
+            error("train --n-embd 30"),
+            "--n-head must divide --n-embd, got 4 for 30; --n-embd 32 works"
+        );
+    }
+
+    #[test]
+    fn optimization_options_override_those_of_a_resumed_run() {
+        let line = "train --steps 5 --batch-size 3 --lr 0.5 --schedule cosine --warmup-steps 2 \
+            --weight-decay 0.25 --grad-clip 2 --beta1 0.5 --beta2 0.75 --seed 7 \
+            --validation-fraction 0.125";
+        let all: TrainArgs = args(line);
+        let expected = Hyperparameters {
+            seed: 7,
+            batch_size: 3,
+            lr: 0.5,
+            schedule: Schedule::Cosine,
+            warmup_steps: 2,
+            weight_decay: 0.25,
+            grad_clip: Some(2.0),
+            beta1: 0.5,
+            beta2: 0.75,
+            validation_fraction: 0.125,
+        };
+        assert_eq!((all.steps, all.hyperparameters), (5, expected));
+        let Ok(ParsedCommand::Train(_, raw)) = parse_line("train --resume dir --lr 2") else {
+            panic!("the line is valid");
+        };
+        let overridden = override_hyperparameters(expected, &raw).unwrap();
+        assert_eq!(
+            overridden,
+            Hyperparameters {
+                lr: 2.0,
+                ..expected
+            }
+        );
+        for (line, expected) in [
+            (
+                "--batch-size 1000001",
+                "--batch-size must be from 1 to 1000000, got 1000001",
+            ),
+            ("--lr 0", "--lr must be > 0, got 0"),
+            ("--grad-clip nan", "--grad-clip must be > 0, got NaN"),
+            ("--beta2 1", "--beta2 must be >= 0 and < 1, got 1"),
+            (
+                "--schedule x",
+                "--schedule must be linear, cosine or constant, got \"x\"",
+            ),
+        ] {
+            assert_eq!(error(&format!("train {line}")), expected);
+        }
+    }
+
+    #[test]
+    fn validation_options_need_held_out_data() {
+        assert_eq!(args::<TrainArgs>("train --steps 50").eval_interval(), 5);
+        assert_eq!(args::<TrainArgs>("train --steps 5").eval_interval(), 1);
+        let line = "train --validation-fraction 0.1 --eval-every 3 --patience 2";
+        let all: TrainArgs = args(line);
+        assert_eq!((all.eval_interval(), all.patience), (3, Some(2)));
+        assert!(error("train --patience 3").contains("needs --validation-fraction"));
+        // The resumed run may hold data out.
+        args::<TrainArgs>("train --patience 3 --resume dir");
+    }
+
+    #[test]
+    fn run_options() {
+        let line = "train --resume a --checkpoint-every 3 --device metal --threads 2 --log l \
+            --plot p -q";
+        let all: TrainArgs = args(line);
+        assert_eq!((all.resume, all.checkpoint_every), (Some("a".into()), 3));
+        assert_eq!(
+            (all.device, all.threads),
+            (DeviceKind::Metal, Threads::Count(2))
+        );
+        assert_eq!((all.log, all.plot), (Some("l".into()), Some("p".into())));
+        assert!(all.quiet);
+        assert!(error("train --log -").starts_with("--log must be a file"));
+    }
+}

@@ -1,0 +1,29 @@
+//! Opening of the model directory that a command reads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+
+use super::flags::DEFAULT_MODEL_DIR;
+use crate::infer::InferenceGpt;
+use crate::model::ModelMeta;
+use crate::store::Snapshot;
+
+/// Opens a model directory, the default one for `None`. The error for a missing one names the command
+/// that creates it.
+pub fn open(dir: Option<&Path>) -> Result<Snapshot> {
+    let dir = dir.unwrap_or(Path::new(DEFAULT_MODEL_DIR));
+    ensure!(
+        dir.exists(),
+        "there is no model in {}; create one with `microgpt train --output {0}`",
+        dir.display()
+    );
+    Snapshot::open(dir)
+}
+
+/// Loads the model in a directory, the default one for `None`.
+pub fn load(dir: Option<&Path>) -> Result<Arc<InferenceGpt>> {
+    let (meta, weights) = ModelMeta::load(&open(dir)?)?;
+    Ok(Arc::new(InferenceGpt::new(meta, weights)))
+}
