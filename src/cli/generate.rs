@@ -75,7 +75,7 @@ impl Style {
 /// Prints the samples as they are generated.
 pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     let mut output = console::Output::new();
-    while let Some(texts) = samples.next()? {
+    while let Some(texts) = samples.next_result()? {
         for text in texts {
             output.write(&text)?;
         }
@@ -91,7 +91,7 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
     let mut output = console::Output::new();
     let mut seen = HashSet::new();
     let (mut printed, mut duplicates) = (0, 0);
-    while let Some(batch) = samples.next()? {
+    while let Some(batch) = samples.next_result()? {
         for (hash, text) in batch {
             if seen.insert(hash) {
                 output.write(&text)?;

@@ -1,7 +1,7 @@
 //! The command line: flags, one file per command, and output on the terminal.
 //!
-//! Results go to stdout, everything else to stderr. [`parse`] turns the arguments into a
-//! [`ParsedCommand`] according to [`flags`]; [`run`] dispatches it.
+//! Results go to stdout, everything else to stderr. `parse` turns the arguments into a
+//! `ParsedCommand` according to `flags`; `run` dispatches it.
 
 pub mod allocator;
 mod chat;

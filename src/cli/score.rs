@@ -35,7 +35,7 @@ pub fn run(args: ScoreArgs) -> Result<(), Failure> {
     let mut chunks = start(args.files, model, args.threads.count(), style)?;
     let mut output = console::Output::new();
     let mut total = Total::default();
-    while let Some(Scored { text, scores }) = chunks.next()? {
+    while let Some(Scored { text, scores }) = chunks.next_result()? {
         output.write(&text)?;
         scores.iter().for_each(|score| total.add(score));
         if !chunks.is_ready() {

@@ -71,7 +71,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// Waits for the next result; none after the last. Errors if its job or a thread failed.
-    pub fn next(&mut self) -> Result<Option<T>> {
+    pub fn next_result(&mut self) -> Result<Option<T>> {
         let result = loop {
             if let Some(result) = self.results.remove(&self.next) {
                 break result;
@@ -90,7 +90,7 @@ impl<T: Send + 'static> Pipeline<T> {
         result.map(Some)
     }
 
-    /// Whether [`Self::next`] would return without waiting for a worker.
+    /// Whether [`Self::next_result`] would return without waiting for a worker.
     pub fn is_ready(&mut self) -> bool {
         for message in self.messages.try_iter() {
             match message {
@@ -247,9 +247,9 @@ mod tests {
                 let (source, _) = numbers(count);
                 let mut pipeline = Pipeline::start(threads, 7, source, square_all).unwrap();
                 for number in 0..count {
-                    assert_eq!(pipeline.next().unwrap(), Some(number * number));
+                    assert_eq!(pipeline.next_result().unwrap(), Some(number * number));
                 }
-                assert_eq!(pipeline.next().unwrap(), None);
+                assert_eq!(pipeline.next_result().unwrap(), None);
             }
         }
     }
@@ -259,7 +259,7 @@ mod tests {
         let (source, taken) = numbers(1000);
         let mut pipeline = Pipeline::start(3, 5, source, square_all).unwrap();
         for delivered in 1..=100 {
-            pipeline.next().unwrap();
+            pipeline.next_result().unwrap();
             assert!(taken.load(Ordering::SeqCst) <= delivered + 5);
         }
     }
@@ -274,9 +274,9 @@ mod tests {
         };
         let mut pipeline = Pipeline::start(2, 8, source, square_all).unwrap();
         for expected in [1, 4, 9] {
-            assert_eq!(pipeline.next().unwrap(), Some(expected));
+            assert_eq!(pipeline.next_result().unwrap(), Some(expected));
         }
-        let error = pipeline.next().unwrap_err().to_string();
+        let error = pipeline.next_result().unwrap_err().to_string();
         assert_eq!(error, "job 4 is malformed");
     }
 
@@ -292,7 +292,7 @@ mod tests {
         };
         let mut pipeline = Pipeline::start(2, 4, source, work).unwrap();
         let error = loop {
-            match pipeline.next() {
+            match pipeline.next_result() {
                 Ok(result) => assert!(result.is_some()),
                 Err(error) => break error.to_string(),
             }
@@ -304,7 +304,7 @@ mod tests {
     fn dropping_the_consumer_ends_the_workers() {
         let (source, taken) = numbers(u64::MAX);
         let mut pipeline = Pipeline::start(2, 4, source, square_all).unwrap();
-        pipeline.next().unwrap();
+        pipeline.next_result().unwrap();
         drop(pipeline);
         // The workers hold the source, and with it the counter.
         while Arc::strong_count(&taken) > 1 {

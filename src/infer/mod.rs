@@ -4,7 +4,7 @@
 //! at once, one token of each of many samples, or both. All these tokens are the columns of one
 //! matrix, one after the other in memory, so that each weight is read once for all of them. What
 //! comes out for a token is the same, bit for bit, whatever goes along with it and on every machine;
-//! see [`arithmetic`].
+//! see [`kernels`](crate::kernels).
 
 mod forward;
 mod kv_cache;

@@ -4,7 +4,7 @@
 //! gradient. On a CPU this saves the copies, transposes and graph nodes of a composition of
 //! candle's operations. A layer is two operations, [`attention_block`] and [`mlp_block`]. Each
 //! public function chooses by the device of its arguments between the custom operation and its
-//! [`reference`] implementation, which other devices use and which the tests hold it to.
+//! [`reference`](mod@reference) implementation, which other devices use and which the tests hold it to.
 //!
 //! The documents of a batch are packed end to end without padding. In shapes, `N` is the number of
 //! tokens in the batch, `E` is `n_embd`, `H` is the hidden width, `V` is `vocab_size`.
