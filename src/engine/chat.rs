@@ -7,11 +7,11 @@ use super::{GenerateOptions, Sampler};
 use crate::data::{ChatTokens, Message, chat_prompt};
 use crate::infer::{InferenceGpt, SequenceCache, Workspace};
 
-/// What a model answers.
+/// The reply of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub text: String,
-    /// How many of the conversation's tokens were dropped to fit the context.
+    /// The number of tokens of the conversation that were dropped to fit the context.
     pub tokens_dropped: usize,
 }
 
@@ -63,7 +63,7 @@ pub struct Chat<'a> {
     model: &'a InferenceGpt,
     stream: SequenceCache,
     room: Workspace,
-    /// What the stream has seen.
+    /// The tokens in the cache.
     seen: Vec<u32>,
 }
 

@@ -9,7 +9,7 @@ use super::{Prefix, Sampler, SamplingOptions};
 use crate::data::{CorpusKind, Message, Role, Tokenizer};
 use crate::infer::{InferenceGpt, Workspace};
 
-/// What a sample depends on, beside the model and its own index.
+/// The options of generation. A sample depends on them, the model and its index alone.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
     pub sampling: SamplingOptions,
@@ -17,7 +17,7 @@ pub struct GenerateOptions {
     /// The most tokens to sample. The context sets another limit, or, for a model of a continuous
     /// text, [`DEFAULT_CONTINUOUS_TOKENS`](super::DEFAULT_CONTINUOUS_TOKENS) does unless this is given.
     pub max_tokens: Option<usize>,
-    /// What every sample begins with. For a chat model, the beginning of the user's first message.
+    /// The beginning of every sample. For a chat model, the beginning of the user's first message.
     pub prompt: String,
 }
 
@@ -32,7 +32,7 @@ impl Default for GenerateOptions {
     }
 }
 
-/// What a model makes up.
+/// A generated document, passage or conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sample {
     /// A text model's document, the prompt included.
@@ -94,7 +94,7 @@ impl Generator {
         &self.model
     }
 
-    /// How many tokens the model is given before it samples any.
+    /// The number of tokens of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.prompt.len()
     }
@@ -121,8 +121,8 @@ impl Generator {
         Sequence::new(context, self.prompt.clone(), grammar, sampler, limit)
     }
 
-    /// What the model makes of the prompt, which all texts have in common; nothing where the prompt
-    /// of a continuous text does not fit the context.
+    /// The prefilled prompt, which all samples share; none if the prompt of a continuous text exceeds
+    /// the context.
     pub fn prefix(&self) -> Option<Arc<Prefix>> {
         let fits = self.prompt.len() <= self.model.meta().config.block_size;
         let prefix = || {
@@ -132,7 +132,7 @@ impl Generator {
         fits.then(|| Arc::clone(self.prefix.get_or_init(prefix)))
     }
 
-    /// What the tokens that were sampled make.
+    /// Decodes the sampled tokens to a sample.
     pub fn sample_of(&self, sampled: &[u32]) -> Sample {
         let tokenizer = &self.model.meta().tokenizer;
         match tokenizer.kind() {

@@ -90,7 +90,7 @@ impl<T: Send + 'static> Pipeline<T> {
         result.map(Some)
     }
 
-    /// Whether [`Self::next_result`] would return without waiting for a worker.
+    /// Returns whether [`Self::next_result`] would return without waiting for a worker.
     pub fn is_ready(&mut self) -> bool {
         for message in self.messages.try_iter() {
             match message {

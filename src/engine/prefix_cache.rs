@@ -1,16 +1,15 @@
-//! What a model has made of the prefix_cache of texts, for texts that begin in the same way.
+//! Prefix cache: a trie of KV entries and next-token weights, shared by sequences that start alike.
 //!
-//! Names begin like other names, and lines of a log like the lines before them. A tree remembers what
-//! comes next: at its root after the tokens that all texts begin with, at each other node after one
-//! token more. A text adds at most one node, for the token with which it leaves what is remembered, so
-//! that the tree grows where texts come by most often. When it is full, nodes that no text came by are
-//! forgotten, so that it holds what is of use now.
+//! Names begin like other names, and lines of a log like the lines before them. The root stands for
+//! the tokens that all sequences begin with, each other node for one token more. A sequence adds at
+//! most one node, for the token with which it leaves the trie, so that the trie grows along the most
+//! common beginnings. A full trie evicts the nodes that no sequence passed since the last eviction.
 
 use std::sync::Arc;
 
 use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
-/// How much a tree remembers, in bytes.
+/// The memory of a trie, in bytes.
 const MEMORY: usize = 4 << 20;
 
 /// The tokens that texts have in common, as the model has seen them.
@@ -44,18 +43,18 @@ impl Prefix {
 pub struct PrefixCache {
     prefix: Arc<Prefix>,
     vocab_size: usize,
-    /// How many whole numbers, and scales, the model remembers of a token.
+    /// The numbers and the scales of a token's KV entry.
     token_size: (usize, usize),
-    /// How many nodes there can be.
+    /// The maximum number of nodes.
     most: usize,
     /// A row for each node: what is remembered of the token that comes next; the scales and the numbers
     /// of the token that leads to it; and the node that each token leads to, `[V]`, which is the root, to
     /// which none does, where that is not remembered. The last two are of 32 bits.
     rows: Rows,
     parents: Vec<u32>,
-    /// Whether a text came by since nodes were forgotten.
+    /// Whether a sequence passed each node since the last eviction.
     visited: Vec<bool>,
-    /// How often nodes were forgotten.
+    /// The number of evictions.
     renewals: u64,
 }
 
@@ -63,13 +62,13 @@ pub struct PrefixCache {
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
     number: u32,
-    /// How many tokens lead to it, those of the prefix included.
+    /// The number of tokens up to it, those of the prefix included.
     length: usize,
     renewals: u64,
 }
 
 impl Node {
-    /// How many tokens the model has seen here.
+    /// The number of tokens up to this node.
     pub fn length(self) -> usize {
         self.length
     }
@@ -106,7 +105,7 @@ impl PrefixCache {
         self.visited.push(false);
     }
 
-    /// What is remembered of a node's token.
+    /// The KV entry of a node's token.
     fn token(&self, number: usize) -> (&[i32], &[f64]) {
         let (numbers, scales) = self.token_size;
         let (scales, rest) = self.rows.get(number)[self.prefix.next.len()..].split_at(scales);
@@ -120,14 +119,14 @@ impl PrefixCache {
         (&mut bytemuck::cast_slice_mut(rest)[..numbers], scales)
     }
 
-    /// Where each token leads to from a node.
+    /// The child of a node for each token.
     fn children(&mut self, number: usize) -> &mut [u32] {
         let (numbers, scales) = self.token_size;
         let rest = &mut self.rows.get_mut(number)[self.prefix.next.len() + scales..];
         &mut bytemuck::cast_slice_mut(rest)[numbers..][..self.vocab_size]
     }
 
-    /// Where all texts begin.
+    /// The root: the end of the common prefix.
     pub fn root(&self) -> Node {
         Node {
             number: 0,
@@ -136,12 +135,12 @@ impl PrefixCache {
         }
     }
 
-    /// What is remembered of the token that comes next.
+    /// The cached values for the next token.
     pub fn next(&self, node: Node) -> &[f64] {
         &self.rows.get(node.number as usize)[..self.prefix.next.len()]
     }
 
-    /// Where a token leads to, if that is remembered.
+    /// The child for a token, if it is cached.
     pub fn after(&mut self, node: Node, token: u32) -> Option<Node> {
         let number = self.children(node.number as usize)[token as usize];
         self.visited[number as usize] = true;
@@ -206,7 +205,7 @@ impl PrefixCache {
     }
 }
 
-/// How many rows lie together.
+/// Rows per chunk.
 const CHUNK: usize = 64;
 
 /// Rows of the same width, in chunks, so that they take no more memory than there are.
@@ -266,7 +265,7 @@ mod tests {
 
     const CONTEXT: usize = 9;
 
-    /// How much the model remembers of a token does not fill whole vectors.
+    /// A token's KV entry does not fill whole vectors.
     fn model(kind: CorpusKind) -> Arc<InferenceGpt> {
         let config = ModelConfig {
             n_embd: 15,

@@ -3,10 +3,10 @@
 use crate::kernels::softmax_f64::unnormalized_softmax;
 use crate::model::InvalidValue;
 
-/// How the next token is chosen.
+/// The settings of sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingOptions {
-    /// What logits are divided by; 0 always takes the likeliest token.
+    /// The divisor of the logits; 0 always takes the most likely token.
     pub temperature: f64,
     /// Only the `k` likeliest tokens.
     pub top_k: Option<usize>,
@@ -81,7 +81,7 @@ impl Sampler {
         }
     }
 
-    /// What is proportional to each token's probability, and the sum of these weights: `[V + 1]`.
+    /// The unnormalized probabilities, and their sum: `[V + 1]`.
     pub fn weights(&self) -> &[f64] {
         &self.weights
     }
@@ -197,7 +197,7 @@ mod tests {
         sampler.draw()
     }
 
-    /// How often each token comes in many draws.
+    /// The relative frequency of each token over many draws.
     fn frequencies(options: SamplingOptions) -> [f64; 5] {
         let mut counts = [0.0; 5];
         let draws = 20_000;

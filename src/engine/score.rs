@@ -1,4 +1,4 @@
-//! How likely a model takes texts to be.
+//! Scores: the bits that a model needs for a line.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::data::{CorpusKind, Tokenizer, parse_conversation};
 use crate::infer::{Chunk, InferenceGpt, MAX_BATCH, SequenceCache, Workspace};
 use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 
-/// How many tokens go through the model together: enough for all it shares between them.
+/// Tokens per forward pass: enough to share all weights that are read.
 const TOGETHER: usize = 256;
 
-/// What a model makes of a text.
+/// The score of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     /// `-log2 p` of all predicted tokens together; infinite where a character is unknown.
     pub bits: f64,
-    /// How many tokens were predicted: the characters, and the end.
+    /// The number of predicted tokens: the characters, and the end.
     pub tokens: usize,
 }
 
@@ -42,9 +42,9 @@ pub struct Scorer<'a> {
 struct Window<'t> {
     text: usize,
     tokens: &'t [u32],
-    /// What comes after each token of interest.
+    /// The token after each scored one.
     targets: &'t [u32],
-    /// Where the text left the prefix_cache that are remembered.
+    /// The node at which the line left the prefix cache.
     left: Option<Node>,
 }
 

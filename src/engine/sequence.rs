@@ -8,7 +8,7 @@ use super::{Prefix, Sampler};
 use crate::data::ChatTokens;
 use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
-/// How many tokens a sample of a continuous text has unless somebody says otherwise.
+/// The default number of tokens of a sample of continuous text.
 pub const DEFAULT_CONTINUOUS_TOKENS: usize = 500;
 
 /// For how many steps it is the turn of the same texts, where there are more than are best made
@@ -74,7 +74,7 @@ impl Grammar {
 
 /// A text in the making: its tokens so far, and how it goes on.
 pub struct Sequence {
-    /// What the model sees or is to see.
+    /// The tokens in the cache, and those to append.
     tokens: Vec<u32>,
     sampled: Vec<u32>,
     context: usize,
@@ -190,12 +190,12 @@ pub struct DecodeBatch<'a, T> {
     model: &'a InferenceGpt,
     room: Workspace,
     texts: Vec<Member<T>>,
-    /// Where the texts begin whose turn it is, and for how many steps it still is.
+    /// The first sequence of the current turn, and the decode steps left of it.
     first: usize,
     steps_left: usize,
     /// Streams of texts that have ended, to be used again.
     spare: Vec<SequenceCache>,
-    /// What is remembered of texts that begin with the same prefix.
+    /// The prefix cache of sequences that begin with the same prefix.
     prefix_cache: Option<PrefixCache>,
 }
 
@@ -208,7 +208,7 @@ struct Member<T> {
     finish: Option<FinishReason>,
 }
 
-/// How a text stands to the prefix_cache that are remembered.
+/// The relation of a sequence to the prefix cache.
 enum Place {
     /// It has not been looked up yet.
     New,
@@ -236,7 +236,7 @@ impl<'a, T> DecodeBatch<'a, T> {
         &mut self.prefix_cache
     }
 
-    /// How many texts are being made.
+    /// The number of sequences in progress.
     pub fn len(&self) -> usize {
         self.texts.len()
     }

@@ -3,11 +3,11 @@
 /// Lets text through up to the first stop sequence, and holds back what may become one.
 pub struct StopFilter {
     stops: Vec<String>,
-    /// What may be the beginning of a stop sequence.
+    /// A possible beginning of a stop sequence.
     held: String,
-    /// What was let through.
+    /// The text before any stop sequence.
     pub text: String,
-    /// Whether a stop sequence was found.
+    /// Set once a stop sequence was found.
     pub stopped: bool,
 }
 

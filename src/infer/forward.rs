@@ -210,7 +210,7 @@ impl Workspace {
     }
 }
 
-/// What one member of a team computes in.
+/// The buffers of one rank.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// The residual stream, and below it what a block makes of it: `[columns, E]` each.

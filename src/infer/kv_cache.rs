@@ -1,4 +1,4 @@
-//! What the model remembers of a text, and its next tokens.
+//! The KV cache of a sequence, and the tokens to append to it.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::thread_group::share;
 use crate::kernels::head_cache::HeadCache;
 use crate::model::ModelConfig;
 
-/// What the model remembers of one text.
+/// The KV cache of one sequence.
 #[derive(Clone, Debug)]
 pub struct SequenceCache {
     length: usize,
@@ -28,12 +28,12 @@ impl SequenceCache {
         }
     }
 
-    /// How much memory a stream takes, full.
+    /// The memory of a full cache, in bytes.
     pub fn bytes(config: ModelConfig) -> usize {
         config.n_head * config.n_layer * HeadCache::bytes(config.head_dim(), config.block_size)
     }
 
-    /// How many tokens the model has seen.
+    /// The number of cached tokens.
     pub fn length(&self) -> usize {
         self.length
     }
@@ -51,7 +51,7 @@ impl SequenceCache {
         }
     }
 
-    /// How many whole numbers, and scales, are remembered of a token.
+    /// The numbers and the scales that are cached per token.
     pub fn token_size(&self) -> (usize, usize) {
         let head_dim = self.caches[0].head_dim();
         (2 * head_dim * self.caches.len(), 2 * self.caches.len())
@@ -120,12 +120,12 @@ pub struct HeadShard<'a> {
 }
 
 impl HeadShard<'_> {
-    /// Where the tokens are in the text.
+    /// The positions of the tokens in the sequence.
     pub fn positions(&self) -> Range<usize> {
         self.length..self.length + self.tokens.len()
     }
 
-    /// What one of these heads remembers in a layer.
+    /// The cache of one of these heads in a layer.
     pub fn cache(&mut self, head: usize, layer: usize) -> &mut HeadCache {
         &mut self.caches[head * self.layers + layer]
     }

@@ -121,8 +121,8 @@ impl InferenceGpt {
         SequenceCache::new(self.meta.config)
     }
 
-    /// How many texts are best made together: as many as share what is read of the weights, but no
-    /// more than those of which all that is remembered stays near the processor.
+    /// The number of sequences to decode at once: as many as share the reads of the weights, but no
+    /// more than those whose KV caches stay in the CPU's caches.
     pub fn decode_batch_size(&self) -> usize {
         const BYTES: usize = 8 << 20;
         (BYTES / SequenceCache::bytes(self.meta.config)).clamp(MIN_BATCH, MAX_BATCH)

@@ -1,4 +1,4 @@
-//! What comes out for a token must not depend on what goes along with it, nor on the machine.
+//! Bit-exactness of inference: a token's logits depend neither on its batch nor on the machine.
 
 use super::*;
 use crate::data::{CorpusKind, Tokenizer};

@@ -3,7 +3,7 @@
 //! The next token of one text is mostly waiting for weights, keys and values to come from memory.
 //! So each member of a team goes through the whole model by itself, in step with the others, and
 //! computes always the same rows of each matrix and the same heads, which stay near its processor.
-//! What the others have computed it hears at an [`Barrier`]. Whole rows and heads are the same
+//! The ranks exchange their results at a [`Barrier`]. Whole rows and heads are the same
 //! whoever computes them, bit for bit.
 
 use std::hint::spin_loop;
@@ -18,13 +18,13 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::kernels::simd::{self, Kernel};
 
-/// How often a member looks whether the others have come, before it lets another thread run.
-const LOOKS: usize = 2000;
+/// Spins on a barrier before a rank yields its CPU.
+const SPIN_LIMIT: usize = 2000;
 
-/// How long members may have waited for each other, before one goes on alone. What they waited is
-/// forgotten at a sixteenth of the speed of time.
-const MOST_WAITED: Duration = Duration::from_millis(20);
-const FORGETTING: u32 = 16;
+/// The accumulated wait beyond which one rank computes the pass alone. It decays at 1/16 of wall
+/// time. Without it, decoding beside two programs that never rest took ten times as long.
+const MAX_WAIT: Duration = Duration::from_millis(20);
+const WAIT_DECAY: u32 = 16;
 
 /// Threads that go through a model together, one text at a time.
 pub struct ThreadGroup(Option<Mutex<ThreadPool>>);
@@ -51,7 +51,7 @@ impl ThreadGroup {
     }
 }
 
-/// How many threads there are to go through a model.
+/// The number of ranks of a pass through a model on this thread.
 pub fn group_size() -> usize {
     match rayon::current_thread_index() {
         Some(_) => rayon::current_num_threads(),
@@ -75,22 +75,21 @@ pub fn run_ranks<W: Kernel<Output = ()> + Send>(works: impl Iterator<Item = W>) 
     }
 }
 
-/// Where the members of a team meet.
+/// The barrier at which ranks meet and exchange their results.
 ///
 /// On a processor that has other work to do, members are seldom there at the same time. Where they
 /// wait too much, some passes are made by one of them alone.
 #[derive(Debug, Default)]
 pub struct Barrier {
-    /// How many take part in this pass.
+    /// The number of ranks of this pass.
     members: usize,
-    /// How many nanoseconds members waited after they had looked often enough, without what was forgotten
-    /// until the last pass began.
+    /// The accumulated wait beyond the spins, in nanoseconds, decayed until the last pass began.
     waited: AtomicU64,
     last: Option<Instant>,
     arrivals: Arrivals,
-    /// A member panicked: no other may wait for it.
+    /// A rank panicked: no other may wait for it.
     broken: AtomicBool,
-    /// What is exchanged, as bits of f64: one while some members still read the other.
+    /// Two exchange buffers, as bits of f64: one is written while some ranks still read the other.
     values: [Vec<AtomicU64>; 2],
 }
 
@@ -103,7 +102,7 @@ impl Barrier {
     /// Begins a pass in which up to `most` numbers are exchanged at a time. Says how many members take part.
     pub fn begin(&mut self, most: usize) -> usize {
         self.members = group_size();
-        if self.members > 1 && self.have_waited() > MOST_WAITED {
+        if self.members > 1 && self.have_waited() > MAX_WAIT {
             self.members = 1;
         }
         if self.members > 1 {
@@ -116,12 +115,12 @@ impl Barrier {
         self.members
     }
 
-    /// How long members have waited, as far as that is not forgotten.
+    /// The accumulated wait, after its decay.
     fn have_waited(&mut self) -> Duration {
         let now = Instant::now();
         let since = now - self.last.replace(now).unwrap_or(now);
         let waited = Duration::from_nanos(*self.waited.get_mut());
-        let waited = waited.saturating_sub(since / FORGETTING);
+        let waited = waited.saturating_sub(since / WAIT_DECAY);
         *self.waited.get_mut() = waited.as_nanos() as u64;
         waited
     }
@@ -141,7 +140,7 @@ impl Barrier {
 pub struct Rank<'a> {
     number: usize,
     exchange: &'a Barrier,
-    /// How often this member has met the others.
+    /// The number of barriers that this rank has passed.
     meetings: usize,
 }
 
@@ -200,7 +199,7 @@ impl Rank<'_> {
             assert!(!broken, "a member of the team failed");
             arrivals.0.load(Ordering::Acquire) < self.meetings * members
         };
-        for _ in 0..LOOKS {
+        for _ in 0..SPIN_LIMIT {
             if !others_are_missing() {
                 return;
             }
@@ -266,7 +265,7 @@ mod tests {
         }
     }
 
-    /// How often members gathered.
+    /// Returns the number of gathers of all ranks.
     fn all_gather(team: &ThreadGroup, failing: Option<usize>) -> usize {
         let gathered = AtomicUsize::new(0);
         let mut exchange = Barrier::default();
@@ -309,11 +308,11 @@ mod tests {
             exchange.begin(1)
         };
         ThreadGroup::start(2).unwrap().run(|| {
-            assert_eq!(members(MOST_WAITED / 2), 2);
+            assert_eq!(members(MAX_WAIT / 2), 2);
             assert_eq!(members(Duration::from_secs(3600)), 1);
             // Some of it is forgotten.
             thread::sleep(Duration::from_millis(1));
-            assert_eq!(members(MOST_WAITED + Duration::from_micros(1)), 2);
+            assert_eq!(members(MAX_WAIT + Duration::from_micros(1)), 2);
         });
     }
 }

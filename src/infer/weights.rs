@@ -79,7 +79,7 @@ impl Matrix {
         }
     }
 
-    /// How much memory the numbers take.
+    /// The memory of the numbers, in bytes.
     pub fn bytes(&self) -> usize {
         match self.values() {
             Values::F32(values) => size_of_val(values),
