@@ -4,6 +4,7 @@
 mod x86;
 
 use half::f16;
+#[cfg(target_arch = "x86_64")]
 use pulp::Arch;
 
 use super::cpu;
