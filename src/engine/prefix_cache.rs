@@ -52,7 +52,7 @@ pub struct PrefixCache {
     /// which none does, where that is not remembered. The last two are of 32 bits.
     rows: Rows,
     parents: Vec<u32>,
-    /// Whether a sequence passed each node since the last eviction.
+    /// Set for each node that a sequence passed since the last eviction.
     visited: Vec<bool>,
     /// The number of evictions.
     renewals: u64,

@@ -139,7 +139,7 @@ impl InferenceGpt {
     /// Lets the model see the next tokens of some texts, each text in one run. Afterwards `room`
     /// has the logits `[V]` that were asked for.
     ///
-    /// Where a [`ThreadGroup`] runs this, it is the work of all its threads. Panics where a context is too
+    /// Within a [`ThreadGroup`], all its threads take part. Panics where a context is too
     /// short for its run, and for a token of another model.
     pub fn forward(&self, room: &mut Workspace, runs: &mut [Chunk]) {
         let columns: usize = runs.iter().map(|run| run.tokens.len()).sum();
