@@ -364,3 +364,45 @@ fn oasst1_conversations_train_a_chat_model() {
         info["chars"].as_array().unwrap().len() as u64 + 4
     );
 }
+
+#[test]
+fn existing_model_is_replaced_only_with_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = |model: &str| fs::read(dir.path().join(model).join(FILES[0])).unwrap();
+    run_in(dir.path(), "train --steps 3 -o m").ok();
+    run_in(dir.path(), "train --steps 1 -o n").ok();
+    let before = weights("m");
+    for line in [
+        "train --steps 1 -o m",
+        "train --steps 1 -o m/../m --chat",
+        "train --steps 1 -o m --resume n",
+    ] {
+        let error = run_in(dir.path(), line).error(1);
+        for part in ["holds a model", "--resume m", "--force"] {
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        assert!(weights("m") == before, "{line}");
+    }
+    // An export, and a damaged model.
+    run_in(dir.path(), "export -m m -o e").ok();
+    run_in(dir.path(), "train --steps 1 -o e").error(1);
+    fs::remove_file(dir.path().join("m/weights.safetensors")).unwrap();
+    run_in(dir.path(), "train --steps 1 -o m").error(1);
+    run_in(dir.path(), "train --steps 1 -o m --force").ok();
+    assert!(weights("m") != before);
+    // The resumed model's directory under another name.
+    std::os::unix::fs::symlink("m", dir.path().join("link")).unwrap();
+    run_in(dir.path(), "train --steps 1 --resume m -o link").ok();
+}
+
+#[test]
+fn built_in_example_replaces_itself_only() {
+    let dir = tempfile::tempdir().unwrap();
+    run_in(dir.path(), "train --steps 2").ok();
+    run_in(dir.path(), "train --steps 1").ok();
+    fs::write(dir.path().join("text"), "one\ntwo\n").unwrap();
+    let error = run_in(dir.path(), "train --steps 1 --input text").error(1);
+    assert!(error.contains("microgpt-model holds a model"), "{error}");
+    run_in(dir.path(), "train --steps 1 --input text --force").ok();
+    run_in(dir.path(), "train --steps 1").error(1);
+}

@@ -155,7 +155,7 @@ fn hyperparameters_are_applied_and_restored_on_resume() {
             .split_whitespace()
             .filter(|word| *word != "--")
             .collect();
-        let line = format!("train {options} {} -o other", without.join(" "));
+        let line = format!("train {options} {} -o other --force", without.join(" "));
         run_in(dir.path(), &line).ok();
         run_in(dir.path(), "train --resume other --steps 12 --threads 1").ok();
         assert!(weights("other") != weights("whole"), "{shape}");

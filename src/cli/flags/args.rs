@@ -30,6 +30,8 @@ pub struct TrainArgs {
     pub chat: bool,
     pub text: bool,
     pub output: Option<PathBuf>,
+    /// Replace a model in the output.
+    pub force: bool,
     /// The size of a new model.
     pub config: ModelConfig,
     pub steps: usize,
@@ -53,6 +55,7 @@ impl Default for TrainArgs {
             chat: false,
             text: false,
             output: None,
+            force: false,
             config: ModelConfig::default(),
             steps: 1000,
             hyperparameters: Hyperparameters::default(),

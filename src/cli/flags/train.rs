@@ -98,8 +98,16 @@ const MODEL: &[Flag] = &[
         .short('o')
         .computed_default(DEFAULT_MODEL_DIR)
         .aliases(&["out", "out-dir", "output-dir", "model-dir", "save"])
-        .details("A resumed model stays in its directory by default.")
+        .details(
+            "A resumed model stays in its directory by default. A directory with another model is \
+            refused; only the built-in example, without --input and --output, replaces the model \
+            of its last run.",
+        )
         .sets(|args| &mut args.train.output),
+    Flag::switch("force", "Replace the model in --output")
+        .aliases(&["overwrite", "replace"])
+        .sets(|args| &mut args.train.force)
+        .rare(),
     Flag::integer("n-embd", "Embedding width")
         .excludes("resume", FIXED_SIZE)
         .aliases(&["d-model", "dim", "hidden-size", "width"])
@@ -271,6 +279,7 @@ mod tests {
             block_size: 8,
         };
         assert_eq!((output, config), (Some("dir".into()), expected));
+        assert!(args::<TrainArgs>("train --force").force && !args::<TrainArgs>("train").force);
         for size in ["n-embd", "n-head", "n-layer", "block-size"] {
             assert_eq!(
                 error(&format!("train --{size} 4 --resume dir")),

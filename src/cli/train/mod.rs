@@ -4,6 +4,7 @@ mod input;
 mod log;
 mod loss_curve;
 mod memory;
+mod output;
 mod plan;
 mod signals;
 mod svg_plot;
@@ -96,7 +97,12 @@ impl Run {
         check_writable(&output)?;
         let lock = match lock {
             Some(lock) => lock,
-            None => DirectoryLock::acquire(&output)?,
+            None => {
+                let lock = DirectoryLock::acquire(&output)?;
+                // Another run may have created the directory in the meantime.
+                output::check_replaceable(&args, &output)?;
+                lock
+            }
         };
         let log = args
             .log

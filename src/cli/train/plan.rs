@@ -6,12 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 
 use super::super::failure::Failure;
-use super::super::flags::{
-    Choice, DEFAULT_MODEL_DIR, DeviceKind, RawArgs, TrainArgs, override_hyperparameters,
-};
+use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs, override_hyperparameters};
 use super::super::{console, model_dir};
 use super::input::Input;
-use super::memory;
+use super::{memory, output};
 use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
 use crate::engine::list_chars;
 use crate::model::{ModelConfig, ModelMeta};
@@ -35,13 +33,13 @@ pub struct Plan {
 impl Plan {
     /// Reads the resumed model and the training text, and prints the plan.
     pub fn new(args: TrainArgs, raw: &RawArgs) -> Result<Self, Failure> {
-        let output = args.output.clone().or_else(|| args.resume.clone());
-        let output = output.unwrap_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR));
+        let output = output::directory(&args);
         // Before the resumed model is read, so that no other run replaces it afterwards.
         let lock = match output.is_dir() {
             true => Some(DirectoryLock::acquire(&output)?),
             false => None,
         };
+        output::check_replaceable(&args, &output)?;
         let device = open_device(args.device)?;
         let resumed = args.resume.as_deref().map(load_resumed).transpose()?;
         let kind = kind(&args, resumed.as_ref())?;
