@@ -16,6 +16,7 @@ mod info;
 mod man;
 mod model_dir;
 pub(crate) mod parse;
+mod pid_1;
 mod progress;
 mod progress_bar;
 mod score;
@@ -32,7 +33,9 @@ pub(crate) use score::score_on_this_thread;
 
 /// Runs the program with the arguments after its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-    match parse::parse(arguments)? {
+    let command = parse::parse(arguments)?;
+    pid_1::exit_on_signals(&command)?;
+    match command {
         ParsedCommand::Train(args, raw) => train::run(args, &raw),
         ParsedCommand::Generate(args) => generate::run(args),
         ParsedCommand::Chat(args) => chat::run(args),

@@ -16,6 +16,10 @@ use crate::serve::{ServeOptions, Server};
 
 /// Runs `microgpt serve`.
 pub fn run(args: ServeArgs) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&stop)).context("cannot watch for signals")?;
+    }
     let options = ServeOptions {
         host: args.host,
         port: args.port,
@@ -26,10 +30,6 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let (meta, weights) = ModelMeta::load(&snapshot)?;
     let info = info::to_json(&snapshot, &meta, weights.precision)?;
     let model = Arc::new(InferenceGpt::new(meta, weights));
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, Arc::clone(&stop)).context("cannot watch for signals")?;
-    }
     let server = Server::bind(options, model, info)?;
     console::eprintln(format_args!("listening on http://{}", server.address()?));
     server.run(&stop)?;

@@ -1,9 +1,9 @@
-//! SIGINT and SIGTERM during a training run.
+//! Signals: saves and stops of a training run, and the end of every command as process 1.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
-use crate::program::{microgpt, run_in, send_signal};
+use crate::program::{chat_model_dir, microgpt, run_in, send_signal};
 
 /// Reads lines until `pattern` has been printed, and returns them.
 fn read_until(reader: &mut impl BufRead, pattern: &str) -> String {
@@ -47,6 +47,7 @@ fn signal_finishes_the_step_saves_and_prints_resume_command() {
         ("-TERM", 143, ""),
         ("-INT", 130, "--text"),
         ("-TERM", 143, chat),
+        ("-HUP", 129, ""),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (exit, stderr) = interrupt(dir.path(), signal, kind);
@@ -143,4 +144,114 @@ fn interrupted_run_keeps_the_best_model() {
     // Ten steps at a rate that ruins the model: the best model remains.
     run_in(dir.path(), "train --resume model --steps 10 --lr 0.5").ok();
     assert!(loss("model") <= best && !dir.path().join("model/best").exists());
+}
+
+/// Starts a long run in `model` and reads its stderr until training has begun.
+fn start_long_run(mut command: Command) -> (Child, BufReader<std::process::ChildStderr>) {
+    let line = "train --steps 100000000 --batch-size 2 --threads 1 -o model";
+    let mut child = command
+        .args(line.split(' '))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    read_until(&mut stderr, "on      cpu");
+    (child, stderr)
+}
+
+#[test]
+fn sigusr1_saves_and_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = microgpt();
+    command.current_dir(dir.path());
+    let (mut child, mut stderr) = start_long_run(command);
+    let mut last = 0;
+    for _ in 0..2 {
+        send_signal("-USR1", &child);
+        read_until(&mut stderr, "because of SIGUSR1");
+        let info = run_in(dir.path(), "info -m model --json").ok().stdout;
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        let step = info["step"].as_u64().unwrap();
+        assert!(step > last, "{step} after {last}");
+        last = step;
+    }
+    send_signal("-TERM", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn sighup_ignored_by_nohup_does_not_stop_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("nohup");
+    command
+        .arg(env!("CARGO_BIN_EXE_microgpt"))
+        .current_dir(dir.path());
+    let (mut child, mut stderr) = start_long_run(command);
+    send_signal("-HUP", &child);
+    // The run continues: it answers the next signal.
+    send_signal("-USR1", &child);
+    read_until(&mut stderr, "because of SIGUSR1");
+    send_signal("-TERM", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// Returns the only child of a process.
+fn child_of(id: u32) -> Option<u32> {
+    let path = format!("/proc/{id}/task/{id}/children");
+    let children = std::fs::read_to_string(path).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn signals_end_every_command_as_process_1() {
+    let unshare = [
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ];
+    let can_unshare = Command::new("unshare").args(unshare).arg("true").output();
+    if !can_unshare.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: unshare cannot create a PID namespace");
+        return;
+    }
+    let dir = chat_model_dir();
+    for (line, signal, code) in [
+        ("generate -m model -n 1000000000", "-INT", 130),
+        ("generate -m model -n 1000000000", "-TERM", 143),
+        ("score -m model", "-INT", 130),
+        ("chat -m model", "-TERM", 143),
+        ("serve -m model --port 0", "-HUP", 129),
+        ("serve -m model --port 0", "-TERM", 0),
+        ("train --input -", "-INT", 130),
+        ("train --steps 100000000 -o new", "-TERM", 143),
+    ] {
+        let mut parent = Command::new("unshare")
+            .args(unshare)
+            .arg(env!("CARGO_BIN_EXE_microgpt"))
+            .args(line.split(' '))
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Until the handlers are installed, the kernel discards the signals.
+        let status = loop {
+            if let Some(child) = child_of(parent.id()) {
+                let sent = Command::new("kill")
+                    .args([signal, &child.to_string()])
+                    .output();
+                assert!(sent.is_ok());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            if let Some(status) = parent.try_wait().unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(status.code(), Some(code), "{line} {signal}");
+    }
 }

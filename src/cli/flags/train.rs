@@ -10,9 +10,9 @@ use crate::train::{Hyperparameters, Schedule};
 pub const TRAIN: Command = Command {
     name: "train",
     summary: "Train a model on text or conversations",
-    details: "Reports progress on stderr and prints samples of the new model on stdout. Ctrl-C \
-        completes the step, saves, and prints the command to resume; a second Ctrl-C stops \
-        immediately.",
+    details: "Reports progress on stderr and prints samples of the new model on stdout. Ctrl-C, \
+        SIGTERM or a hang-up completes the step, saves, and prints the command to resume; a \
+        second Ctrl-C stops immediately. SIGUSR1 saves and continues.",
     operand: None,
     groups: &[
         ("Data", DATA),

@@ -26,7 +26,7 @@ use super::{allocator, console, model_dir};
 use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
 use crate::store::{DirectoryLock, Snapshot, check_writable};
-use crate::train::{Checkpoint, Trainer};
+use crate::train::{Checkpoint, StepReport, Trainer};
 use log::Log;
 use loss_curve::{LossCurve, Point};
 use plan::Plan;
@@ -40,9 +40,10 @@ const MAX_SAMPLE_TOKENS: usize = 1000;
 
 /// Runs `microgpt train`.
 pub fn run(args: TrainArgs, raw: &RawArgs) -> Result<(), Failure> {
+    let signals = Signals::install()?;
     let plan = Plan::new(args, raw)?;
     let created = plan.lock.is_none().then(|| plan.output.clone());
-    let ended = Run::start(plan).and_then(|mut run| match run.train() {
+    let ended = Run::start(plan, signals).and_then(|mut run| match run.train() {
         Ok(end) => Ok((run, end)),
         Err(error) => Err(error.context(run.describe_saved())),
     });
@@ -81,7 +82,7 @@ enum End {
 
 impl Run {
     /// Opens and checks all outputs, so that errors come before the training rather than after it.
-    fn start(plan: Plan) -> Result<Self> {
+    fn start(plan: Plan, signals: Signals) -> Result<Self> {
         let Plan {
             args,
             input,
@@ -123,7 +124,7 @@ impl Run {
             }),
             log,
             plot: args.plot,
-            signals: Signals::install()?,
+            signals,
             threads: args.threads.count(),
             output,
             _lock: lock,
@@ -133,6 +134,7 @@ impl Run {
         if let (Some(validation), Some(resumed)) = (&mut run.validation, &args.resume) {
             validation.set_baseline(resumed, &run.trainer, run.input.as_deref())?;
         }
+        run.signals.begin();
         Ok(run)
     }
 
@@ -154,15 +156,8 @@ impl Run {
                 Some(log) => log.write(&report, validation_loss, &self.progress),
                 None => Ok(()),
             };
-            if self.checkpoint_every > 0 && report.step % self.checkpoint_every == 0 {
-                match self.checkpoint(validation_loss)?.save(&self.output) {
-                    Ok(()) => saved = Some(report.step),
-                    // The previous checkpoint is intact, and a later save may succeed.
-                    Err(error) => self.progress.warn(&format!(
-                        "microgpt: warning: no checkpoint at step {}: {error:#}",
-                        report.step
-                    )),
-                }
+            if self.save_if_due(&report, validation_loss)? {
+                saved = Some(report.step);
             }
             signal = self.signals.received();
         }
@@ -188,6 +183,28 @@ impl Run {
             validation.promote_best(&self.output)?;
         }
         Ok(End::Done)
+    }
+
+    /// Saves a checkpoint if one is due or SIGUSR1 requests one, and returns whether it did.
+    fn save_if_due(&mut self, report: &StepReport, validation_loss: Option<f64>) -> Result<bool> {
+        let step = report.step;
+        let is_due = self.checkpoint_every > 0 && step.is_multiple_of(self.checkpoint_every);
+        let is_requested = self.signals.take_save_request();
+        if !is_due && !is_requested {
+            return Ok(false);
+        }
+        if let Err(error) = self.checkpoint(validation_loss)?.save(&self.output) {
+            // The previous checkpoint is intact, and a later save may succeed.
+            let line = format!("microgpt: warning: no checkpoint at step {step}: {error:#}");
+            self.progress.warn(&line);
+            return Ok(false);
+        }
+        if is_requested {
+            let (step, output) = (console::group_thousands(step), self.output.display());
+            let line = format!("saved   {output}, after step {step}, because of SIGUSR1");
+            self.progress.println(&line);
+        }
+        Ok(true)
     }
 
     /// Evaluates the model if an evaluation is due, and returns the validation loss.
