@@ -185,7 +185,7 @@ fn input_errors_exit_with_1_and_write_nothing() {
     ] {
         let error = run_in(dir.path(), &format!("train {size}")).error(1);
         assert!(
-            error.contains("of memory, more than is available"),
+            error.contains("of memory, more than the ") && error.contains(" MB of "),
             "{error}"
         );
     }

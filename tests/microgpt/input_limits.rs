@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::program::{run_in, run_with_stdin, text_model_dir};
+use crate::program::{run_in, run_with_stdin, text_model_dir, tool};
 
 #[test]
 fn input_over_size_limit_is_rejected_and_writes_nothing() {
@@ -204,5 +204,39 @@ fn safetensors_header_beyond_file_size_is_rejected() {
     for header in [tera, product, backwards, "{}", "[]", "{\"wte\":1}", "\u{0}"] {
         let error = with_header(header);
         assert!(error.contains("model/weights.safetensors: "), "{error}");
+    }
+}
+
+#[test]
+fn memory_limit_of_the_shell_is_respected() {
+    let dir = tempfile::tempdir().unwrap();
+    if !Path::new("/proc/self/limits").exists() {
+        eprintln!("skipped: not on Linux");
+        return;
+    }
+    let script = "ulimit -v 800000; exec $0 train --n-embd 4096 --n-layer 8";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_microgpt")]);
+    let output = shell.current_dir(dir.path()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let expected = "needs 32,217 MB of memory, more than the 819 MB of `ulimit -v`";
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+#[test]
+fn default_thread_count_is_that_of_the_affinity() {
+    let dir = tempfile::tempdir().unwrap();
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        eprintln!("skipped: not on Linux");
+        return;
+    };
+    let allowed = status.split("Cpus_allowed_list:").nth(1).unwrap().trim();
+    let first = allowed.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    let program = env!("CARGO_BIN_EXE_microgpt");
+    let arguments = ["--cpu-list", first, program, "train", "--steps", "1"];
+    if let Some(output) = tool("taskset", &arguments, dir.path()) {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("on      cpu, 1 thread\n"), "{stderr}");
     }
 }

@@ -227,18 +227,20 @@ fn new_checkpoint(corpus: &Corpus, args: &TrainArgs, seed: u64) -> Result<Checkp
 fn check_memory(parameters: usize) -> Result<()> {
     // Weights, gradients, both moments, and a copy of the weights for saving or sampling.
     let bytes = parameters.saturating_mul(5 * size_of::<f32>());
-    let is_available = match memory::limit() {
-        Some(limit) => bytes as u64 <= limit,
-        None => Vec::<u8>::new().try_reserve_exact(bytes).is_ok(),
+    let available = match memory::limit() {
+        Some(limit) if (bytes as u64) > limit.bytes => format!(
+            "the {} MB {}",
+            console::group_thousands(limit.bytes / 1_000_000),
+            limit.origin
+        ),
+        None if Vec::<u8>::new().try_reserve_exact(bytes).is_err() => "is available".to_string(),
+        _ => return Ok(()),
     };
-    if !is_available {
-        bail!(
-            "a model of {} parameters needs {} MB of memory, more than is available",
-            console::group_thousands(parameters as u64),
-            console::group_thousands(bytes as u64 / 1_000_000)
-        );
-    }
-    Ok(())
+    bail!(
+        "a model of {} parameters needs {} MB of memory, more than {available}",
+        console::group_thousands(parameters as u64),
+        console::group_thousands(bytes as u64 / 1_000_000)
+    )
 }
 
 /// Opens a device. Errors if this build or this machine has none of the kind.
