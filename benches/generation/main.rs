@@ -269,7 +269,7 @@ fn prefill(model: &InferenceGpt, threads: usize) -> f64 {
     let mut prefill_once = || {
         cache.truncate(0);
         let chunk = Chunk {
-            stream: &mut cache,
+            cache: &mut cache,
             tokens: &prompt,
             logits_from: prompt.len() - 1,
         };

@@ -10,8 +10,8 @@ use rustyline::error::ReadlineError;
 use super::failure::Failure;
 use super::flags::ChatArgs;
 use super::{console, model_dir};
-use crate::data::{Message, Role};
-use crate::engine::{Chat, GenerateOptions, list_chars};
+use crate::data::{Message, Role, quote_chars};
+use crate::engine::{Chat, GenerateOptions};
 use crate::infer::InferenceGpt;
 use crate::kernels::cpu::cores;
 
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
         if !unknown.is_empty() {
             console::eprintln(format_args!(
                 "(the model doesn't know {}; left out)",
-                list_chars(&unknown)
+                quote_chars(&unknown)
             ));
         }
         let reply = self

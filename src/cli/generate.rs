@@ -8,7 +8,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::flags::GenerateArgs;
 use super::{console, model_dir};
-use crate::data::Message;
+use crate::data::{CorpusKind, Message};
 use crate::engine::{Generator, Sample, Samples, start_samples};
 
 /// The number of duplicates in a row after which `--unique` stops.
@@ -17,18 +17,20 @@ const MAX_DUPLICATES: u64 = 10_000;
 /// Runs `microgpt generate`.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let (count, threads) = (args.num_samples as u64, args.threads.count());
-    let style = match (args.json, args.null) {
-        (true, _) => Style::Json,
-        (_, true) => Style::Null,
-        _ => Style::Lines,
+    let model = model_dir::load(args.model_dir.as_deref())?;
+    let sample_format = match (args.json, args.null) {
+        (true, _) => SampleFormat::Json,
+        (_, true) => SampleFormat::Null,
+        _ => SampleFormat::plain(model.meta().tokenizer.kind()),
     };
-    let generator = Generator::new(model_dir::load(args.model_dir.as_deref())?, args.options)?;
+    let generator = Generator::new(model, args.options)?;
     if args.unique {
-        let format = move |index, sample: &Sample| (hash(sample), style.format(index, sample));
+        let format =
+            move |index, sample: &Sample| (hash(sample), sample_format.format(index, sample));
         let samples = start_samples(generator, threads, count, false, format)?;
         print_unique(samples, count)
     } else {
-        let format = move |index, sample: &Sample| style.format(index, sample);
+        let format = move |index, sample: &Sample| sample_format.format(index, sample);
         let samples = start_samples(generator, threads, count, true, format)?;
         print_all(samples)
     }
@@ -36,36 +38,47 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
 
 /// The output format of samples.
 #[derive(Clone, Copy)]
-pub enum Style {
+pub enum SampleFormat {
+    /// Each document, or each message of a conversation, on one line.
     Lines,
+    /// Passages of continuous text, separated by blank lines.
+    Passages,
     /// Verbatim text, terminated by NUL.
     Null,
     Json,
 }
 
-impl Style {
+impl SampleFormat {
+    /// The format for people to read.
+    pub fn plain(kind: CorpusKind) -> Self {
+        match kind {
+            CorpusKind::Continuous => SampleFormat::Passages,
+            CorpusKind::Documents | CorpusKind::Conversations => SampleFormat::Lines,
+        }
+    }
+
     /// Formats the sample of this index.
     pub fn format(self, index: u64, sample: &Sample) -> String {
         let blank = if index > 0 { "\n" } else { "" };
         match (self, sample) {
-            (Style::Lines, Sample::Text(text)) => console::single_line(text) + "\n",
-            (Style::Lines, Sample::Passage(text)) => {
+            (SampleFormat::Lines, Sample::Text(text)) => console::single_line(text) + "\n",
+            (SampleFormat::Passages, Sample::Text(text)) => {
                 let end = if text.ends_with('\n') { "" } else { "\n" };
                 format!("{blank}{text}{end}")
             }
-            (Style::Lines, Sample::Conversation(messages)) => {
+            (SampleFormat::Lines | SampleFormat::Passages, Sample::Conversation(messages)) => {
                 let line = |message: &Message| console::single_line(&message.content) + "\n";
                 blank.to_string() + &messages.iter().map(line).collect::<String>()
             }
-            (Style::Null, Sample::Text(text) | Sample::Passage(text)) => format!("{text}\0"),
-            (Style::Null, Sample::Conversation(messages)) => {
+            (SampleFormat::Null, Sample::Text(text)) => format!("{text}\0"),
+            (SampleFormat::Null, Sample::Conversation(messages)) => {
                 let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
                 contents.join("\n") + "\0"
             }
-            (Style::Json, Sample::Text(text) | Sample::Passage(text)) => {
+            (SampleFormat::Json, Sample::Text(text)) => {
                 format!("{}\n", json!({ "index": index, "text": text }))
             }
-            (Style::Json, Sample::Conversation(messages)) => {
+            (SampleFormat::Json, Sample::Conversation(messages)) => {
                 format!("{}\n", json!({ "index": index, "messages": messages }))
             }
         }
@@ -131,7 +144,7 @@ fn hash(sample: &Sample) -> u128 {
         let mut hasher = DefaultHasher::new();
         salt.hash(&mut hasher);
         match sample {
-            Sample::Text(text) | Sample::Passage(text) => text.hash(&mut hasher),
+            Sample::Text(text) => text.hash(&mut hasher),
             Sample::Conversation(messages) => {
                 let contents = messages.iter().map(|m| &m.content);
                 contents.for_each(|content| content.hash(&mut hasher));

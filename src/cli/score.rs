@@ -27,9 +27,9 @@ const CHUNKS_AHEAD: u64 = 4;
 /// Runs `microgpt score`.
 pub fn run(args: ScoreArgs) -> Result<(), Failure> {
     let style = match (args.summary, args.json) {
-        (true, _) => Style::Nothing,
-        (_, true) => Style::Json,
-        _ => Style::Lines,
+        (true, _) => ScoreFormat::Nothing,
+        (_, true) => ScoreFormat::Json,
+        _ => ScoreFormat::Lines,
     };
     let model = model_dir::load(args.model_dir.as_deref())?;
     let mut chunks = start(args.files, model, args.threads.count(), style)?;
@@ -52,7 +52,7 @@ pub fn run(args: ScoreArgs) -> Result<(), Failure> {
 
 /// The output format of a line.
 #[derive(Clone, Copy)]
-enum Style {
+enum ScoreFormat {
     Lines,
     Json,
     Nothing,
@@ -77,7 +77,7 @@ fn start(
     mut files: Vec<PathBuf>,
     model: Arc<InferenceGpt>,
     threads: usize,
-    style: Style,
+    style: ScoreFormat,
 ) -> Result<Pipeline<Scored>> {
     if files.is_empty() {
         files.push(PathBuf::from("-"));
@@ -174,7 +174,7 @@ fn score_chunk(
     scorer: &mut Scorer,
     kind: CorpusKind,
     chunk: &Chunk,
-    style: Style,
+    style: ScoreFormat,
 ) -> Result<Scored> {
     let text = chunk.text.strip_suffix(b"\n").unwrap_or(&chunk.text);
     let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
@@ -193,13 +193,13 @@ fn score_chunk(
     let mut printed = Vec::new();
     for ((score, line), text) in scores.iter().zip(&lines).zip(&texts) {
         match style {
-            Style::Nothing => {}
-            Style::Lines => {
+            ScoreFormat::Nothing => {}
+            ScoreFormat::Lines => {
                 write!(printed, "{:.6}\t", score.bits_per_token())?;
                 printed.extend_from_slice(line);
                 printed.push(b'\n');
             }
-            Style::Json => {
+            ScoreFormat::Json => {
                 let json = json!({
                     "line": text,
                     "bits": finite(score.bits),
@@ -223,7 +223,7 @@ pub fn score_on_this_thread(model: &InferenceGpt, text: &mut dyn Read) -> Result
     let kind = model.meta().tokenizer.kind();
     let mut printed = Vec::new();
     while let Some(chunk) = lines.next_chunk()? {
-        printed.extend(score_chunk(&mut scorer, kind, &chunk, Style::Lines)?.text);
+        printed.extend(score_chunk(&mut scorer, kind, &chunk, ScoreFormat::Lines)?.text);
     }
     Ok(printed)
 }

@@ -14,4 +14,4 @@ pub use corpus::{Corpus, decode_utf8, parse_conversations};
 pub use corpus_kind::CorpusKind;
 pub use dataset::{Batch, Dataset, ValidationSet, partition};
 pub use message::{Message, Role, parse_conversation};
-pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer};
+pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer, quote_chars};

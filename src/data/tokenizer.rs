@@ -29,6 +29,12 @@ impl ChatTokens {
             Role::Assistant => self.assistant,
         }
     }
+
+    /// Returns the role whose turns this token starts; `None` for other tokens.
+    pub fn role_of(&self, token: u32) -> Option<Role> {
+        let mut roles = [Role::User, Role::Assistant].into_iter();
+        roles.find(|&role| self.role(role) == token)
+    }
 }
 
 /// The vocabulary of a model.
@@ -89,6 +95,28 @@ impl Tokenizer {
             assistant: n + 1,
             end_turn: n + 2,
         })
+    }
+
+    /// Decodes the characters among tokens; special tokens are dropped.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        tokens.iter().filter_map(|&id| self.char_of(id)).collect()
+    }
+
+    /// Decodes the messages of a conversation: a role token starts each, characters before the first
+    /// are dropped. Empty for a model that has no role tokens.
+    pub fn decode_conversation(&self, tokens: &[u32]) -> Vec<Message> {
+        let mut messages: Vec<Message> = Vec::new();
+        let Some(chat) = self.chat_tokens() else {
+            return messages;
+        };
+        for &id in tokens {
+            if let Some(role) = chat.role_of(id) {
+                messages.push(Message::new(role, ""));
+            } else if let (Some(c), Some(message)) = (self.char_of(id), messages.last_mut()) {
+                message.content.push(c);
+            }
+        }
+        messages
     }
 
     /// The character of an id; `None` for special tokens.
@@ -158,6 +186,15 @@ impl Tokenizer {
     }
 }
 
+/// Quotes up to 20 characters for an error message, and counts the rest.
+pub fn quote_chars(chars: &[char]) -> String {
+    let mut quoted: Vec<String> = chars.iter().take(20).map(|c| format!("{c:?}")).collect();
+    if chars.len() > quoted.len() {
+        quoted.push(format!("and {} more", chars.len() - quoted.len()));
+    }
+    quoted.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +224,14 @@ mod tests {
         assert_eq!(
             t.encode_conversation(tokens, &messages),
             [5, 2, 1, 4, 3, 0, 4, 5]
+        );
+        let decoded = t.decode_conversation(&[5, 2, 1, 4, 3, 0, 4, 5]);
+        assert_eq!(
+            decoded,
+            [
+                Message::new(Role::User, "b"),
+                Message::new(Role::Assistant, "a"),
+            ]
         );
     }
 

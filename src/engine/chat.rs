@@ -1,4 +1,4 @@
-//! A model's side of a conversation.
+//! Replies to conversations.
 
 use anyhow::{Context, Result, bail};
 
@@ -7,7 +7,7 @@ use super::{GenerateOptions, Sampler};
 use crate::data::{ChatTokens, Message, chat_prompt};
 use crate::infer::{InferenceGpt, SequenceCache, Workspace};
 
-/// The reply of a model.
+/// A reply of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub text: String,
@@ -15,15 +15,15 @@ pub struct Reply {
     pub tokens_dropped: usize,
 }
 
-/// A reply that is still to be made.
+/// A reply before its first step.
 pub struct PendingReply {
-    pub text: Sequence,
+    pub sequence: Sequence,
     pub prompt_tokens: usize,
     pub tokens_dropped: usize,
 }
 
-/// The special tokens of a model that chats. Errors for a model that was not trained on
-/// conversations, or has no room for one.
+/// The special tokens of a chat model. Errors if the model was not trained on conversations, or if its
+/// context is too short for one.
 pub fn chat_tokens(model: &InferenceGpt) -> Result<ChatTokens> {
     let tokens = model.meta().tokenizer.chat_tokens().context(
         "this model was trained on text, not on conversations; train one with \
@@ -37,8 +37,8 @@ pub fn chat_tokens(model: &InferenceGpt) -> Result<ChatTokens> {
 }
 
 impl PendingReply {
-    /// A reply to a conversation, which may fill three quarters of the context. `index` numbers the
-    /// replies that are to be independent. Errors as [`chat_tokens`].
+    /// A reply to a conversation, which is truncated to three quarters of the context. Replies of
+    /// different `index` have independent random numbers. Errors as [`chat_tokens`].
     pub fn new(
         model: &InferenceGpt,
         messages: &[Message],
@@ -53,18 +53,18 @@ impl PendingReply {
         Ok(Self {
             prompt_tokens: prompt.tokens.len(),
             tokens_dropped: prompt.dropped,
-            text: Sequence::new(context, prompt.tokens, grammar, sampler, options.max_tokens),
+            sequence: Sequence::new(context, prompt.tokens, grammar, sampler, options.max_tokens),
         })
     }
 }
 
-/// A chat with one model, which remembers what it has read already.
+/// A chat with one model, which keeps the KV cache of the conversation.
 pub struct Chat<'a> {
     model: &'a InferenceGpt,
-    stream: SequenceCache,
-    room: Workspace,
+    cache: SequenceCache,
+    workspace: Workspace,
     /// The tokens in the cache.
-    seen: Vec<u32>,
+    cached: Vec<u32>,
 }
 
 impl<'a> Chat<'a> {
@@ -73,14 +73,14 @@ impl<'a> Chat<'a> {
         chat_tokens(model)?;
         Ok(Self {
             model,
-            stream: model.new_cache(),
-            room: Workspace::default(),
-            seen: Vec::new(),
+            cache: model.new_cache(),
+            workspace: Workspace::default(),
+            cached: Vec::new(),
         })
     }
 
-    /// The model's reply to a conversation. `visit` sees each character as it is made, and ends the
-    /// reply by returning false. Errors as [`chat_tokens`].
+    /// Replies to a conversation. `visit` gets each character as it is generated, and ends the reply by
+    /// returning false. Errors as [`chat_tokens`].
     pub fn reply(
         &mut self,
         messages: &[Message],
@@ -89,24 +89,25 @@ impl<'a> Chat<'a> {
         mut visit: impl FnMut(char) -> bool,
     ) -> Result<Reply> {
         let mut reply = PendingReply::new(self.model, messages, options, index)?;
-        let prompt = reply.text.tokens();
-        let known = self.seen.iter().zip(prompt).take_while(|(a, b)| a == b);
-        // The prompt's last token is seen again in any case: its logits are needed.
-        self.stream.truncate(known.count().min(prompt.len() - 1));
+        let prompt = reply.sequence.tokens();
+        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b);
+        // The prompt's last token is computed again in any case: its logits are needed.
+        self.cache.truncate(common.count().min(prompt.len() - 1));
         let mut text = String::new();
-        let take = |token| match self.model.meta().tokenizer.char_of(token) {
+        let take = |token: u32| match self.model.meta().tokenizer.char_of(token) {
             Some(c) => {
                 text.push(c);
                 visit(c)
             }
             None => true,
         };
-        let _: FinishReason = reply
-            .text
-            .run(self.model, &mut self.stream, &mut self.room, take);
-        self.seen.clear();
-        self.seen
-            .extend_from_slice(&reply.text.tokens()[..self.stream.length()]);
+        let _: FinishReason =
+            reply
+                .sequence
+                .decode(self.model, &mut self.cache, &mut self.workspace, take);
+        self.cached.clear();
+        let tokens = &reply.sequence.tokens()[..self.cache.length()];
+        self.cached.extend_from_slice(tokens);
         Ok(Reply {
             text,
             tokens_dropped: reply.tokens_dropped,

@@ -1,12 +1,13 @@
-//! From a model to text: samples, and what every text that a model makes has in common.
+//! Samples: the sequences of a prompt, and their text.
 
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 
+use super::prefix_cache::Prefix;
 use super::sequence::{Grammar, Sequence};
-use super::{Prefix, Sampler, SamplingOptions};
-use crate::data::{CorpusKind, Message, Role, Tokenizer};
+use super::{Distribution, Sampler, SamplingOptions};
+use crate::data::{CorpusKind, Message, quote_chars};
 use crate::infer::{InferenceGpt, Workspace};
 
 /// The options of generation. A sample depends on them, the model and its index alone.
@@ -14,8 +15,8 @@ use crate::infer::{InferenceGpt, Workspace};
 pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     pub seed: u64,
-    /// The most tokens to sample. The context sets another limit, or, for a model of a continuous
-    /// text, [`DEFAULT_CONTINUOUS_TOKENS`](super::DEFAULT_CONTINUOUS_TOKENS) does unless this is given.
+    /// The maximum number of tokens to sample. The context limits documents and conversations, too; for
+    /// continuous text the default is [`DEFAULT_CONTINUOUS_TOKENS`](super::DEFAULT_CONTINUOUS_TOKENS).
     pub max_tokens: Option<usize>,
     /// The beginning of every sample. For a chat model, the beginning of the user's first message.
     pub prompt: String,
@@ -32,28 +33,26 @@ impl Default for GenerateOptions {
     }
 }
 
-/// A generated document, passage or conversation.
+/// A generated text or conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// A text model's document, the prompt included.
+    /// A document or a passage of continuous text, the prompt included.
     Text(String),
-    /// A passage of a continuous text, the prompt included.
-    Passage(String),
-    /// A chat model's conversation.
+    /// A conversation of a chat model.
     Conversation(Vec<Message>),
 }
 
-/// Makes samples of one model, on any number of threads.
+/// The samples of one model and prompt. `Send + Sync`.
 pub struct Generator {
     model: Arc<InferenceGpt>,
     options: GenerateOptions,
     prompt: Vec<u32>,
-    prefix: OnceLock<Arc<Prefix>>,
+    prefix: OnceLock<Arc<Prefix<Distribution>>>,
 }
 
 impl Generator {
-    /// Errors where the prompt has characters that the model doesn't know, or doesn't fit the
-    /// context, and where an option is out of range.
+    /// Errors if the prompt has unknown characters or exceeds the context, or if an option is out of
+    /// range.
     pub fn new(model: Arc<InferenceGpt>, options: GenerateOptions) -> Result<Self> {
         options.sampling.validate()?;
         let tokenizer = &model.meta().tokenizer;
@@ -61,7 +60,7 @@ impl Generator {
         if !unknown.is_empty() {
             bail!(
                 "the prompt has characters that the model doesn't know: {}",
-                list_chars(&unknown)
+                quote_chars(&unknown)
             );
         }
         let continuous = tokenizer.kind() == CorpusKind::Continuous;
@@ -99,9 +98,8 @@ impl Generator {
         self.prompt.len()
     }
 
-    /// The text of this index, still to be made. It depends on the model, the options and the index
-    /// alone.
-    pub fn text(&self, index: u64) -> Sequence {
+    /// The sequence of the sample with this index, before its first step.
+    pub fn sequence(&self, index: u64) -> Sequence {
         let tokenizer = &self.model.meta().tokenizer;
         let grammar = match (tokenizer.chat_tokens(), tokenizer.kind()) {
             (Some(chat), _) => Grammar::Conversation {
@@ -123,68 +121,38 @@ impl Generator {
 
     /// The prefilled prompt, which all samples share; none if the prompt of a continuous text exceeds
     /// the context.
-    pub fn prefix(&self) -> Option<Arc<Prefix>> {
+    pub fn prefix(&self) -> Option<Arc<Prefix<Distribution>>> {
         let fits = self.prompt.len() <= self.model.meta().config.block_size;
         let prefix = || {
-            let weights = |logits: &[f64]| self.text(0).weigh(logits).to_vec();
-            Arc::new(Prefix::new(&self.model, &self.prompt, weights))
+            let distribution = |logits: &[f64]| {
+                let mut next = Distribution::default();
+                self.sequence(0).distribution(logits, &mut next);
+                next
+            };
+            Arc::new(Prefix::new(&self.model, &self.prompt, distribution))
         };
         fits.then(|| Arc::clone(self.prefix.get_or_init(prefix)))
     }
 
     /// Decodes the sampled tokens to a sample.
-    pub fn sample_of(&self, sampled: &[u32]) -> Sample {
+    pub fn decode(&self, sampled: &[u32]) -> Sample {
         let tokenizer = &self.model.meta().tokenizer;
         match tokenizer.kind() {
             CorpusKind::Conversations => {
-                read_conversation(tokenizer, &[&self.prompt[..], sampled].concat())
+                let tokens = [&self.prompt[..], sampled].concat();
+                Sample::Conversation(tokenizer.decode_conversation(&tokens))
             }
-            CorpusKind::Continuous => {
-                Sample::Passage(self.options.prompt.clone() + &self.chars(sampled))
-            }
-            CorpusKind::Documents => {
-                Sample::Text(self.options.prompt.clone() + &self.chars(sampled))
+            CorpusKind::Documents | CorpusKind::Continuous => {
+                Sample::Text(self.options.prompt.clone() + &tokenizer.decode(sampled))
             }
         }
     }
 
-    /// The characters among some tokens.
-    pub fn chars(&self, tokens: &[u32]) -> String {
-        let tokenizer = &self.model.meta().tokenizer;
-        let chars = tokens.iter().filter_map(|&token| tokenizer.char_of(token));
-        chars.collect()
-    }
-
-    /// The sample of this index.
+    /// Generates the sample with this index on this thread.
     pub fn sample(&self, index: u64) -> Sample {
-        let mut text = self.text(index);
-        let (mut stream, mut room) = (self.model.new_cache(), Workspace::default());
-        text.run(&self.model, &mut stream, &mut room, |_| true);
-        self.sample_of(text.sampled())
+        let mut sequence = self.sequence(index);
+        let (mut cache, mut workspace) = (self.model.new_cache(), Workspace::default());
+        sequence.decode(&self.model, &mut cache, &mut workspace, |_| true);
+        self.decode(sequence.sampled())
     }
-}
-
-/// Characters as a message lists them.
-pub fn list_chars(chars: &[char]) -> String {
-    let mut list: Vec<String> = chars.iter().take(20).map(|c| format!("{c:?}")).collect();
-    if chars.len() > list.len() {
-        list.push(format!("and {} more", chars.len() - list.len()));
-    }
-    list.join(", ")
-}
-
-/// A conversation from its tokens.
-pub fn read_conversation(tokenizer: &Tokenizer, tokens: &[u32]) -> Sample {
-    let chat = tokenizer.chat_tokens().expect("it is a chat model's");
-    let mut messages: Vec<Message> = Vec::new();
-    for &token in tokens {
-        if token == chat.user {
-            messages.push(Message::new(Role::User, ""));
-        } else if token == chat.assistant {
-            messages.push(Message::new(Role::Assistant, ""));
-        } else if let (Some(c), Some(message)) = (tokenizer.char_of(token), messages.last_mut()) {
-            message.content.push(c);
-        }
-    }
-    Sample::Conversation(messages)
 }

@@ -1,4 +1,12 @@
-//! From a prompt to text: sampling, decoding and scoring with an [`InferenceGpt`](crate::infer::InferenceGpt).
+//! From a prompt to text: sampling, decoding and scoring with an
+//! [`InferenceGpt`](crate::infer::InferenceGpt).
+//!
+//! - `sampler`: from logits to a [`Distribution`], and to a token.
+//! - `sequence`: a [sequence](Sequence) in progress, its grammar and its end.
+//! - `prefix_cache`, `scheduler`: many sequences that share forward passes and common prefixes.
+//! - `generate`, `chat`, `score`, `stop`: samples, replies, scores and stop sequences.
+//! - `pipeline`, `samples`: threads whose results come in order. `decode_pool`: threads that decode
+//!   for the requests of a server.
 
 mod chat;
 mod decode_pool;
@@ -7,17 +15,18 @@ mod pipeline;
 mod prefix_cache;
 mod sampler;
 mod samples;
+mod scheduler;
 mod score;
 mod sequence;
 mod stop;
 
 pub use chat::{Chat, PendingReply, Reply, chat_tokens};
 pub use decode_pool::{Completion, CompletionHandle, DecodePool, WorkerPanicked};
-pub use generate::{GenerateOptions, Generator, Sample, list_chars, read_conversation};
+pub use generate::{GenerateOptions, Generator, Sample};
 pub use pipeline::{Jobs, Pipeline};
-pub use prefix_cache::Prefix;
-pub use sampler::{Sampler, SamplingOptions};
+pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use samples::{Samples, start_samples};
+pub use scheduler::DecodeBatch;
 pub use score::{Score, Scorer};
-pub use sequence::{DEFAULT_CONTINUOUS_TOKENS, DecodeBatch, FinishReason, Sequence};
+pub use sequence::{DEFAULT_CONTINUOUS_TOKENS, FinishReason, Sequence};
 pub use stop::StopFilter;

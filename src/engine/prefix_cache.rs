@@ -1,257 +1,195 @@
-//! Prefix cache: a trie of KV entries and next-token weights, shared by sequences that start alike.
+//! Prefix cache: a trie of KV entries and next-token values, shared by sequences that start alike.
 //!
 //! Names begin like other names, and lines of a log like the lines before them. The root stands for
-//! the tokens that all sequences begin with, each other node for one token more. A sequence adds at
-//! most one node, for the token with which it leaves the trie, so that the trie grows along the most
-//! common beginnings. A full trie evicts the nodes that no sequence passed since the last eviction.
+//! the tokens that all sequences begin with, each other node for one more token. A sequence inserts at
+//! most one node, for the token that missed the cache, so that the trie grows along the most common
+//! prefixes. A full trie evicts the nodes that no sequence visited since the last eviction.
 
 use std::sync::Arc;
 
-use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
+use crate::infer::{Chunk, InferenceGpt, QuantizedToken, SequenceCache, Workspace};
 
 /// The memory of a trie, in bytes.
 const MEMORY: usize = 4 << 20;
 
-/// The tokens that texts have in common, as the model has seen them.
+/// Prefilled tokens that all sequences begin with. `T` is the value that is cached for the next token:
+/// its [`Distribution`](super::Distribution) for sampling, the bits of every token for scoring.
 #[derive(Debug)]
-pub struct Prefix {
-    stream: SequenceCache,
-    next: Vec<f64>,
+pub struct Prefix<T> {
+    cache: SequenceCache,
+    next: T,
 }
 
-impl Prefix {
-    /// Lets the model see some tokens, at least one and no more than its context. `next` turns logits
-    /// into what is to be remembered of the token that comes next, so many numbers.
-    pub fn new(
-        model: &InferenceGpt,
-        tokens: &[u32],
-        next: impl FnOnce(&[f64]) -> Vec<f64>,
-    ) -> Self {
-        let (mut stream, mut room) = (model.new_cache(), Workspace::default());
-        let run = Chunk {
-            stream: &mut stream,
+impl<T> Prefix<T> {
+    /// Prefills tokens, at least one and at most a context. `next` converts the logits `[V]`.
+    pub fn new(model: &InferenceGpt, tokens: &[u32], next: impl FnOnce(&[f64]) -> T) -> Self {
+        let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
+        let chunk = Chunk {
+            cache: &mut cache,
             tokens,
             logits_from: tokens.len() - 1,
         };
-        model.forward(&mut room, &mut [run]);
-        let next = next(room.logits(0));
-        Self { stream, next }
+        model.forward(&mut workspace, &mut [chunk]);
+        let next = next(workspace.logits(0));
+        Self { cache, next }
     }
 }
 
-/// Which tokens the model has seen, and what it made of them.
-pub struct PrefixCache {
-    prefix: Arc<Prefix>,
+/// A trie of prefixes.
+pub struct PrefixCache<T> {
+    prefix: Arc<Prefix<T>>,
     vocab_size: usize,
-    /// The numbers and the scales of a token's KV entry.
-    token_size: (usize, usize),
-    /// The maximum number of nodes.
-    most: usize,
-    /// A row for each node: what is remembered of the token that comes next; the scales and the numbers
-    /// of the token that leads to it; and the node that each token leads to, `[V]`, which is the root, to
-    /// which none does, where that is not remembered. The last two are of 32 bits.
-    rows: Rows,
-    parents: Vec<u32>,
-    /// Set for each node that a sequence passed since the last eviction.
-    visited: Vec<bool>,
-    /// The number of evictions.
-    renewals: u64,
+    max_nodes: usize,
+    /// The root, then the others, each after its parent.
+    nodes: Vec<TrieNode<T>>,
+    /// The number of evictions, each of which renumbers the nodes.
+    generation: u64,
 }
 
-/// A place in a tree, until nodes of it are forgotten.
+struct TrieNode<T> {
+    /// The KV entry of the node's token; empty for the root.
+    token: QuantizedToken,
+    next: T,
+    parent: u32,
+    /// `[V]`: the child for each token; 0, the root, if there is none. Empty in a leaf.
+    children: Box<[u32]>,
+    /// Set if a sequence visited the node since the last eviction.
+    visited: bool,
+}
+
+/// A node of the trie. Valid up to the next eviction.
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
-    number: u32,
-    /// The number of tokens up to it, those of the prefix included.
+    index: u32,
+    /// The number of tokens from the start of the sequence.
     length: usize,
-    renewals: u64,
+    generation: u64,
 }
 
 impl Node {
-    /// The number of tokens up to this node.
+    /// The number of tokens from the start of the sequence up to this node.
     pub fn length(self) -> usize {
         self.length
     }
 }
 
-impl PrefixCache {
-    /// Of texts that begin with a prefix.
-    pub fn new(model: &InferenceGpt, prefix: Arc<Prefix>) -> Self {
+impl<T: Clone> PrefixCache<T> {
+    pub fn new(model: &InferenceGpt, prefix: Arc<Prefix<T>>) -> Self {
         Self::with_memory(model, prefix, MEMORY)
     }
 
-    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
+    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix<T>>, memory: usize) -> Self {
         let vocab_size = model.meta().tokenizer.vocab_size();
-        let (numbers, scales) = prefix.stream.token_size();
-        let width = prefix.next.len() + scales + (numbers + vocab_size).div_ceil(2);
-        let mut tree = Self {
-            vocab_size,
-            token_size: (numbers, scales),
-            most: (memory / (width * size_of::<f64>())).max(2),
-            rows: Rows::new(width),
-            parents: Vec::new(),
-            visited: Vec::new(),
-            renewals: 0,
-            prefix,
+        let next_bytes = vocab_size * size_of::<f64>();
+        let children_bytes = vocab_size * size_of::<u32>();
+        let token_bytes = QuantizedToken::bytes(model.meta().config);
+        let node_bytes = size_of::<TrieNode<T>>() + token_bytes + next_bytes + children_bytes;
+        let root = TrieNode {
+            token: QuantizedToken::default(),
+            next: prefix.next.clone(),
+            parent: 0,
+            children: Box::default(),
+            visited: false,
         };
-        tree.push(0, &Arc::clone(&tree.prefix).next);
-        tree
-    }
-
-    /// Adds a node to which no token leads yet, and of whose token nothing is remembered.
-    fn push(&mut self, parent: u32, next: &[f64]) {
-        self.rows.push()[..next.len()].copy_from_slice(next);
-        self.parents.push(parent);
-        self.visited.push(false);
-    }
-
-    /// The KV entry of a node's token.
-    fn token(&self, number: usize) -> (&[i32], &[f64]) {
-        let (numbers, scales) = self.token_size;
-        let (scales, rest) = self.rows.get(number)[self.prefix.next.len()..].split_at(scales);
-        (&bytemuck::cast_slice(rest)[..numbers], scales)
-    }
-
-    fn token_mut(&mut self, number: usize) -> (&mut [i32], &mut [f64]) {
-        let (numbers, scales) = self.token_size;
-        let row = &mut self.rows.get_mut(number)[self.prefix.next.len()..];
-        let (scales, rest) = row.split_at_mut(scales);
-        (&mut bytemuck::cast_slice_mut(rest)[..numbers], scales)
-    }
-
-    /// The child of a node for each token.
-    fn children(&mut self, number: usize) -> &mut [u32] {
-        let (numbers, scales) = self.token_size;
-        let rest = &mut self.rows.get_mut(number)[self.prefix.next.len() + scales..];
-        &mut bytemuck::cast_slice_mut(rest)[numbers..][..self.vocab_size]
+        Self {
+            prefix,
+            vocab_size,
+            max_nodes: (memory / node_bytes).max(2),
+            nodes: vec![root],
+            generation: 0,
+        }
     }
 
     /// The root: the end of the common prefix.
     pub fn root(&self) -> Node {
         Node {
-            number: 0,
-            length: self.prefix.stream.length(),
-            renewals: self.renewals,
+            index: 0,
+            length: self.prefix.cache.length(),
+            generation: self.generation,
         }
     }
 
-    /// The cached values for the next token.
-    pub fn next(&self, node: Node) -> &[f64] {
-        &self.rows.get(node.number as usize)[..self.prefix.next.len()]
+    /// The cached value for the token after a node.
+    pub fn next(&self, node: Node) -> &T {
+        &self.nodes[node.index as usize].next
     }
 
     /// The child for a token, if it is cached.
-    pub fn after(&mut self, node: Node, token: u32) -> Option<Node> {
-        let number = self.children(node.number as usize)[token as usize];
-        self.visited[number as usize] = true;
-        (number != 0).then_some(Node {
-            number,
+    pub fn child(&mut self, node: Node, token: u32) -> Option<Node> {
+        let children = &self.nodes[node.index as usize].children;
+        let index = *children.get(token as usize)?;
+        self.nodes[index as usize].visited = true;
+        (index != 0).then_some(Node {
+            index,
             length: node.length + 1,
             ..node
         })
     }
 
-    /// Makes a stream one that has seen the tokens that lead to a node.
-    pub fn copy_to(&self, node: Node, stream: &mut SequenceCache) {
-        stream.copy_from(&self.prefix.stream);
-        let mut number = node.number as usize;
-        for position in (self.prefix.stream.length()..node.length).rev() {
-            let (numbers, scales) = self.token(number);
-            stream.write_token(position, numbers, scales);
-            number = self.parents[number] as usize;
+    /// Replaces `cache` by the KV cache of the tokens up to a node.
+    pub fn copy_to(&self, node: Node, cache: &mut SequenceCache) {
+        cache.copy_from(&self.prefix.cache);
+        let mut index = node.index as usize;
+        for position in (cache.length()..node.length).rev() {
+            cache.write_token(position, &self.nodes[index].token);
+            index = self.nodes[index].parent as usize;
         }
-        stream.set_length(node.length);
+        cache.extend_length(node.length - cache.length());
     }
 
-    /// Remembers what comes after a node and a token, which `stream` has seen.
-    pub fn add(&mut self, node: Node, token: u32, next: &[f64], stream: &SequenceCache) {
-        if node.renewals != self.renewals || self.after(node, token).is_some() {
+    /// Inserts the child of a node for a token, whose KV entry `cache` holds and after which `next`
+    /// is the value. A full trie evicts instead. Does nothing if the child exists or the node is of an
+    /// earlier generation.
+    pub fn insert(
+        &mut self,
+        node: Node,
+        token: u32,
+        cache: &SequenceCache,
+        next: impl FnOnce() -> T,
+    ) {
+        if node.generation != self.generation || self.child(node, token).is_some() {
             return;
         }
-        if self.parents.len() == self.most {
-            return self.forget();
+        if self.nodes.len() == self.max_nodes {
+            return self.evict();
         }
-        let number = self.parents.len();
-        self.push(node.number, next);
-        self.children(node.number as usize)[token as usize] = number as u32;
-        let (numbers, scales) = self.token_mut(number);
-        stream.read_token(node.length, numbers, scales);
+        let index = self.nodes.len() as u32;
+        let children = &mut self.nodes[node.index as usize].children;
+        if children.is_empty() {
+            *children = vec![0; self.vocab_size].into();
+        }
+        children[token as usize] = index;
+        self.nodes.push(TrieNode {
+            token: cache.token(node.length),
+            next: next(),
+            parent: node.index,
+            children: Box::default(),
+            visited: false,
+        });
     }
 
-    /// Forgets what no text came by since the last time, and so much of the rest, of which the oldest
-    /// is the most common, that half of the tree is free.
-    fn forget(&mut self) {
-        self.renewals += 1;
-        let mut renumbered = vec![0; self.parents.len()];
+    /// Evicts the nodes that no sequence visited since the last eviction, and the newest of the others
+    /// until half of the trie is free: the oldest are the most common.
+    fn evict(&mut self) {
+        self.generation += 1;
+        let mut new_indices = vec![0; self.nodes.len()];
         let mut kept = 1;
-        for number in 1..self.parents.len() {
-            if self.visited[number] && kept < self.most / 2 {
-                renumbered[number] = kept as u32;
-                self.rows.copy_within(number, kept);
+        for index in 1..self.nodes.len() {
+            if self.nodes[index].visited && kept < self.max_nodes / 2 {
+                new_indices[index] = kept as u32;
+                self.nodes.swap(index, kept);
                 // A parent is older than its children, and visited when they are.
-                self.parents[kept] = renumbered[self.parents[number] as usize];
+                let parent = &mut self.nodes[kept].parent;
+                *parent = new_indices[*parent as usize];
                 kept += 1;
             }
         }
-        self.rows.truncate(kept);
-        self.parents.truncate(kept);
-        self.visited.truncate(kept);
-        self.visited.fill(false);
-        for number in 0..kept {
-            for child in self.children(number) {
-                *child = renumbered[*child as usize];
+        self.nodes.truncate(kept);
+        for node in &mut self.nodes {
+            node.visited = false;
+            for child in &mut node.children {
+                *child = new_indices[*child as usize];
             }
-        }
-    }
-}
-
-/// Rows per chunk.
-const CHUNK: usize = 64;
-
-/// Rows of the same width, in chunks, so that they take no more memory than there are.
-struct Rows {
-    width: usize,
-    chunks: Vec<Vec<f64>>,
-}
-
-impl Rows {
-    fn new(width: usize) -> Self {
-        Self {
-            width,
-            chunks: Vec::new(),
-        }
-    }
-
-    fn get(&self, row: usize) -> &[f64] {
-        &self.chunks[row / CHUNK][row % CHUNK * self.width..][..self.width]
-    }
-
-    fn get_mut(&mut self, row: usize) -> &mut [f64] {
-        &mut self.chunks[row / CHUNK][row % CHUNK * self.width..][..self.width]
-    }
-
-    /// Adds a row of zeros.
-    fn push(&mut self) -> &mut [f64] {
-        let (width, size) = (self.width, CHUNK * self.width);
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == size) {
-            self.chunks.push(Vec::with_capacity(size));
-        }
-        let last = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[last];
-        chunk.resize(chunk.len() + width, 0.0);
-        let start = chunk.len() - width;
-        &mut chunk[start..]
-    }
-
-    fn copy_within(&mut self, from: usize, to: usize) {
-        let row = self.get(from).to_vec();
-        self.get_mut(to).copy_from_slice(&row);
-    }
-
-    fn truncate(&mut self, rows: usize) {
-        self.chunks.truncate(rows.div_ceil(CHUNK));
-        if let Some(last) = self.chunks.last_mut() {
-            last.truncate((rows - (rows - 1) / CHUNK * CHUNK) * self.width);
         }
     }
 }
@@ -277,67 +215,67 @@ mod tests {
         let meta = ModelMeta { config, tokenizer };
         let mut weights = initial_weights(config, meta.tokenizer.vocab_size(), 5);
         for weight in weights.values_mut().flat_map(|tensor| &mut tensor.values) {
-            // Large enough that it matters what comes before.
+            // Large enough that logits depend on earlier tokens.
             *weight *= 4.0;
         }
         Arc::new(InferenceGpt::from_tensors(meta, &weights))
     }
 
-    /// Makes many texts, a few at a time, and compares each with what it is alone. Gives how often nodes
-    /// were forgotten, and how many there are.
+    /// Decodes many sequences, a few at a time, and compares each with the same one decoded alone.
+    /// Returns the number of evictions and of nodes.
     fn compare(generator: &Generator, memory: usize) -> (u64, usize) {
         let prefix = generator.prefix().unwrap();
         let mut batch = DecodeBatch::new(generator.model(), Some(Arc::clone(&prefix)));
         let prefix_cache = PrefixCache::with_memory(generator.model(), prefix, memory);
         *batch.prefix_cache() = Some(prefix_cache);
         for index in 0..400 {
-            batch.add(index, generator.text(index));
+            batch.add(index, generator.sequence(index));
             while batch.len() > 4 {
                 batch.step(
                     |_, _| true,
-                    |index, text, _| {
-                        let sample = generator.sample_of(text.sampled());
+                    |index, sequence, _| {
+                        let sample = generator.decode(sequence.sampled());
                         assert_eq!(sample, generator.sample(index), "sample {index}");
                     },
                 );
             }
         }
         let prefix_cache = batch.prefix_cache().take().unwrap();
-        (prefix_cache.renewals, prefix_cache.parents.len())
+        (prefix_cache.generation, prefix_cache.nodes.len())
     }
 
     #[test]
-    fn a_text_is_what_it_would_be_alone() {
+    fn samples_are_the_same_as_without_the_cache() {
         for kind in [CorpusKind::Documents, CorpusKind::Continuous] {
-            let mut forgotten = 0;
+            let mut evictions = 0;
             for (prompt, temperature) in [("", 1.0), ("ab", 0.7), ("", 0.0), ("abcabc", 1.0)] {
                 let options = GenerateOptions {
                     sampling: SamplingOptions {
                         temperature,
                         ..Default::default()
                     },
-                    // Further than the context of a continuous text.
+                    // More than the context of a continuous text.
                     max_tokens: Some(2 * CONTEXT),
                     prompt: prompt.into(),
                     ..Default::default()
                 };
                 let generator = Generator::new(model(kind), options).unwrap();
-                let (renewals, nodes) = compare(&generator, 1 << 20);
-                assert!(renewals == 0 && nodes > 1, "{nodes} nodes");
-                // Workspace for two nodes, a few, and many.
+                let (generation, nodes) = compare(&generator, 1 << 20);
+                assert!(generation == 0 && nodes > 1, "{nodes} nodes");
+                // Memory for two nodes, a few, and many.
                 for memory in [0, 5_000, 40_000] {
-                    forgotten += compare(&generator, memory).0;
+                    evictions += compare(&generator, memory).0;
                 }
             }
-            assert!(forgotten > 100, "{kind:?}: {forgotten}");
+            assert!(evictions > 100, "{kind:?}: {evictions}");
         }
     }
 
     #[test]
-    fn a_line_has_the_score_that_it_would_have_alone() {
+    fn scores_are_the_same_as_without_the_cache() {
         let model = model(CorpusKind::Documents);
         let mut rng = fastrand::Rng::with_seed(4);
-        // The ends of lines, lines that others begin with, and lines longer than the context.
+        // Empty lines, lines that others begin with, and lines longer than the context.
         let mut line = || -> Vec<u32> {
             let length = rng.usize(0..20);
             let tokens = std::iter::repeat_with(|| rng.u32(0..2)).take(length);
@@ -346,10 +284,10 @@ mod tests {
         };
         let lines: Vec<_> = std::iter::repeat_with(&mut line).take(500).collect();
         let lines: Vec<&[u32]> = lines.iter().map(Vec::as_slice).collect();
-        let together = Scorer::new(&model).score_tokens(&lines);
-        for (line, together) in lines.iter().zip(together) {
+        let cached = Scorer::new(&model).score_tokens(&lines);
+        for (line, cached) in lines.iter().zip(cached) {
             let alone = Scorer::new(&model).score_tokens(&[line])[0];
-            assert_eq!(alone.bits.to_bits(), together.bits.to_bits(), "{line:?}");
+            assert_eq!(alone.bits.to_bits(), cached.bits.to_bits(), "{line:?}");
         }
     }
 }

@@ -8,11 +8,11 @@ use crate::model::InvalidValue;
 pub struct SamplingOptions {
     /// The divisor of the logits; 0 always takes the most likely token.
     pub temperature: f64,
-    /// Only the `k` likeliest tokens.
+    /// Keep only the `k` most likely tokens.
     pub top_k: Option<usize>,
-    /// Only the likeliest tokens that together reach this probability.
+    /// Keep the most likely tokens whose probabilities add up to this.
     pub top_p: Option<f64>,
-    /// Only tokens at least this many times as likely as the likeliest.
+    /// Drop tokens whose probability is below this × the top token's probability.
     pub min_p: Option<f64>,
 }
 
@@ -53,14 +53,20 @@ impl SamplingOptions {
     }
 }
 
-/// Chooses tokens, with random numbers of its own.
+/// A distribution over the next token: what [`Sampler::distribution`] computes.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution {
+    /// Unnormalized probabilities `[V]`; 0 for a token that cannot come.
+    weights: Vec<f64>,
+    /// The sum of the weights.
+    total: f64,
+}
+
+/// Samples tokens with random numbers of its own.
 pub struct Sampler {
     options: SamplingOptions,
     rng: fastrand::Rng,
-    /// A number a token, its logit and then what is proportional to its probability; and the sum of
-    /// the latter: `[V + 1]`.
-    weights: Vec<f64>,
-    /// The tokens, likeliest first, where the order matters.
+    /// The tokens by falling logit, if a filter needs that.
     order: Vec<u32>,
 }
 
@@ -76,93 +82,58 @@ impl Sampler {
         Self {
             options,
             rng: fastrand::Rng::with_seed(seed),
-            weights: vec![],
-            order: vec![],
+            order: Vec::new(),
         }
     }
 
-    /// The unnormalized probabilities, and their sum: `[V + 1]`.
-    pub fn weights(&self) -> &[f64] {
-        &self.weights
-    }
-
-    /// Takes over the weights of another sampler with the same options.
-    pub fn set_weights(&mut self, weights: &[f64]) {
-        self.weights.clear();
-        self.weights.extend_from_slice(weights);
-    }
-
-    /// Turns logits into weights, which are 0 for tokens that may not come. Panics where `allowed` lets
-    /// none through.
-    pub fn weigh(&mut self, logits: &[f64], allowed: impl Fn(u32) -> bool) {
+    /// Computes `out` from logits `[V]`: the grammar's mask, then top-k, temperature and softmax, top-p,
+    /// min-p. Panics if `allowed` is false for every token.
+    pub fn distribution(
+        &mut self,
+        logits: &[f64],
+        allowed: impl Fn(u32) -> bool,
+        out: &mut Distribution,
+    ) {
         let SamplingOptions {
             temperature,
             top_k,
             top_p,
             min_p,
         } = self.options;
-        self.weights.clear();
-        let masked = |(token, &logit): (usize, &f64)| match allowed(token as u32) {
+        let Distribution { weights, total } = out;
+        let mask = |(token, &logit): (usize, &f64)| match allowed(token as u32) {
             true => logit,
             false => f64::NEG_INFINITY,
         };
-        self.weights.extend(logits.iter().enumerate().map(masked));
+        weights.clear();
+        weights.extend(logits.iter().enumerate().map(mask));
         if temperature == 0.0 {
-            let likeliest = likeliest(&self.weights);
-            self.weights.fill(0.0);
-            self.weights[likeliest as usize] = 1.0;
-            self.weights.push(1.0);
+            let top = argmax(weights);
+            weights.fill(0.0);
+            (weights[top], *total) = (1.0, 1.0);
             return;
         }
         if top_k.is_some() || top_p.is_some() {
-            self.sort();
+            sort_by_logit(weights, &mut self.order);
         }
         if let Some(top_k) = top_k {
-            self.leave_out(top_k.min(self.order.len()), f64::NEG_INFINITY);
+            keep_top_k(weights, &self.order, top_k);
         }
-        let mut total = unnormalized_softmax(&mut self.weights, temperature);
+        *total = unnormalized_softmax(weights, temperature);
         if let Some(top_p) = top_p {
-            let mut reached = 0.0;
-            let enough = self.order.iter().position(|&token| {
-                reached += self.weights[token as usize];
-                reached >= top_p * total
-            });
-            if let Some(last) = enough {
-                self.leave_out(last + 1, 0.0);
-            }
+            keep_top_p(weights, &self.order, top_p * *total);
         }
         if let Some(min_p) = min_p {
-            // The likeliest token's weight is 1.
-            let least = min_p;
-            for weight in self.weights.iter_mut().filter(|weight| **weight < least) {
-                *weight = 0.0;
-            }
+            drop_below(weights, min_p);
         }
         if top_p.is_some() || min_p.is_some() {
-            total = self.weights.iter().sum();
-        }
-        self.weights.push(total);
-    }
-
-    /// Orders the tokens, the likeliest first; of equal ones that with the lower id.
-    fn sort(&mut self) {
-        self.order.clear();
-        self.order.extend(0..self.weights.len() as u32);
-        let weights = &self.weights;
-        self.order
-            .sort_by(|&a, &b| weights[b as usize].total_cmp(&weights[a as usize]));
-    }
-
-    /// Gives the weight `nothing` to all tokens from a place in the order on.
-    fn leave_out(&mut self, from: usize, nothing: f64) {
-        for &token in &self.order[from..] {
-            self.weights[token as usize] = nothing;
+            *total = weights.iter().sum();
         }
     }
 
-    /// One of the tokens, by their weights.
-    pub fn draw(&mut self) -> u32 {
-        let (total, weights) = self.weights.split_last().expect("there are weights");
+    /// Samples a token.
+    pub fn sample(&mut self, distribution: &Distribution) -> u32 {
+        let Distribution { weights, total } = distribution;
         let mut point = self.rng.f64() * total;
         for (token, weight) in weights.iter().enumerate() {
             point -= weight;
@@ -170,20 +141,55 @@ impl Sampler {
                 return token as u32;
             }
         }
-        // Rounding can leave a speck behind the last one; it belongs to the likeliest.
-        likeliest(weights)
+        // Rounding can leave the point behind the last token.
+        argmax(weights) as u32
     }
 }
 
-/// The token with the largest weight; the first of equals.
-fn likeliest(weights: &[f64]) -> u32 {
-    let mut best = 0;
-    for (token, &weight) in weights.iter().enumerate() {
-        if weight > weights[best] {
-            best = token;
+/// Writes the tokens to `order` by falling logit; of equal logits, the lower token first.
+fn sort_by_logit(logits: &[f64], order: &mut Vec<u32>) {
+    order.clear();
+    order.extend(0..logits.len() as u32);
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+}
+
+/// Masks the logits of all but the first `k` tokens of `order`.
+fn keep_top_k(logits: &mut [f64], order: &[u32], k: usize) {
+    for &token in order.iter().skip(k) {
+        logits[token as usize] = f64::NEG_INFINITY;
+    }
+}
+
+/// Zeroes the weights of all tokens after the first in `order` with which the sum reaches `min_sum`.
+fn keep_top_p(weights: &mut [f64], order: &[u32], min_sum: f64) {
+    let mut sum = 0.0;
+    let reaches = |&token: &u32| {
+        sum += weights[token as usize];
+        sum >= min_sum
+    };
+    if let Some(last) = order.iter().position(reaches) {
+        for &token in &order[last + 1..] {
+            weights[token as usize] = 0.0;
         }
     }
-    best as u32
+}
+
+/// Zeroes weights below a share of the largest, which is 1 after softmax.
+fn drop_below(weights: &mut [f64], min: f64) {
+    for weight in weights.iter_mut().filter(|weight| **weight < min) {
+        *weight = 0.0;
+    }
+}
+
+/// The index of the largest element; the first of equals.
+fn argmax(elements: &[f64]) -> usize {
+    let mut best = 0;
+    for (index, &element) in elements.iter().enumerate() {
+        if element > elements[best] {
+            best = index;
+        }
+    }
+    best
 }
 
 #[cfg(test)]
@@ -193,8 +199,9 @@ mod tests {
     const LOGITS: [f64; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
 
     fn sample(sampler: &mut Sampler, allowed: impl Fn(u32) -> bool) -> u32 {
-        sampler.weigh(&LOGITS, allowed);
-        sampler.draw()
+        let mut distribution = Distribution::default();
+        sampler.distribution(&LOGITS, allowed, &mut distribution);
+        sampler.sample(&distribution)
     }
 
     /// The relative frequency of each token over many draws.
@@ -221,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_as_often_as_they_are_likely() {
+    fn frequencies_of_tokens_match_their_probabilities() {
         let options = SamplingOptions {
             temperature: 1.0,
             ..Default::default()
@@ -281,7 +288,34 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_lowest_of_equals_and_only_what_is_allowed() {
+    fn filters_keep_the_most_likely_tokens() {
+        let mut order = Vec::new();
+        sort_by_logit(&LOGITS, &mut order);
+        assert_eq!(order, [1, 3, 2, 0, 4]);
+        let masked = f64::NEG_INFINITY;
+        let top_k = |k| {
+            let mut logits = LOGITS;
+            keep_top_k(&mut logits, &order, k);
+            logits
+        };
+        assert_eq!(top_k(2), [masked, 3.0, masked, 3.0, masked]);
+        assert_eq!(top_k(9), LOGITS);
+        let weights = [0.25, 1.0, 0.5, 1.0, 0.125];
+        let top_p = |min_sum| {
+            let mut weights = weights;
+            keep_top_p(&mut weights, &order, min_sum);
+            weights
+        };
+        assert_eq!(top_p(1.0), [0.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(top_p(2.25), [0.0, 1.0, 0.5, 1.0, 0.0]);
+        assert_eq!(top_p(3.0), weights);
+        let mut kept = weights;
+        drop_below(&mut kept, 0.5);
+        assert_eq!(kept, [0.0, 1.0, 0.5, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equal_tokens_that_are_allowed() {
         let mut sampler = Sampler::new(
             SamplingOptions {
                 temperature: 0.0,
@@ -296,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_temperature_is_as_good_as_greedy() {
+    fn smallest_temperature_does_not_overflow() {
         let options = SamplingOptions {
             temperature: f64::MIN_POSITIVE,
             ..Default::default()

@@ -104,7 +104,7 @@ fn make_samples<T>(
             }
             let index = indices.start;
             indices.start += 1;
-            batch.add(index, generator.text(index));
+            batch.add(index, generator.sequence(index));
         }
         if batch.is_empty() {
             return;
@@ -112,7 +112,7 @@ fn make_samples<T>(
         let finished = |index: u64, sequence: Sequence, _| {
             let (number, position) = (index / block_size, index % block_size);
             let block = blocks.get_mut(&number).expect("the block is in progress");
-            let sample = generator.sample_of(sequence.sampled());
+            let sample = generator.decode(sequence.sampled());
             block.samples[position as usize] = Some(convert(index, &sample));
             block.missing -= 1;
             if block.missing == 0

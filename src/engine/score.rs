@@ -1,109 +1,109 @@
-//! Scores: the bits that a model needs for a line.
+//! Scores: the bits per token of a line under a model.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::Prefix;
-use super::prefix_cache::{Node, PrefixCache};
+use super::prefix_cache::{Node, Prefix, PrefixCache};
 use crate::data::{CorpusKind, Tokenizer, parse_conversation};
 use crate::infer::{Chunk, InferenceGpt, MAX_BATCH, SequenceCache, Workspace};
 use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 
-/// Tokens per forward pass: enough to share all weights that are read.
-const TOGETHER: usize = 256;
+/// Tokens per forward pass: enough to share every read of the weights.
+const MAX_PASS_TOKENS: usize = 256;
 
 /// The score of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// `-log2 p` of all predicted tokens together; infinite where a character is unknown.
+    /// The sum of `-log2 p` over the predicted tokens; infinite if a character is unknown.
     pub bits: f64,
-    /// The number of predicted tokens: the characters, and the end.
+    /// The number of predicted tokens: the characters and the end.
     pub tokens: usize,
 }
 
 impl Score {
-    /// The mean over the predicted tokens.
+    /// The mean bits of a predicted token.
     pub fn bits_per_token(&self) -> f64 {
         self.bits / self.tokens as f64
     }
 }
 
-/// Scores texts with one model.
+/// Scores lines with one model.
 pub struct Scorer<'a> {
     model: &'a InferenceGpt,
-    room: Workspace,
-    streams: Vec<SequenceCache>,
-    /// The bits of each token that may come next.
-    prefix_cache: PrefixCache,
+    workspace: Workspace,
+    /// One per window of a pass.
+    caches: Vec<SequenceCache>,
+    /// The bits of each next token, `[V]`.
+    prefix_cache: PrefixCache<Vec<f64>>,
 }
 
-/// A part of a text that fits the context.
+/// A part of a line that fits the context.
 struct Window<'t> {
-    text: usize,
+    line: usize,
     tokens: &'t [u32],
-    /// The token after each scored one.
+    /// The tokens to score: each follows one of `tokens`, up to the last.
     targets: &'t [u32],
-    /// The node at which the line left the prefix cache.
-    left: Option<Node>,
+    /// The prefix cache has no child of this node for the first token.
+    missed: Option<Node>,
 }
 
 impl<'a> Scorer<'a> {
     pub fn new(model: &'a InferenceGpt) -> Self {
-        let beginning = model.meta().tokenizer.start_token();
-        let prefix = Arc::new(Prefix::new(model, &[beginning], neg_log2_probs));
+        let start = model.meta().tokenizer.start_token();
+        let prefix = Arc::new(Prefix::new(model, &[start], neg_log2_probs));
         Self {
             model,
-            room: Workspace::default(),
-            streams: Vec::new(),
+            workspace: Workspace::default(),
+            caches: Vec::new(),
             prefix_cache: PrefixCache::new(model, prefix),
         }
     }
 
-    /// The score of each of some lines: documents, lines of a continuous text, or conversations, as
-    /// the model's kind is. Errors name a line that is no conversation, counted from `first`.
+    /// Scores lines: documents, lines of a continuous text, or conversations, by the model's kind. Errors
+    /// name a line that is not a conversation, counted from `first`.
     pub fn score(&mut self, lines: &[&str], first: usize) -> Result<Vec<Score>> {
         let tokenizer = &self.model.meta().tokenizer;
         let tokens = lines.iter().enumerate().map(|(number, line)| {
             tokens(tokenizer, line).with_context(|| format!("line {}", first + number))
         });
-        let texts: Vec<Option<Vec<u32>>> = tokens.collect::<Result<_>>()?;
-        let known: Vec<&[u32]> = texts.iter().flatten().map(Vec::as_slice).collect();
+        let encoded: Vec<Option<Vec<u32>>> = tokens.collect::<Result<_>>()?;
+        let known: Vec<&[u32]> = encoded.iter().flatten().map(Vec::as_slice).collect();
         let mut scores = self.score_tokens(&known).into_iter();
         let unknown = Score {
             bits: f64::INFINITY,
             tokens: 0,
         };
-        let score = |text: &Option<_>| text.as_ref().and_then(|_| scores.next()).unwrap_or(unknown);
-        Ok(texts.iter().map(score).collect())
+        let score = |line: &Option<_>| line.as_ref().and_then(|_| scores.next()).unwrap_or(unknown);
+        Ok(encoded.iter().map(score).collect())
     }
 
-    /// The score of each of some texts, all of whose tokens but the first are predicted.
-    pub fn score_tokens(&mut self, texts: &[&[u32]]) -> Vec<Score> {
-        let score = |text: &&[u32]| Score {
+    /// Scores encoded lines: all tokens of each but the first are predicted.
+    pub fn score_tokens(&mut self, lines: &[&[u32]]) -> Vec<Score> {
+        let score = |tokens: &&[u32]| Score {
             bits: 0.0,
-            tokens: text.len().saturating_sub(1),
+            tokens: tokens.len().saturating_sub(1),
         };
-        let mut scores: Vec<Score> = texts.iter().map(score).collect();
+        let mut scores: Vec<Score> = lines.iter().map(score).collect();
         let context = self.model.meta().config.block_size;
-        let beginning = self.model.meta().tokenizer.start_token();
+        let start = self.model.meta().tokenizer.start_token();
         let (mut batch, mut size) = (Vec::new(), 0);
-        for (text, tokens) in texts.iter().enumerate() {
-            for (number, mut window) in windows(text, tokens, context).enumerate() {
-                if self.streams.len() == batch.len() {
-                    self.streams.push(self.model.new_cache());
+        for (line, tokens) in lines.iter().enumerate() {
+            for (number, mut window) in windows(line, tokens, context).enumerate() {
+                if self.caches.len() == batch.len() {
+                    self.caches.push(self.model.new_cache());
                 }
-                let stream = &mut self.streams[batch.len()];
-                stream.truncate(0);
-                if number == 0 && tokens[0] == beginning {
-                    scores[text].bits += window.look_up(&mut self.prefix_cache, stream);
+                let cache = &mut self.caches[batch.len()];
+                cache.truncate(0);
+                if number == 0 && tokens[0] == start {
+                    scores[line].bits += window.look_up(&mut self.prefix_cache, cache);
                 }
                 if window.tokens.is_empty() {
                     continue;
                 }
                 size += window.tokens.len();
                 batch.push(window);
-                if size >= TOGETHER || batch.len() == MAX_BATCH {
+                if size >= MAX_PASS_TOKENS || batch.len() == MAX_BATCH {
                     self.score_windows(&batch, &mut scores);
                     batch.clear();
                     size = 0;
@@ -114,28 +114,29 @@ impl<'a> Scorer<'a> {
         scores
     }
 
-    /// Adds the bits of some windows, each with its stream, to the scores of their texts.
+    /// Adds the bits of windows, each with its cache, to the scores of their lines.
     fn score_windows(&mut self, windows: &[Window], scores: &mut [Score]) {
-        let runs = windows.iter().zip(&mut self.streams);
-        let runs = runs.map(|(window, stream)| Chunk {
-            stream,
+        let chunks = windows.iter().zip(&mut self.caches);
+        let chunks = chunks.map(|(window, cache)| Chunk {
+            cache,
             tokens: window.tokens,
             logits_from: window.tokens.len() - window.targets.len(),
         });
         self.model
-            .forward(&mut self.room, &mut runs.collect::<Vec<_>>());
-        let mut logits = self.room.all_logits();
-        for (window, stream) in windows.iter().zip(&self.streams) {
+            .forward(&mut self.workspace, &mut chunks.collect::<Vec<_>>());
+        let mut logits = self.workspace.all_logits();
+        for (window, cache) in windows.iter().zip(&self.caches) {
             let logits = logits.by_ref().take(window.targets.len());
             for (number, (logits, &token)) in logits.zip(window.targets).enumerate() {
                 if number == 0
-                    && let Some(node) = window.left
+                    && let Some(node) = window.missed
                 {
                     let bits = neg_log2_probs(logits);
-                    scores[window.text].bits += bits[token as usize];
-                    self.prefix_cache.add(node, window.tokens[0], &bits, stream);
+                    scores[window.line].bits += bits[token as usize];
+                    let prefix_cache = &mut self.prefix_cache;
+                    prefix_cache.insert(node, window.tokens[0], cache, || bits);
                 } else {
-                    scores[window.text].bits += neg_log2_prob(logits, token);
+                    scores[window.line].bits += neg_log2_prob(logits, token);
                 }
             }
         }
@@ -143,9 +144,12 @@ impl<'a> Scorer<'a> {
 }
 
 impl Window<'_> {
-    /// Takes off the tokens that begin a text in a way that is remembered, which `stream` has seen
-    /// then. Gives the bits of what comes after each.
-    fn look_up(&mut self, prefix_cache: &mut PrefixCache, stream: &mut SequenceCache) -> f64 {
+    /// Moves the tokens that the prefix cache has to `cache`. Returns the bits of the tokens after each.
+    fn look_up(
+        &mut self,
+        prefix_cache: &mut PrefixCache<Vec<f64>>,
+        cache: &mut SequenceCache,
+    ) -> f64 {
         let mut bits = 0.0;
         let mut node = prefix_cache.root();
         loop {
@@ -154,19 +158,19 @@ impl Window<'_> {
             let [token, ..] = self.tokens else {
                 return bits;
             };
-            match prefix_cache.after(node, *token) {
-                Some(next) => node = next,
+            match prefix_cache.child(node, *token) {
+                Some(child) => node = child,
                 None => break,
             }
         }
-        prefix_cache.copy_to(node, stream);
-        self.left = Some(node);
+        prefix_cache.copy_to(node, cache);
+        self.missed = Some(node);
         bits
     }
 }
 
-/// A line's tokens; none where it has a character that the model doesn't know. Errors for a chat
-/// model where it is no conversation.
+/// The tokens of a line; none if it has an unknown character. Errors for a chat model if it is not a
+/// conversation.
 fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
     let Some(chat) = tokenizer.chat_tokens() else {
         let tokens = match tokenizer.kind() {
@@ -183,9 +187,9 @@ fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
     Ok(known.then(|| tokenizer.encode_conversation(chat, &messages)))
 }
 
-/// Windows in which each token is predicted once. The first begins with the text; in the others,
-/// each token of interest has at least half a context before it.
-fn windows(text: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = Window<'_>> {
+/// Windows in which each token is predicted once. The first begins with the line; in the others, each
+/// target has at least half a context before it.
+fn windows(line: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = Window<'_>> {
     let inputs = tokens.len().saturating_sub(1);
     let step = (context / 2).max(1);
     let mut done = 0;
@@ -202,10 +206,10 @@ fn windows(text: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = 
         let targets = &tokens[done + 1..=end];
         done = end;
         Some(Window {
-            text,
+            line,
             tokens: &tokens[start..end],
             targets,
-            left: None,
+            missed: None,
         })
     })
 }
@@ -228,7 +232,7 @@ mod tests {
                         assert_eq!(
                             window.tokens[before - 1],
                             target - 1,
-                            "what comes before it"
+                            "the token before the target"
                         );
                         assert!(before == target as usize || 2 * before >= context);
                         next += 1;

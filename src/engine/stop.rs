@@ -1,9 +1,9 @@
-//! Stop sequences: where a text is to end.
+//! Stop sequences, before which a generated text ends.
 
-/// Lets text through up to the first stop sequence, and holds back what may become one.
+/// Passes text on up to the first stop sequence, and holds back a suffix that may become one.
 pub struct StopFilter {
     stops: Vec<String>,
-    /// A possible beginning of a stop sequence.
+    /// A suffix that may be the beginning of a stop sequence.
     held: String,
     /// The text before any stop sequence.
     pub text: String,
@@ -21,7 +21,7 @@ impl StopFilter {
         }
     }
 
-    /// Takes a character, and gives the text that is certain by now.
+    /// Takes a character. Returns the text that can no longer belong to a stop sequence.
     pub fn push(&mut self, c: char) -> String {
         self.held.push(c);
         let ended = self
@@ -32,7 +32,7 @@ impl StopFilter {
             self.stopped = true;
             self.held.len() - longest
         } else {
-            // The earliest place from which what is held may still become a stop sequence.
+            // The earliest position from which the held text may still become a stop sequence.
             let mut starts = self.held.char_indices().map(|(at, _)| at);
             let may_stop = |at: &usize| {
                 self.stops
@@ -50,7 +50,7 @@ impl StopFilter {
         certain
     }
 
-    /// Gives what is still held when the text has ended.
+    /// Returns the held text at the end of generation.
     pub fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.held);
         self.text += &rest;

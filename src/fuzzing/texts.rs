@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use super::{accepted, small_model};
 use crate::cli::score_on_this_thread;
 use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, chat_prompt, decode_utf8};
-use crate::engine::{GenerateOptions, Generator, Sample, read_conversation};
+use crate::engine::{GenerateOptions, Generator, Sample};
 use crate::infer::InferenceGpt;
 
 /// The context size of the datasets.
@@ -38,7 +38,7 @@ pub fn text(input: &[u8]) {
             ..Default::default()
         };
         if let Some(generator) = accepted(Generator::new(Arc::clone(model), options)) {
-            let (Sample::Text(sample) | Sample::Passage(sample)) = generator.sample(0) else {
+            let Sample::Text(sample) = generator.sample(0) else {
                 panic!("these models do not chat");
             };
             assert!(sample.starts_with(&text));
@@ -64,8 +64,8 @@ pub fn conversations(input: &[u8]) {
     };
     for messages in conversations {
         let tokens = tokenizer.encode_conversation(chat, messages);
-        let read = read_conversation(&tokenizer, &tokens);
-        assert_eq!(read, Sample::Conversation(messages.clone()));
+        let read = tokenizer.decode_conversation(&tokens);
+        assert_eq!(&read, messages);
         for budget in 0..10 {
             let fitted = chat_prompt(&tokenizer, chat, messages, budget);
             assert!(fitted.tokens.len() <= budget.max(2));

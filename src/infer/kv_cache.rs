@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::thread_group::share;
+use super::thread_group::partition;
 use crate::kernels::head_cache::HeadCache;
 use crate::model::ModelConfig;
 
@@ -10,18 +10,35 @@ use crate::model::ModelConfig;
 #[derive(Clone, Debug)]
 pub struct SequenceCache {
     length: usize,
-    layers: usize,
-    /// `[heads, layers]`: who computes some heads needs theirs alone.
+    n_layer: usize,
+    /// `[n_head, n_layer]`, so that the caches of a range of heads are one slice.
     caches: Vec<HeadCache>,
 }
 
+/// The KV entry of one token, quantized as [`HeadCache`] does.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizedToken {
+    /// `[n_head, n_layer, 2, head_dim]`.
+    elements: Box<[i32]>,
+    /// `[n_head, n_layer]`, of the key and the value.
+    scales: Box<[[f64; 2]]>,
+}
+
+impl QuantizedToken {
+    /// The memory of an entry, in bytes.
+    pub fn bytes(config: ModelConfig) -> usize {
+        let caches = config.n_head * config.n_layer;
+        caches * (2 * config.head_dim() * size_of::<i32>() + size_of::<[f64; 2]>())
+    }
+}
+
 impl SequenceCache {
-    /// Nothing yet.
+    /// An empty cache, allocated for the whole context.
     pub fn new(config: ModelConfig) -> Self {
         let caches = 0..config.n_head * config.n_layer;
         Self {
             length: 0,
-            layers: config.n_layer,
+            n_layer: config.n_layer,
             caches: caches
                 .map(|_| HeadCache::new(config.head_dim(), config.block_size))
                 .collect(),
@@ -38,12 +55,17 @@ impl SequenceCache {
         self.length
     }
 
-    /// Forgets all but the first `length` tokens.
+    /// Drops all but the first `length` tokens.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 
-    /// Becomes another text of the same model.
+    /// Counts the next `count` entries, which are written, as cached.
+    pub fn extend_length(&mut self, count: usize) {
+        self.length += count;
+    }
+
+    /// Copies the cache of another sequence of the same model.
     pub fn copy_from(&mut self, other: &Self) {
         self.length = other.length;
         for (cache, other) in self.caches.iter_mut().zip(&other.caches) {
@@ -51,57 +73,51 @@ impl SequenceCache {
         }
     }
 
-    /// The numbers and the scales that are cached per token.
-    pub fn token_size(&self) -> (usize, usize) {
-        let head_dim = self.caches[0].head_dim();
-        (2 * head_dim * self.caches.len(), 2 * self.caches.len())
-    }
-
-    /// Copies what is remembered of the token at `position`.
-    pub fn read_token(&self, position: usize, numbers: &mut [i32], scales: &mut [f64]) {
-        let numbers = numbers.chunks_exact_mut(numbers.len() / self.caches.len());
-        let places = numbers.zip(scales.as_chunks_mut().0);
-        for (cache, (numbers, scales)) in self.caches.iter().zip(places) {
-            cache.read_token(position, numbers, scales);
+    /// Returns the entry of the token at `position`.
+    pub fn token(&self, position: usize) -> QuantizedToken {
+        let size = 2 * self.caches[0].head_dim();
+        let mut elements = vec![0; size * self.caches.len()].into_boxed_slice();
+        let mut scales = vec![[0.0; 2]; self.caches.len()].into_boxed_slice();
+        let entries = elements.chunks_exact_mut(size).zip(&mut scales);
+        for (cache, (elements, scales)) in self.caches.iter().zip(entries) {
+            cache.read_token(position, elements, scales);
         }
+        QuantizedToken { elements, scales }
     }
 
-    /// Remembers as the token at `position` what was read of one.
-    pub fn write_token(&mut self, position: usize, numbers: &[i32], scales: &[f64]) {
-        let numbers = numbers.chunks_exact(numbers.len() / self.caches.len());
-        let places = numbers.zip(scales.as_chunks().0);
-        for (cache, (numbers, scales)) in self.caches.iter_mut().zip(places) {
-            cache.write_token(position, numbers, scales);
+    /// Writes the entry of a token at `position`, which [`Self::extend_length`] must count then.
+    pub fn write_token(&mut self, position: usize, token: &QuantizedToken) {
+        let size = 2 * self.caches[0].head_dim();
+        let entries = token.elements.chunks_exact(size).zip(&token.scales);
+        for (cache, (elements, scales)) in self.caches.iter_mut().zip(entries) {
+            cache.write_token(position, elements, scales);
         }
-    }
-
-    /// Says that the first `length` tokens are there.
-    pub fn set_length(&mut self, length: usize) {
-        self.length = length;
     }
 }
 
-/// The next tokens of a text.
+/// Tokens to append to a sequence.
 pub struct Chunk<'a> {
-    pub stream: &'a mut SequenceCache,
+    pub cache: &'a mut SequenceCache,
     pub tokens: &'a [u32],
-    /// Logits are wanted after each token from this one on.
+    /// The first of these tokens whose logits are asked for; those of all later ones are, too.
     pub logits_from: usize,
 }
 
 impl Chunk<'_> {
-    /// The run of each of some members, who have some heads each.
-    pub fn parts(&mut self, members: usize) -> impl Iterator<Item = HeadShard<'_>> {
+    /// The chunk's part for each rank, with the KV caches of the rank's heads.
+    pub fn shards(&mut self, ranks: usize) -> impl Iterator<Item = HeadShard<'_>> {
         let (tokens, logits_from) = (self.tokens, self.logits_from);
-        let (length, layers) = (self.stream.length, self.stream.layers);
-        let mut rest = &mut self.stream.caches[..];
-        let heads = rest.len() / layers;
-        (0..members).map(move |number| {
-            let own = share(heads, number, members).len() * layers;
+        let (length, n_layer) = (self.cache.length, self.cache.n_layer);
+        let mut rest = &mut self.cache.caches[..];
+        let n_head = rest.len() / n_layer;
+        (0..ranks).map(move |rank| {
+            let own = partition(n_head, rank, ranks).len() * n_layer;
             HeadShard {
                 length,
-                layers,
-                caches: rest.split_off_mut(..own).expect("there are so many"),
+                n_layer,
+                caches: rest
+                    .split_off_mut(..own)
+                    .expect("the ranges cover the heads"),
                 tokens,
                 logits_from,
             }
@@ -109,11 +125,11 @@ impl Chunk<'_> {
     }
 }
 
-/// A run for some heads.
+/// A chunk with the KV caches of one rank's heads.
 pub struct HeadShard<'a> {
     length: usize,
-    layers: usize,
-    /// `[heads, layers]`.
+    n_layer: usize,
+    /// `[heads, n_layer]`.
     caches: &'a mut [HeadCache],
     pub tokens: &'a [u32],
     pub logits_from: usize,
@@ -125,8 +141,8 @@ impl HeadShard<'_> {
         self.length..self.length + self.tokens.len()
     }
 
-    /// The cache of one of these heads in a layer.
+    /// The cache of a head, counted from the rank's first, in a layer.
     pub fn cache(&mut self, head: usize, layer: usize) -> &mut HeadCache {
-        &mut self.caches[head * self.layers + layer]
+        &mut self.caches[head * self.n_layer + layer]
     }
 }

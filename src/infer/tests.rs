@@ -1,9 +1,12 @@
 //! Bit-exactness of inference: a token's logits depend neither on its batch nor on the machine.
 
+use super::thread_group::group_size;
 use super::*;
 use crate::data::{CorpusKind, Tokenizer};
+use crate::kernels::cpu::cores;
 use crate::kernels::cpu::test_override::for_each_cpu;
-use crate::model::{ModelConfig, initial_weights};
+use crate::model::{ModelConfig, ModelMeta, initial_weights};
+use crate::store::{Precision, TensorFile, encode_tensors};
 
 /// Sizes around and between the widths of vectors.
 const CONFIGS: [ModelConfig; 5] = [
@@ -36,30 +39,31 @@ fn model(config: ModelConfig, precision: Precision) -> InferenceGpt {
     InferenceGpt::new(meta, file.unwrap())
 }
 
-/// Texts of different lengths.
-fn texts(config: ModelConfig, count: usize) -> Vec<Vec<u32>> {
+/// Sequences of different lengths.
+fn sequences(config: ModelConfig, count: usize) -> Vec<Vec<u32>> {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut text = || {
+    let mut sequence = || {
         let length = rng.usize(1..=config.block_size);
         (0..length).map(|_| rng.u32(0..11)).collect()
     };
-    (0..count).map(|_| text()).collect()
+    (0..count).map(|_| sequence()).collect()
 }
 
-/// The logits' bits after each token of a text that goes through the model in pieces.
-fn bits_alone(model: &InferenceGpt, text: &[u32], piece: usize) -> Vec<Vec<u64>> {
-    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
+/// The bits of the logits after each token of a sequence that is alone in its passes, `chunk_size`
+/// tokens at a time.
+fn bits_alone(model: &InferenceGpt, sequence: &[u32], chunk_size: usize) -> Vec<Vec<u64>> {
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
     let mut all = Vec::new();
-    for tokens in text.chunks(piece) {
-        model.forward(&mut room, &mut [run(&mut stream, tokens)]);
-        all.extend((0..tokens.len()).map(|i| bits(room.logits(i))));
+    for tokens in sequence.chunks(chunk_size) {
+        model.forward(&mut workspace, &mut [chunk(&mut cache, tokens)]);
+        all.extend((0..tokens.len()).map(|i| bits(workspace.logits(i))));
     }
     all
 }
 
-fn run<'a>(stream: &'a mut SequenceCache, tokens: &'a [u32]) -> Chunk<'a> {
+fn chunk<'a>(cache: &'a mut SequenceCache, tokens: &'a [u32]) -> Chunk<'a> {
     Chunk {
-        stream,
+        cache,
         tokens,
         logits_from: 0,
     }
@@ -70,64 +74,68 @@ fn bits(logits: &[f64]) -> Vec<u64> {
 }
 
 #[test]
-fn a_text_in_any_pieces_is_the_same_to_the_bit() {
+fn logits_have_the_same_bits_for_any_chunk_size() {
     for config in CONFIGS {
         let model = model(config, Precision::F32);
-        for text in texts(config, 3) {
-            let expected = bits_alone(&model, &text, 1);
-            for piece in [2, 3, 4, 7, 8, 9, 64] {
-                assert_eq!(bits_alone(&model, &text, piece), expected, "{config:?}");
+        for sequence in sequences(config, 3) {
+            let expected = bits_alone(&model, &sequence, 1);
+            for chunk_size in [2, 3, 4, 7, 8, 9, 64] {
+                assert_eq!(
+                    bits_alone(&model, &sequence, chunk_size),
+                    expected,
+                    "{config:?}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn a_text_among_others_is_the_same_to_the_bit() {
+fn logits_have_the_same_bits_in_any_batch() {
     for config in CONFIGS {
         let model = model(config, Precision::F32);
         for count in [1, 2, 3, 4, 5, 8, 11, 17] {
-            among_others(&model, count);
+            compare_batch_with_alone(&model, count);
         }
     }
 }
 
-/// Compares some texts, each of which begins when the others are somewhere else, with the same ones
-/// alone.
-fn among_others(model: &InferenceGpt, count: usize) {
+/// Compares sequences of one batch, each of which starts two steps after the one before, with the same
+/// ones alone.
+fn compare_batch_with_alone(model: &InferenceGpt, count: usize) {
     let config = model.meta().config;
-    let texts = texts(config, count);
-    let expected: Vec<_> = texts.iter().map(|t| bits_alone(model, t, 1)).collect();
-    let mut streams: Vec<SequenceCache> = texts.iter().map(|_| model.new_cache()).collect();
-    let mut room = Workspace::default();
+    let sequences = sequences(config, count);
+    let expected: Vec<_> = sequences.iter().map(|s| bits_alone(model, s, 1)).collect();
+    let mut caches: Vec<SequenceCache> = sequences.iter().map(|_| model.new_cache()).collect();
+    let mut workspace = Workspace::default();
     for step in 0..config.block_size + 2 * count {
-        let mut places = Vec::new();
-        let mut runs = Vec::new();
-        for (i, (text, stream)) in texts.iter().zip(&mut streams).enumerate() {
-            if let Some(token) = step.checked_sub(2 * i)
-                && token < text.len()
+        let mut positions = Vec::new();
+        let mut chunks = Vec::new();
+        for (i, (sequence, cache)) in sequences.iter().zip(&mut caches).enumerate() {
+            if let Some(position) = step.checked_sub(2 * i)
+                && position < sequence.len()
             {
-                places.push((i, token));
-                runs.push(run(stream, &text[token..=token]));
+                positions.push((i, position));
+                chunks.push(chunk(cache, &sequence[position..=position]));
             }
         }
-        model.forward(&mut room, &mut runs);
-        assert_eq!(room.all_logits().count(), places.len());
-        for (logits, (text, token)) in places.into_iter().enumerate() {
-            assert_eq!(bits(room.logits(logits)), expected[text][token]);
+        model.forward(&mut workspace, &mut chunks);
+        assert_eq!(workspace.all_logits().count(), positions.len());
+        for (logits, (i, position)) in positions.into_iter().enumerate() {
+            assert_eq!(bits(workspace.logits(logits)), expected[i][position]);
         }
     }
 }
 
 #[test]
-fn every_width_of_vectors_gives_the_same_bits() {
+fn logits_have_the_same_bits_on_every_cpu() {
     for config in CONFIGS {
         let model = model(config, Precision::F32);
-        for text in texts(config, 3) {
-            for piece in [1, 3, 8, 13] {
-                let expected = bits_alone(&model, &text, piece);
+        for sequence in sequences(config, 3) {
+            for chunk_size in [1, 3, 8, 13] {
+                let expected = bits_alone(&model, &sequence, chunk_size);
                 for_each_cpu(|width| {
-                    let found = bits_alone(&model, &text, piece);
+                    let found = bits_alone(&model, &sequence, chunk_size);
                     assert!(found == expected, "{width:?}: {config:?}");
                 });
             }
@@ -136,77 +144,77 @@ fn every_width_of_vectors_gives_the_same_bits() {
 }
 
 #[test]
-fn half_precision_weights_that_are_the_same_numbers_give_the_same_bits() {
+fn f16_weights_of_the_same_values_give_the_same_bits() {
     for config in CONFIGS {
         let (full, half) = (model(config, Precision::F32), model(config, Precision::F16));
-        for text in texts(config, 2) {
-            for piece in [1, 8] {
-                let expected = bits_alone(&full, &text, piece);
-                assert_eq!(bits_alone(&half, &text, piece), expected);
+        for sequence in sequences(config, 2) {
+            for chunk_size in [1, 8] {
+                let expected = bits_alone(&full, &sequence, chunk_size);
+                assert_eq!(bits_alone(&half, &sequence, chunk_size), expected);
             }
         }
     }
 }
 
 #[test]
-fn a_copy_of_a_stream_goes_on_as_the_original_does() {
+fn copied_cache_gives_the_same_bits_as_the_original() {
     let config = CONFIGS[1];
     let model = model(config, Precision::F32);
-    let text = &texts(config, 1)[0];
-    let (mut first, mut room) = (model.new_cache(), Workspace::default());
+    let sequence = &sequences(config, 1)[0];
+    let (mut first, mut workspace) = (model.new_cache(), Workspace::default());
     let mut second = model.new_cache();
-    // What was there before is forgotten.
-    model.forward(&mut room, &mut [run(&mut second, &[1, 2, 3])]);
-    for (i, &token) in text.iter().enumerate() {
+    // The copy replaces these.
+    model.forward(&mut workspace, &mut [chunk(&mut second, &[1, 2, 3])]);
+    for (i, &token) in sequence.iter().enumerate() {
         second.copy_from(&first);
-        model.forward(&mut room, &mut [run(&mut second, &[token])]);
-        let copied = bits(room.logits(0));
-        model.forward(&mut room, &mut [run(&mut first, &[token])]);
-        assert_eq!(bits(room.logits(0)), copied, "after {i} tokens");
+        model.forward(&mut workspace, &mut [chunk(&mut second, &[token])]);
+        let copied = bits(workspace.logits(0));
+        model.forward(&mut workspace, &mut [chunk(&mut first, &[token])]);
+        assert_eq!(bits(workspace.logits(0)), copied, "after {i} tokens");
     }
 }
 
 #[test]
-fn texts_that_a_team_makes_are_the_same_to_the_bit() {
-    // Also teams of more members than there are heads, or rows.
-    for members in [2, 3, 7] {
-        let team = ThreadGroup::start(members).unwrap();
+fn logits_have_the_same_bits_for_any_number_of_ranks() {
+    // Also more ranks than there are heads, or rows.
+    for ranks in [2, 3, 7] {
+        let group = ThreadGroup::start(ranks).unwrap();
         for config in CONFIGS {
             for precision in [Precision::F32, Precision::F16] {
                 let model = model(config, precision);
-                for text in texts(config, 2) {
-                    let expected = bits_alone(&model, &text, 1);
-                    for piece in [1, 2, 7, 64] {
-                        let found = team.run(|| bits_alone(&model, &text, piece));
-                        assert!(found == expected, "{members} members, {config:?}");
+                for sequence in sequences(config, 2) {
+                    let expected = bits_alone(&model, &sequence, 1);
+                    for chunk_size in [1, 2, 7, 64] {
+                        let found = group.run(|| bits_alone(&model, &sequence, chunk_size));
+                        assert!(found == expected, "{ranks} ranks, {config:?}");
                     }
                 }
-                team.run(|| among_others(&model, 3));
+                group.run(|| compare_batch_with_alone(&model, 3));
             }
         }
     }
 }
 
 #[test]
-fn a_room_may_change_between_teams() {
+fn workspace_serves_groups_of_different_sizes() {
     let config = config(12, 3, 2, 21);
     let model = model(config, Precision::F32);
-    let text = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-    let expected = bits_alone(&model, &text, 1);
-    let teams = [3, 1, 2].map(|members| ThreadGroup::start(members).unwrap());
-    let (mut stream, mut room) = (model.new_cache(), Workspace::default());
-    for (i, (token, expected)) in text.iter().zip(expected).enumerate() {
-        let runs = &mut [run(&mut stream, std::slice::from_ref(token))];
-        teams[i % 3].run(|| model.forward(&mut room, runs));
-        assert_eq!(bits(room.logits(0)), expected);
+    let sequence = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let expected = bits_alone(&model, &sequence, 1);
+    let groups = [3, 1, 2].map(|ranks| ThreadGroup::start(ranks).unwrap());
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
+    for (i, (token, expected)) in sequence.iter().zip(expected).enumerate() {
+        let chunks = &mut [chunk(&mut cache, std::slice::from_ref(token))];
+        groups[i % 3].run(|| model.forward(&mut workspace, chunks));
+        assert_eq!(bits(workspace.logits(0)), expected);
     }
 }
 
 #[test]
-fn threads_come_for_large_models_alone() {
+fn small_models_get_a_single_thread() {
     let size = |config, threads| {
-        let team = model(config, Precision::F32).thread_group(threads).unwrap();
-        team.run(thread_group::group_size)
+        let group = model(config, Precision::F32).thread_group(threads).unwrap();
+        group.run(group_size)
     };
     assert_eq!(size(config(16, 4, 1, 16), 2), 1);
     assert_eq!(size(config(128, 4, 1, 16), 1), 1);

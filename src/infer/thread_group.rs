@@ -1,10 +1,9 @@
-//! Threads that make a single text together.
+//! Threads that compute the forward passes of a single sequence together.
 //!
-//! The next token of one text is mostly waiting for weights, keys and values to come from memory.
-//! So each member of a team goes through the whole model by itself, in step with the others, and
-//! computes always the same rows of each matrix and the same heads, which stay near its processor.
-//! The ranks exchange their results at a [`Barrier`]. Whole rows and heads are the same
-//! whoever computes them, bit for bit.
+//! Decoding one sequence mostly waits for weights, keys and values to come from memory. So each rank
+//! computes the whole pass in step with the others, always with the same rows of each matrix and the
+//! same heads, which stay in its core's caches. The ranks gather their results at a [`Barrier`]. Whole
+//! rows and heads have the same bits whichever rank computes them.
 
 use std::hint::spin_loop;
 use std::ops::Range;
@@ -26,11 +25,11 @@ const SPIN_LIMIT: usize = 2000;
 const MAX_WAIT: Duration = Duration::from_millis(20);
 const WAIT_DECAY: u32 = 16;
 
-/// Threads that go through a model together, one text at a time.
+/// Threads that share the forward passes of one caller at a time.
 pub struct ThreadGroup(Option<Mutex<ThreadPool>>);
 
 impl ThreadGroup {
-    /// Errors where the threads can't be started.
+    /// Errors if the threads cannot be started.
     pub fn start(threads: usize) -> Result<Self> {
         let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = (threads > 1).then(pool).transpose();
@@ -38,20 +37,20 @@ impl ThreadGroup {
         Ok(Self(pool.map(Mutex::new)))
     }
 
-    /// Does some work, in which each pass through a model is the work of all threads.
-    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// Runs a function whose forward passes are shared by all threads.
+    pub fn run<R: Send>(&self, function: impl FnOnce() -> R + Send) -> R {
         match &self.0 {
-            // Members that wait for each other can't wait for those of another text.
+            // Ranks that wait for each other cannot wait for those of another caller.
             Some(pool) => {
                 let pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
-                pool.install(work)
+                pool.install(function)
             }
-            None => work(),
+            None => function(),
         }
     }
 }
 
-/// The number of ranks of a pass through a model on this thread.
+/// The number of threads of the group that this thread belongs to.
 pub fn group_size() -> usize {
     match rayon::current_thread_index() {
         Some(_) => rayon::current_num_threads(),
@@ -59,154 +58,151 @@ pub fn group_size() -> usize {
     }
 }
 
-/// Does the work of each member, all at the same time.
-pub fn run_ranks<W: Kernel<Output = ()> + Send>(works: impl Iterator<Item = W>) {
-    let mut works: Vec<_> = works.map(|work| Mutex::new(Some(work))).collect();
-    let take = |work: &mut Option<W>| simd::run(work.take().expect("each is done once"));
-    match &mut works[..] {
-        [work] => take(work.get_mut().unwrap_or_else(PoisonError::into_inner)),
-        works => {
-            let works = &*works;
+/// Runs the kernel of each rank on a thread of its own, all at the same time.
+pub fn run_ranks<K: Kernel<Output = ()> + Send>(kernels: impl Iterator<Item = K>) {
+    let mut kernels: Vec<_> = kernels.map(|kernel| Mutex::new(Some(kernel))).collect();
+    let run = |kernel: &mut Option<K>| simd::run(kernel.take().expect("each runs once"));
+    match &mut kernels[..] {
+        [kernel] => run(kernel.get_mut().unwrap_or_else(PoisonError::into_inner)),
+        kernels => {
+            let kernels = &*kernels;
             rayon::broadcast(|thread| {
-                let mut work = works[thread.index()].lock();
-                take(work.as_mut().unwrap_or_else(|error| error.get_mut()));
+                let mut kernel = kernels[thread.index()].lock();
+                run(kernel.as_mut().unwrap_or_else(|error| error.get_mut()));
             });
         }
     }
 }
 
-/// The barrier at which ranks meet and exchange their results.
+/// The barrier at which the ranks of a pass wait for each other and exchange their results.
 ///
-/// On a processor that has other work to do, members are seldom there at the same time. Where they
-/// wait too much, some passes are made by one of them alone.
+/// On a CPU with other work to do, the threads are seldom scheduled at the same time. If they wait
+/// too much, one rank computes whole passes alone.
 #[derive(Debug, Default)]
 pub struct Barrier {
     /// The number of ranks of this pass.
-    members: usize,
+    ranks: usize,
     /// The accumulated wait beyond the spins, in nanoseconds, decayed until the last pass began.
     waited: AtomicU64,
-    last: Option<Instant>,
+    last_pass: Option<Instant>,
     arrivals: Arrivals,
     /// A rank panicked: no other may wait for it.
     broken: AtomicBool,
-    /// Two exchange buffers, as bits of f64: one is written while some ranks still read the other.
-    values: [Vec<AtomicU64>; 2],
+    /// Two exchange buffers, as bits of f64: one is written while ranks still read the other.
+    buffers: [Vec<AtomicU64>; 2],
 }
 
-/// On lines of memory of their own, as everything else is only read while members wait here.
+/// On cache lines of its own, as everything else is only read while ranks wait.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Arrivals(AtomicUsize);
 
 impl Barrier {
-    /// Begins a pass in which up to `most` numbers are exchanged at a time. Says how many members take part.
-    pub fn begin(&mut self, most: usize) -> usize {
-        self.members = group_size();
-        if self.members > 1 && self.have_waited() > MAX_WAIT {
-            self.members = 1;
+    /// Begins a pass that gathers at most `max_elements` elements at a time. Returns the number of its
+    /// ranks.
+    pub fn begin(&mut self, max_elements: usize) -> usize {
+        self.ranks = group_size();
+        if self.ranks > 1 && self.decayed_wait() > MAX_WAIT {
+            self.ranks = 1;
         }
-        if self.members > 1 {
+        if self.ranks > 1 {
             *self.arrivals.0.get_mut() = 0;
             *self.broken.get_mut() = false;
-            for values in &mut self.values {
-                values.resize_with(most.max(values.len()), AtomicU64::default);
+            for buffer in &mut self.buffers {
+                buffer.resize_with(max_elements.max(buffer.len()), AtomicU64::default);
             }
         }
-        self.members
+        self.ranks
     }
 
-    /// The accumulated wait, after its decay.
-    fn have_waited(&mut self) -> Duration {
+    /// The accumulated wait after its decay.
+    fn decayed_wait(&mut self) -> Duration {
         let now = Instant::now();
-        let since = now - self.last.replace(now).unwrap_or(now);
+        let since = now - self.last_pass.replace(now).unwrap_or(now);
         let waited = Duration::from_nanos(*self.waited.get_mut());
         let waited = waited.saturating_sub(since / WAIT_DECAY);
         *self.waited.get_mut() = waited.as_nanos() as u64;
         waited
     }
 
-    /// Those who take part in this pass.
-    pub fn members(&self) -> impl Iterator<Item = Rank<'_>> {
-        (0..self.members).map(|number| Rank {
-            number,
-            exchange: self,
-            meetings: 0,
+    /// The ranks of the pass that has begun.
+    pub fn ranks(&self) -> impl Iterator<Item = Rank<'_>> {
+        (0..self.ranks).map(|index| Rank {
+            index,
+            barrier: self,
+            waits: 0,
         })
     }
 }
 
-/// One of a team, or the only one.
+/// One of the threads of a pass, or the only one.
 #[derive(Debug)]
 pub struct Rank<'a> {
-    number: usize,
-    exchange: &'a Barrier,
+    index: usize,
+    barrier: &'a Barrier,
     /// The number of barriers that this rank has passed.
-    meetings: usize,
+    waits: usize,
 }
 
 impl Rank<'_> {
-    fn is_alone(&self) -> bool {
-        self.exchange.members == 1
+    /// The range of `count` rows or heads that this rank computes; it may be empty.
+    pub fn partition(&self, count: usize) -> Range<usize> {
+        partition(count, self.index, self.barrier.ranks)
     }
 
-    /// Which of `count` rows, or heads, are this member's: some of them, none or all.
-    pub fn share(&self, count: usize) -> Range<usize> {
-        share(count, self.number, self.exchange.members)
-    }
-
-    /// Puts `out` together of what each member has of its rows: this one `part`, `[columns, own]`. What
-    /// is in `part` afterwards is of no use.
+    /// Gathers `out` `[columns, rows]` from all ranks: this one has `partial` `[columns, own]`, which
+    /// has no defined content afterwards.
     pub fn all_gather(
         &mut self,
-        part: &mut Vec<f64>,
+        partial: &mut Vec<f64>,
         own: Range<usize>,
         [columns, rows]: [usize; 2],
         out: &mut Vec<f64>,
     ) {
-        if self.is_alone() {
-            std::mem::swap(part, out);
+        if self.barrier.ranks == 1 {
+            std::mem::swap(partial, out);
             return;
         }
         out.resize(columns * rows, 0.0);
-        let values = &self.exchange.values[self.meetings % 2][..out.len()];
+        let buffer = &self.barrier.buffers[self.waits % 2][..out.len()];
         if !own.is_empty() {
-            let parts = part.chunks_exact(own.len());
-            for (part, values) in parts.zip(values.chunks_exact(rows)) {
-                for (part, value) in part.iter().zip(&values[own.clone()]) {
-                    value.store(part.to_bits(), Ordering::Relaxed);
+            let partials = partial.chunks_exact(own.len());
+            for (partial, buffer) in partials.zip(buffer.chunks_exact(rows)) {
+                for (element, shared) in partial.iter().zip(&buffer[own.clone()]) {
+                    shared.store(element.to_bits(), Ordering::Relaxed);
                 }
             }
         }
-        self.meet();
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = f64::from_bits(value.load(Ordering::Relaxed));
+        self.wait();
+        for (out, shared) in out.iter_mut().zip(buffer) {
+            *out = f64::from_bits(shared.load(Ordering::Relaxed));
         }
     }
 
-    /// Waits until all members are here, and with them what they have stored.
-    fn meet(&mut self) {
+    /// Waits until all ranks are here, and with them what they have stored.
+    fn wait(&mut self) {
         let Barrier {
-            members,
+            ranks,
             waited,
             arrivals,
             broken,
             ..
-        } = self.exchange;
-        self.meetings += 1;
+        } = self.barrier;
+        self.waits += 1;
         arrivals.0.fetch_add(1, Ordering::AcqRel);
-        let others_are_missing = || {
+        let is_incomplete = || {
             let broken = broken.load(Ordering::Relaxed);
-            assert!(!broken, "a member of the team failed");
-            arrivals.0.load(Ordering::Acquire) < self.meetings * members
+            assert!(!broken, "another rank panicked");
+            arrivals.0.load(Ordering::Acquire) < self.waits * ranks
         };
         for _ in 0..SPIN_LIMIT {
-            if !others_are_missing() {
+            if !is_incomplete() {
                 return;
             }
             spin_loop();
         }
         let since = Instant::now();
-        while others_are_missing() {
+        while is_incomplete() {
             thread::yield_now();
         }
         let nanoseconds = since.elapsed().as_nanos() as u64;
@@ -217,14 +213,14 @@ impl Rank<'_> {
 impl Drop for Rank<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.exchange.broken.store(true, Ordering::Relaxed);
+            self.barrier.broken.store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// Which of `count` things are those of member `number` of some.
-pub fn share(count: usize, number: usize, members: usize) -> Range<usize> {
-    count * number / members..count * (number + 1) / members
+/// The range of `count` items that belongs to one of `ranks` ranks.
+pub fn partition(count: usize, rank: usize, ranks: usize) -> Range<usize> {
+    count * rank / ranks..count * (rank + 1) / ranks
 }
 
 #[cfg(test)]
@@ -234,46 +230,44 @@ mod tests {
     use super::*;
     use crate::kernels::simd::Simd;
 
-    /// What a member does: it gathers two columns of five numbers, other ones each time. One member may
-    /// fail before the last.
-    struct Gathering<'a> {
-        member: Rank<'a>,
-        failing: Option<usize>,
+    /// Gathers two columns of five elements, different ones each time. One rank may panic before the
+    /// last time.
+    struct Gather<'a> {
+        rank: Rank<'a>,
+        panicking: Option<usize>,
         gathered: &'a AtomicUsize,
     }
 
-    impl Kernel for Gathering<'_> {
+    impl Kernel for Gather<'_> {
         type Output = ();
 
         fn run<S: Simd>(mut self, _: S) {
-            let own = self.member.share(5);
+            let own = self.rank.partition(5);
             let mut all = Vec::new();
-            for time in 0..100 {
-                let failing = time == 99 && self.failing == Some(self.member.number);
-                assert!(!failing, "this member fails");
-                let column = |first: usize| own.clone().map(move |row| (time + first + row) as f64);
-                let mut part: Vec<f64> = column(0).chain(column(5)).collect();
-                self.member
-                    .all_gather(&mut part, own.clone(), [2, 5], &mut all);
-                assert!(
-                    (time..time + 10)
-                        .map(|number| number as f64)
-                        .eq(all.iter().copied())
-                );
+            for round in 0..100 {
+                let panics = round == 99 && self.panicking == Some(self.rank.index);
+                assert!(!panics, "this rank panics");
+                let column =
+                    |first: usize| own.clone().map(move |row| (round + first + row) as f64);
+                let mut partial: Vec<f64> = column(0).chain(column(5)).collect();
+                self.rank
+                    .all_gather(&mut partial, own.clone(), [2, 5], &mut all);
+                let expected = (round..round + 10).map(|element| element as f64);
+                assert!(expected.eq(all.iter().copied()));
                 self.gathered.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
     /// Returns the number of gathers of all ranks.
-    fn all_gather(team: &ThreadGroup, failing: Option<usize>) -> usize {
+    fn all_gather(group: &ThreadGroup, panicking: Option<usize>) -> usize {
         let gathered = AtomicUsize::new(0);
-        let mut exchange = Barrier::default();
-        team.run(|| {
-            exchange.begin(10);
-            run_ranks(exchange.members().map(|member| Gathering {
-                member,
-                failing,
+        let mut barrier = Barrier::default();
+        group.run(|| {
+            barrier.begin(10);
+            run_ranks(barrier.ranks().map(|rank| Gather {
+                rank,
+                panicking,
                 gathered: &gathered,
             }));
         });
@@ -281,38 +275,36 @@ mod tests {
     }
 
     #[test]
-    fn members_hear_what_the_others_have() {
-        for members in [1, 2, 3, 7] {
-            assert_eq!(
-                all_gather(&ThreadGroup::start(members).unwrap(), None),
-                members * 100
-            );
+    fn all_gather_returns_the_elements_of_all_ranks() {
+        for ranks in [1, 2, 3, 7] {
+            let group = ThreadGroup::start(ranks).unwrap();
+            assert_eq!(all_gather(&group, None), ranks * 100);
         }
     }
 
     #[test]
-    fn nobody_waits_for_a_member_that_failed() {
-        let team = ThreadGroup::start(3).unwrap();
-        for failing in 0..3 {
-            let failed = catch_unwind(AssertUnwindSafe(|| all_gather(&team, Some(failing))));
-            assert!(failed.is_err());
-            assert_eq!(all_gather(&team, None), 300);
+    fn panic_of_a_rank_ends_the_pass_of_all() {
+        let group = ThreadGroup::start(3).unwrap();
+        for panicking in 0..3 {
+            let result = catch_unwind(AssertUnwindSafe(|| all_gather(&group, Some(panicking))));
+            assert!(result.is_err());
+            assert_eq!(all_gather(&group, None), 300);
         }
     }
 
     #[test]
-    fn a_team_whose_members_wait_too_much_leaves_the_work_to_one() {
-        let mut exchange = Barrier::default();
-        let mut members = |waited: Duration| {
-            *exchange.waited.get_mut() = waited.as_nanos() as u64;
-            exchange.begin(1)
+    fn one_rank_computes_alone_after_too_much_waiting() {
+        let mut barrier = Barrier::default();
+        let mut ranks = |waited: Duration| {
+            *barrier.waited.get_mut() = waited.as_nanos() as u64;
+            barrier.begin(1)
         };
         ThreadGroup::start(2).unwrap().run(|| {
-            assert_eq!(members(MAX_WAIT / 2), 2);
-            assert_eq!(members(Duration::from_secs(3600)), 1);
-            // Some of it is forgotten.
+            assert_eq!(ranks(MAX_WAIT / 2), 2);
+            assert_eq!(ranks(Duration::from_secs(3600)), 1);
+            // Time for the wait to decay.
             thread::sleep(Duration::from_millis(1));
-            assert_eq!(members(MAX_WAIT + Duration::from_micros(1)), 2);
+            assert_eq!(ranks(MAX_WAIT + Duration::from_micros(1)), 2);
         });
     }
 }

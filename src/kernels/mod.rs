@@ -65,7 +65,7 @@
 //!
 //! - [`cpu`]: detection; [`simd`]: vectors per CPU, dispatch, stored weights
 //! - [`math_f64`], [`math_f32`]: sums, maxima, `exp`; [`softmax_f64`]: softmax and `-log2 p`
-//! - [`matmul_f64`], [`head_cache`], [`attention_f64`]: inference
+//! - [`matmul_f64`], [`head_cache`], [`attention_f64`], [`layers_f64`]: inference
 //! - [`matmul_f32`], [`microkernel`], [`attention_f32`]: training
 //!
 //! The tests of each kernel compare it with a scalar reference for odd shapes, on each kind of CPU
@@ -75,6 +75,7 @@ pub mod attention_f32;
 pub mod attention_f64;
 pub mod cpu;
 pub mod head_cache;
+pub mod layers_f64;
 pub mod math_f32;
 pub mod math_f64;
 pub mod matmul_f32;

@@ -34,15 +34,15 @@ pub fn generate(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError>
     };
     let generator =
         Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad_request)?;
-    let submit = |index| app.decode_pool.submit(generator.text(index), &[]);
+    let submit = |index| app.decode_pool.submit(generator.sequence(index), &[]);
     // All samples are queued before the first is waited for.
     let pending: Vec<CompletionHandle> = (0..count.min(MAX_SAMPLES)).map(submit).collect();
     let mut samples = Vec::with_capacity(pending.len());
     for handle in pending {
         let completion = handle.wait()?;
         app.metrics.count_prompt(generator.prompt_tokens());
-        samples.push(match generator.sample_of(&completion.tokens) {
-            Sample::Text(text) | Sample::Passage(text) => text,
+        samples.push(match generator.decode(&completion.tokens) {
+            Sample::Text(text) => text,
             Sample::Conversation(messages) => {
                 let contents: Vec<String> = messages.into_iter().map(|m| m.content).collect();
                 contents.join("\n")
@@ -72,7 +72,7 @@ pub fn chat(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
         .collect::<Result<_, _>>()?;
     let reply =
         PendingReply::new(&app.model, &messages, &options, 0).map_err(HttpError::bad_request)?;
-    let completion = app.decode_pool.submit(reply.text, &[]).wait()?;
+    let completion = app.decode_pool.submit(reply.sequence, &[]).wait()?;
     app.metrics.count_prompt(reply.prompt_tokens);
     Ok(HandlerOutput::Full(Response::json(&json!({
         "role": "assistant",

@@ -161,11 +161,11 @@ impl CompletionRequest {
             Prompts::Conversation(messages) => {
                 let reply = PendingReply::new(&app.model, messages, &self.options.generate, index)
                     .map_err(HttpError::bad_request)?;
-                Ok((reply.text, reply.prompt_tokens))
+                Ok((reply.sequence, reply.prompt_tokens))
             }
             Prompts::Texts(generators) => {
                 let generator = &generators[(index / n) as usize];
-                Ok((generator.text(index % n), generator.prompt_tokens()))
+                Ok((generator.sequence(index % n), generator.prompt_tokens()))
             }
         }
     }

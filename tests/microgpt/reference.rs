@@ -103,12 +103,12 @@ fn to_f64(tensor: &Tensor) -> Vec<f64> {
 /// The logits after each token of a document, `[T, vocab_size]`.
 fn inference_logits(model: &InferenceGpt, tokens: &[u32]) -> Vec<f64> {
     let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
-    let run = Chunk {
-        stream: &mut cache,
+    let chunk = Chunk {
+        cache: &mut cache,
         tokens,
         logits_from: 0,
     };
-    model.forward(&mut workspace, &mut [run]);
+    model.forward(&mut workspace, &mut [chunk]);
     (0..tokens.len())
         .flat_map(|index| workspace.logits(index).to_vec())
         .collect()

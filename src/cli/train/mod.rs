@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use super::failure::Failure;
 use super::flags::{RawArgs, TrainArgs};
-use super::generate::{Style, print_all};
+use super::generate::{SampleFormat, print_all};
 use super::progress::ProgressMeter;
 use super::{allocator, console, model_dir};
 use crate::data::CorpusKind;
@@ -318,7 +318,8 @@ impl Run {
 fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
     let model = model_dir::load(Some(dir))?;
     // They fit a screen.
-    let (count, max_tokens) = match model.meta().tokenizer.kind() {
+    let kind = model.meta().tokenizer.kind();
+    let (count, max_tokens) = match kind {
         CorpusKind::Documents => (20, Some(MAX_SAMPLE_TOKENS)),
         CorpusKind::Continuous => (1, None),
         CorpusKind::Conversations => (3, Some(MAX_SAMPLE_TOKENS)),
@@ -330,7 +331,7 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
             ..Default::default()
         },
     )?;
-    let format = |index, sample: &Sample| Style::Lines.format(index, sample);
+    let format = move |index, sample: &Sample| SampleFormat::plain(kind).format(index, sample);
     let samples = start_samples(generator, threads, count, true, format)?;
     print_all(samples)
 }

@@ -10,8 +10,7 @@ use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs, override_hyper
 use super::super::{console, model_dir};
 use super::input::Input;
 use super::{memory, output};
-use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
-use crate::engine::list_chars;
+use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet, quote_chars};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::DirectoryLock;
 use crate::train::{Checkpoint, Hyperparameters, TrainConfig};
@@ -208,7 +207,7 @@ fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Resu
         unknown.is_empty(),
         "{} has characters that the resumed model doesn't know: {}",
         input.describe(corpus.kind()),
-        list_chars(&unknown)
+        quote_chars(&unknown)
     );
     Ok(checkpoint)
 }
