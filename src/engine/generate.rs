@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::prefix_cache::Prefix;
 use super::sequence::{Grammar, Sequence};
-use super::{Distribution, Sampler, SamplingOptions};
+use super::{Sampler, SamplingOptions};
 use crate::data::{CorpusKind, Message, quote_chars};
 use crate::infer::{InferenceGpt, Workspace};
 
@@ -47,7 +47,7 @@ pub struct Generator {
     model: Arc<InferenceGpt>,
     options: GenerateOptions,
     prompt: Vec<u32>,
-    prefix: OnceLock<Arc<Prefix<Distribution>>>,
+    prefix: OnceLock<Arc<Prefix>>,
 }
 
 impl Generator {
@@ -121,13 +121,13 @@ impl Generator {
 
     /// The prefilled prompt, which all samples share; none if the prompt of a continuous text exceeds
     /// the context.
-    pub fn prefix(&self) -> Option<Arc<Prefix<Distribution>>> {
+    pub fn prefix(&self) -> Option<Arc<Prefix>> {
         let fits = self.prompt.len() <= self.model.meta().config.block_size;
         let prefix = || {
             let distribution = |logits: &[f64]| {
-                let mut next = Distribution::default();
-                self.sequence(0).distribution(logits, &mut next);
-                next
+                let mut row = Vec::new();
+                self.sequence(0).distribution(logits, &mut row);
+                row
             };
             Arc::new(Prefix::new(&self.model, &self.prompt, distribution))
         };

@@ -7,22 +7,26 @@
 
 use std::sync::Arc;
 
-use crate::infer::{Chunk, InferenceGpt, QuantizedToken, SequenceCache, Workspace};
+use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
 /// The memory of a trie, in bytes.
 const MEMORY: usize = 4 << 20;
 
-/// Prefilled tokens that all sequences begin with. `T` is the value that is cached for the next token:
-/// its [`Distribution`](super::Distribution) for sampling, the bits of every token for scoring.
+/// Prefilled tokens that all sequences begin with.
 #[derive(Debug)]
-pub struct Prefix<T> {
+pub struct Prefix {
     cache: SequenceCache,
-    next: T,
+    values: Vec<f64>,
 }
 
-impl<T> Prefix<T> {
-    /// Prefills tokens, at least one and at most a context. `next` converts the logits `[V]`.
-    pub fn new(model: &InferenceGpt, tokens: &[u32], next: impl FnOnce(&[f64]) -> T) -> Self {
+impl Prefix {
+    /// Prefills tokens, at least one and at most a context. `values` converts the logits `[V]` to the
+    /// values that are cached for the next token.
+    pub fn new(
+        model: &InferenceGpt,
+        tokens: &[u32],
+        values: impl FnOnce(&[f64]) -> Vec<f64>,
+    ) -> Self {
         let (mut cache, mut workspace) = (model.new_cache(), Workspace::default());
         let chunk = Chunk {
             cache: &mut cache,
@@ -30,31 +34,31 @@ impl<T> Prefix<T> {
             logits_from: tokens.len() - 1,
         };
         model.forward(&mut workspace, &mut [chunk]);
-        let next = next(workspace.logits(0));
-        Self { cache, next }
+        let values = values(workspace.logits(0));
+        Self { cache, values }
     }
 }
 
-/// A trie of prefixes.
-pub struct PrefixCache<T> {
-    prefix: Arc<Prefix<T>>,
-    vocab_size: usize,
+/// A trie of prefixes. Each node caches a row of values for the token after it, which the owner
+/// computes from the logits: a [`Distribution`](super::Distribution) for sampling, bits for scoring.
+///
+/// The fields of all nodes lie in arrays of their own: with allocations per node, generating a million
+/// names took 1.19 times as long, and scoring as many 1.1 times.
+pub struct PrefixCache {
+    prefix: Arc<Prefix>,
     max_nodes: usize,
-    /// The root, then the others, each after its parent.
-    nodes: Vec<TrieNode<T>>,
+    values: Rows<f64>,
+    /// `[nodes, V]`: the child for each token; 0, the root, if there is none.
+    children: Rows<u32>,
+    /// The KV entry of each node's token, as [`SequenceCache::read_token`] copies it.
+    elements: Rows<i32>,
+    scales: Rows<[f64; 2]>,
+    /// Each node's parent, which is older than the node.
+    parents: Vec<u32>,
+    /// Set for each node that a sequence visited since the last eviction.
+    visited: Vec<bool>,
     /// The number of evictions, each of which renumbers the nodes.
     generation: u64,
-}
-
-struct TrieNode<T> {
-    /// The KV entry of the node's token; empty for the root.
-    token: QuantizedToken,
-    next: T,
-    parent: u32,
-    /// `[V]`: the child for each token; 0, the root, if there is none. Empty in a leaf.
-    children: Box<[u32]>,
-    /// Set if a sequence visited the node since the last eviction.
-    visited: bool,
 }
 
 /// A node of the trie. Valid up to the next eviction.
@@ -73,31 +77,44 @@ impl Node {
     }
 }
 
-impl<T: Clone> PrefixCache<T> {
-    pub fn new(model: &InferenceGpt, prefix: Arc<Prefix<T>>) -> Self {
+impl PrefixCache {
+    pub fn new(model: &InferenceGpt, prefix: Arc<Prefix>) -> Self {
         Self::with_memory(model, prefix, MEMORY)
     }
 
-    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix<T>>, memory: usize) -> Self {
-        let vocab_size = model.meta().tokenizer.vocab_size();
-        let next_bytes = vocab_size * size_of::<f64>();
-        let children_bytes = vocab_size * size_of::<u32>();
-        let token_bytes = QuantizedToken::bytes(model.meta().config);
-        let node_bytes = size_of::<TrieNode<T>>() + token_bytes + next_bytes + children_bytes;
-        let root = TrieNode {
-            token: QuantizedToken::default(),
-            next: prefix.next.clone(),
-            parent: 0,
-            children: Box::default(),
-            visited: false,
-        };
-        Self {
-            prefix,
-            vocab_size,
-            max_nodes: (memory / node_bytes).max(2),
-            nodes: vec![root],
+    fn with_memory(model: &InferenceGpt, prefix: Arc<Prefix>, memory: usize) -> Self {
+        let config = model.meta().config;
+        let widths = [
+            prefix.values.len(),
+            model.meta().tokenizer.vocab_size(),
+            SequenceCache::token_elements(config),
+            SequenceCache::token_scales(config),
+        ];
+        let node_bytes = 8 * widths[0] + 4 * widths[1] + 4 * widths[2] + 16 * widths[3];
+        let max_nodes = (memory / node_bytes).max(2);
+        let mut trie = Self {
+            max_nodes,
+            values: Rows::new(widths[0], max_nodes),
+            children: Rows::new(widths[1], max_nodes),
+            elements: Rows::new(widths[2], max_nodes),
+            scales: Rows::new(widths[3], max_nodes),
+            parents: Vec::new(),
+            visited: Vec::new(),
             generation: 0,
-        }
+            prefix,
+        };
+        trie.push(0, &Arc::clone(&trie.prefix).values);
+        trie
+    }
+
+    /// Adds a node without children, whose token is still to be set.
+    fn push(&mut self, parent: u32, values: &[f64]) {
+        self.values.push().copy_from_slice(values);
+        self.children.push();
+        self.elements.push();
+        self.scales.push();
+        self.parents.push(parent);
+        self.visited.push(false);
     }
 
     /// The root: the end of the common prefix.
@@ -109,16 +126,15 @@ impl<T: Clone> PrefixCache<T> {
         }
     }
 
-    /// The cached value for the token after a node.
-    pub fn next(&self, node: Node) -> &T {
-        &self.nodes[node.index as usize].next
+    /// The cached values for the token after a node.
+    pub fn values(&self, node: Node) -> &[f64] {
+        self.values.get(node.index as usize)
     }
 
     /// The child for a token, if it is cached.
     pub fn child(&mut self, node: Node, token: u32) -> Option<Node> {
-        let children = &self.nodes[node.index as usize].children;
-        let index = *children.get(token as usize)?;
-        self.nodes[index as usize].visited = true;
+        let index = self.children.get(node.index as usize)[token as usize];
+        self.visited[index as usize] = true;
         (index != 0).then_some(Node {
             index,
             length: node.length + 1,
@@ -131,66 +147,97 @@ impl<T: Clone> PrefixCache<T> {
         cache.copy_from(&self.prefix.cache);
         let mut index = node.index as usize;
         for position in (cache.length()..node.length).rev() {
-            cache.write_token(position, &self.nodes[index].token);
-            index = self.nodes[index].parent as usize;
+            cache.write_token(position, self.elements.get(index), self.scales.get(index));
+            index = self.parents[index] as usize;
         }
         cache.extend_length(node.length - cache.length());
     }
 
-    /// Inserts the child of a node for a token, whose KV entry `cache` holds and after which `next`
-    /// is the value. A full trie evicts instead. Does nothing if the child exists or the node is of an
-    /// earlier generation.
-    pub fn insert(
-        &mut self,
-        node: Node,
-        token: u32,
-        cache: &SequenceCache,
-        next: impl FnOnce() -> T,
-    ) {
+    /// Inserts the child of a node for a token, whose KV entry `cache` holds, with the values after it. A
+    /// full trie evicts instead. Does nothing if the child exists or the node is of an earlier
+    /// generation.
+    pub fn insert(&mut self, node: Node, token: u32, cache: &SequenceCache, values: &[f64]) {
         if node.generation != self.generation || self.child(node, token).is_some() {
             return;
         }
-        if self.nodes.len() == self.max_nodes {
+        let index = self.parents.len();
+        if index == self.max_nodes {
             return self.evict();
         }
-        let index = self.nodes.len() as u32;
-        let children = &mut self.nodes[node.index as usize].children;
-        if children.is_empty() {
-            *children = vec![0; self.vocab_size].into();
-        }
-        children[token as usize] = index;
-        self.nodes.push(TrieNode {
-            token: cache.token(node.length),
-            next: next(),
-            parent: node.index,
-            children: Box::default(),
-            visited: false,
-        });
+        self.push(node.index, values);
+        self.children.get_mut(node.index as usize)[token as usize] = index as u32;
+        let (elements, scales) = (self.elements.get_mut(index), self.scales.get_mut(index));
+        cache.read_token(node.length, elements, scales);
     }
 
     /// Evicts the nodes that no sequence visited since the last eviction, and the newest of the others
     /// until half of the trie is free: the oldest are the most common.
     fn evict(&mut self) {
         self.generation += 1;
-        let mut new_indices = vec![0; self.nodes.len()];
+        let mut new_indices = vec![0; self.parents.len()];
         let mut kept = 1;
-        for index in 1..self.nodes.len() {
-            if self.nodes[index].visited && kept < self.max_nodes / 2 {
+        for index in 1..self.parents.len() {
+            if self.visited[index] && kept < self.max_nodes / 2 {
                 new_indices[index] = kept as u32;
-                self.nodes.swap(index, kept);
+                self.values.copy_within(index, kept);
+                self.children.copy_within(index, kept);
+                self.elements.copy_within(index, kept);
+                self.scales.copy_within(index, kept);
                 // A parent is older than its children, and visited when they are.
-                let parent = &mut self.nodes[kept].parent;
-                *parent = new_indices[*parent as usize];
+                self.parents[kept] = new_indices[self.parents[index] as usize];
                 kept += 1;
             }
         }
-        self.nodes.truncate(kept);
-        for node in &mut self.nodes {
-            node.visited = false;
-            for child in &mut node.children {
-                *child = new_indices[*child as usize];
-            }
+        self.values.truncate(kept);
+        self.children.truncate(kept);
+        self.elements.truncate(kept);
+        self.scales.truncate(kept);
+        self.parents.truncate(kept);
+        self.visited.truncate(kept);
+        self.visited.fill(false);
+        for child in &mut self.children.elements {
+            *child = new_indices[*child as usize];
         }
+    }
+}
+
+/// Rows of equal width `[rows, width]`.
+struct Rows<T> {
+    width: usize,
+    elements: Vec<T>,
+}
+
+impl<T: Copy + Default> Rows<T> {
+    /// No rows. Their memory is reserved, which the system maps only once it is written to.
+    fn new(width: usize, max_rows: usize) -> Self {
+        Self {
+            width,
+            elements: Vec::with_capacity(max_rows * width),
+        }
+    }
+
+    fn get(&self, row: usize) -> &[T] {
+        &self.elements[row * self.width..][..self.width]
+    }
+
+    fn get_mut(&mut self, row: usize) -> &mut [T] {
+        &mut self.elements[row * self.width..][..self.width]
+    }
+
+    /// Adds a row of zeros.
+    fn push(&mut self) -> &mut [T] {
+        let start = self.elements.len();
+        self.elements.resize(start + self.width, T::default());
+        &mut self.elements[start..]
+    }
+
+    fn copy_within(&mut self, from: usize, to: usize) {
+        let row = from * self.width..(from + 1) * self.width;
+        self.elements.copy_within(row, to * self.width);
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        self.elements.truncate(rows * self.width);
     }
 }
 
@@ -241,7 +288,7 @@ mod tests {
             }
         }
         let prefix_cache = batch.prefix_cache().take().unwrap();
-        (prefix_cache.generation, prefix_cache.nodes.len())
+        (prefix_cache.generation, prefix_cache.parents.len())
     }
 
     #[test]

@@ -53,13 +53,20 @@ impl SamplingOptions {
     }
 }
 
-/// A distribution over the next token: what [`Sampler::distribution`] computes.
-#[derive(Clone, Debug, Default)]
-pub struct Distribution {
-    /// Unnormalized probabilities `[V]`; 0 for a token that cannot come.
-    weights: Vec<f64>,
-    /// The sum of the weights.
-    total: f64,
+/// A distribution over the next token, in a row `[V + 1]`: the unnormalized probabilities, 0 for a
+/// token that cannot come, and their sum.
+#[derive(Clone, Copy, Debug)]
+pub struct Distribution<'a>(&'a [f64]);
+
+impl<'a> Distribution<'a> {
+    /// The distribution of a [`Self::row`].
+    pub fn from_row(row: &'a [f64]) -> Self {
+        Self(row)
+    }
+
+    pub fn row(self) -> &'a [f64] {
+        self.0
+    }
 }
 
 /// Samples tokens with random numbers of its own.
@@ -86,32 +93,33 @@ impl Sampler {
         }
     }
 
-    /// Computes `out` from logits `[V]`: the grammar's mask, then top-k, temperature and softmax, top-p,
-    /// min-p. Panics if `allowed` is false for every token.
-    pub fn distribution(
+    /// Computes the distribution from logits `[V]` in the buffer `row`: the mask of `allowed`, top-k,
+    /// temperature and softmax, top-p, min-p. Panics if no token is allowed.
+    pub fn distribution<'a>(
         &mut self,
         logits: &[f64],
         allowed: impl Fn(u32) -> bool,
-        out: &mut Distribution,
-    ) {
+        row: &'a mut Vec<f64>,
+    ) -> Distribution<'a> {
         let SamplingOptions {
             temperature,
             top_k,
             top_p,
             min_p,
         } = self.options;
-        let Distribution { weights, total } = out;
         let mask = |(token, &logit): (usize, &f64)| match allowed(token as u32) {
             true => logit,
             false => f64::NEG_INFINITY,
         };
-        weights.clear();
-        weights.extend(logits.iter().enumerate().map(mask));
+        row.clear();
+        row.extend(logits.iter().enumerate().map(mask));
+        let weights = &mut row[..];
         if temperature == 0.0 {
             let top = argmax(weights);
             weights.fill(0.0);
-            (weights[top], *total) = (1.0, 1.0);
-            return;
+            weights[top] = 1.0;
+            row.push(1.0);
+            return Distribution(row);
         }
         if top_k.is_some() || top_p.is_some() {
             sort_by_logit(weights, &mut self.order);
@@ -119,21 +127,23 @@ impl Sampler {
         if let Some(top_k) = top_k {
             keep_top_k(weights, &self.order, top_k);
         }
-        *total = unnormalized_softmax(weights, temperature);
+        let mut total = unnormalized_softmax(weights, temperature);
         if let Some(top_p) = top_p {
-            keep_top_p(weights, &self.order, top_p * *total);
+            keep_top_p(weights, &self.order, top_p * total);
         }
         if let Some(min_p) = min_p {
             drop_below(weights, min_p);
         }
         if top_p.is_some() || min_p.is_some() {
-            *total = weights.iter().sum();
+            total = weights.iter().sum();
         }
+        row.push(total);
+        Distribution(row)
     }
 
     /// Samples a token.
-    pub fn sample(&mut self, distribution: &Distribution) -> u32 {
-        let Distribution { weights, total } = distribution;
+    pub fn sample(&mut self, distribution: Distribution) -> u32 {
+        let (total, weights) = distribution.0.split_last().expect("a row is never empty");
         let mut point = self.rng.f64() * total;
         for (token, weight) in weights.iter().enumerate() {
             point -= weight;
@@ -199,9 +209,9 @@ mod tests {
     const LOGITS: [f64; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
 
     fn sample(sampler: &mut Sampler, allowed: impl Fn(u32) -> bool) -> u32 {
-        let mut distribution = Distribution::default();
-        sampler.distribution(&LOGITS, allowed, &mut distribution);
-        sampler.sample(&distribution)
+        let mut row = Vec::new();
+        let distribution = sampler.distribution(&LOGITS, allowed, &mut row);
+        sampler.sample(distribution)
     }
 
     /// The relative frequency of each token over many draws.

@@ -26,9 +26,9 @@ pub struct DecodeBatch<'a, T> {
     steps_left: usize,
     /// The caches of sequences that have ended, for reuse.
     spare_caches: Vec<SequenceCache>,
-    prefix_cache: Option<PrefixCache<Distribution>>,
-    /// The distribution of the sequence that advances.
-    next: Distribution,
+    prefix_cache: Option<PrefixCache>,
+    /// The buffer of the distribution of the sequence that advances.
+    row: Vec<f64>,
 }
 
 /// A sequence of a batch.
@@ -52,7 +52,7 @@ enum Lookup {
 impl<'a, T> DecodeBatch<'a, T> {
     /// A batch without sequences. If there is a prefix, it must be the prompt of all of them, and their
     /// sampling options must be equal.
-    pub fn new(model: &'a InferenceGpt, prefix: Option<Arc<Prefix<Distribution>>>) -> Self {
+    pub fn new(model: &'a InferenceGpt, prefix: Option<Arc<Prefix>>) -> Self {
         Self {
             model,
             workspace: Workspace::default(),
@@ -61,12 +61,12 @@ impl<'a, T> DecodeBatch<'a, T> {
             steps_left: STEPS_PER_TURN,
             spare_caches: Vec::new(),
             prefix_cache: prefix.map(|prefix| PrefixCache::new(model, prefix)),
-            next: Distribution::default(),
+            row: Vec::new(),
         }
     }
 
     #[cfg(test)]
-    pub fn prefix_cache(&mut self) -> &mut Option<PrefixCache<Distribution>> {
+    pub fn prefix_cache(&mut self) -> &mut Option<PrefixCache> {
         &mut self.prefix_cache
     }
 
@@ -111,12 +111,12 @@ impl<'a, T> DecodeBatch<'a, T> {
         for (logits, index) in with_logits.into_iter().enumerate() {
             let slot = &mut self.slots[index];
             let logits = self.workspace.logits(logits);
-            slot.sequence.distribution(logits, &mut self.next);
+            let next = slot.sequence.distribution(logits, &mut self.row);
             if let Some(prefix_cache) = &mut self.prefix_cache {
-                slot.insert(prefix_cache, &self.next);
+                slot.insert(prefix_cache, next);
             }
             let visit = |token| visit(&mut slot.owner, token);
-            slot.finish = slot.sequence.advance(&self.next, visit);
+            slot.finish = slot.sequence.advance(next, visit);
         }
         self.remove_finished(&mut finished);
     }
@@ -184,13 +184,13 @@ impl<T> Slot<T> {
     /// Advances a new sequence as far as the prefix cache has its tokens.
     fn look_up(
         &mut self,
-        prefix_cache: &mut PrefixCache<Distribution>,
+        prefix_cache: &mut PrefixCache,
         visit: &mut impl FnMut(&mut T, u32) -> bool,
     ) {
         let Lookup::Pending = self.lookup else { return };
         let mut node = prefix_cache.root();
         loop {
-            let next = prefix_cache.next(node);
+            let next = Distribution::from_row(prefix_cache.values(node));
             self.finish = self
                 .sequence
                 .advance(next, |token| visit(&mut self.owner, token));
@@ -207,13 +207,13 @@ impl<T> Slot<T> {
     }
 
     /// Inserts the distribution after the token that missed the prefix cache.
-    fn insert(&mut self, prefix_cache: &mut PrefixCache<Distribution>, next: &Distribution) {
+    fn insert(&mut self, prefix_cache: &mut PrefixCache, next: Distribution) {
         if let Lookup::Missed(node) = std::mem::replace(&mut self.lookup, Lookup::Finished)
             // Otherwise the prefix was dropped with the first half of the context.
             && self.cache.length() == node.length() + 1
         {
             let token = self.sequence.last();
-            prefix_cache.insert(node, token, &self.cache, || next.clone());
+            prefix_cache.insert(node, token, &self.cache, next.row());
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Scorer<'a> {
     /// One per window of a pass.
     caches: Vec<SequenceCache>,
     /// The bits of each next token, `[V]`.
-    prefix_cache: PrefixCache<Vec<f64>>,
+    prefix_cache: PrefixCache,
 }
 
 /// A part of a line that fits the context.
@@ -134,7 +134,7 @@ impl<'a> Scorer<'a> {
                     let bits = neg_log2_probs(logits);
                     scores[window.line].bits += bits[token as usize];
                     let prefix_cache = &mut self.prefix_cache;
-                    prefix_cache.insert(node, window.tokens[0], cache, || bits);
+                    prefix_cache.insert(node, window.tokens[0], cache, &bits);
                 } else {
                     scores[window.line].bits += neg_log2_prob(logits, token);
                 }
@@ -145,15 +145,11 @@ impl<'a> Scorer<'a> {
 
 impl Window<'_> {
     /// Moves the tokens that the prefix cache has to `cache`. Returns the bits of the tokens after each.
-    fn look_up(
-        &mut self,
-        prefix_cache: &mut PrefixCache<Vec<f64>>,
-        cache: &mut SequenceCache,
-    ) -> f64 {
+    fn look_up(&mut self, prefix_cache: &mut PrefixCache, cache: &mut SequenceCache) -> f64 {
         let mut bits = 0.0;
         let mut node = prefix_cache.root();
         loop {
-            bits += prefix_cache.next(node)[self.targets[0] as usize];
+            bits += prefix_cache.values(node)[self.targets[0] as usize];
             (self.tokens, self.targets) = (&self.tokens[1..], &self.targets[1..]);
             let [token, ..] = self.tokens else {
                 return bits;

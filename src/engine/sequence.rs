@@ -127,18 +127,18 @@ impl Sequence {
         &self.tokens[cache.length()..]
     }
 
-    /// Computes the distribution over the next token from its logits `[V]`.
-    pub fn distribution(&mut self, logits: &[f64], out: &mut Distribution) {
+    /// Computes the distribution over the next token from its logits `[V]`, in the buffer `row`.
+    pub fn distribution<'a>(&mut self, logits: &[f64], row: &'a mut Vec<f64>) -> Distribution<'a> {
         let grammar = &self.grammar;
         self.sampler
-            .distribution(logits, |token| grammar.allows(token), out);
+            .distribution(logits, |token| grammar.allows(token), row)
     }
 
     /// Samples the next token. `visit` gets it, and ends the sequence by returning false. Returns the
     /// reason if the sequence ended.
     pub fn advance(
         &mut self,
-        next: &Distribution,
+        next: Distribution,
         visit: impl FnOnce(u32) -> bool,
     ) -> Option<FinishReason> {
         if self.sampled.len() == self.max_tokens {
@@ -162,7 +162,7 @@ impl Sequence {
         workspace: &mut Workspace,
         mut visit: impl FnMut(u32) -> bool,
     ) -> FinishReason {
-        let mut next = Distribution::default();
+        let mut row = Vec::new();
         loop {
             let tokens = self.uncached(cache);
             let logits_from = tokens.len() - 1;
@@ -172,8 +172,8 @@ impl Sequence {
                 logits_from,
             };
             model.forward(workspace, &mut [chunk]);
-            self.distribution(workspace.logits(0), &mut next);
-            if let Some(finish) = self.advance(&next, &mut visit) {
+            let next = self.distribution(workspace.logits(0), &mut row);
+            if let Some(finish) = self.advance(next, &mut visit) {
                 return finish;
             }
         }

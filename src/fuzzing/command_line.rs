@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::check_message;
+use super::support::check_message;
 use crate::cli::Failure;
 use crate::cli::flags::{ParsedCommand, override_hyperparameters};
 use crate::cli::{help, parse};

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::small_model;
+use super::support::small_model;
 use crate::data::CorpusKind;
 use crate::serve::app_state::AppState;
 use crate::serve::handler::HandlerOutput;

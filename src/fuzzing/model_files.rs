@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use candle_core::Device;
 
-use super::{CHARACTERS, accepted, generate_and_score, small_meta};
+use super::support::{CHARACTERS, accepted, generate_and_score, small_meta};
 use crate::data::{Corpus, CorpusKind, Dataset};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelMeta, initial_weights};

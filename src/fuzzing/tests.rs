@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 
-use super::small_meta;
+use super::support::small_meta;
 use crate::data::CorpusKind;
 use crate::store::{Precision, TensorFile};
 

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::{Arc, LazyLock};
 
-use super::{accepted, small_model};
+use super::support::{accepted, small_model};
 use crate::cli::score_on_this_thread;
 use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, chat_prompt, decode_utf8};
 use crate::engine::{GenerateOptions, Generator, Sample};

@@ -15,23 +15,6 @@ pub struct SequenceCache {
     caches: Vec<HeadCache>,
 }
 
-/// The KV entry of one token, quantized as [`HeadCache`] does.
-#[derive(Clone, Debug, Default)]
-pub struct QuantizedToken {
-    /// `[n_head, n_layer, 2, head_dim]`.
-    elements: Box<[i32]>,
-    /// `[n_head, n_layer]`, of the key and the value.
-    scales: Box<[[f64; 2]]>,
-}
-
-impl QuantizedToken {
-    /// The memory of an entry, in bytes.
-    pub fn bytes(config: ModelConfig) -> usize {
-        let caches = config.n_head * config.n_layer;
-        caches * (2 * config.head_dim() * size_of::<i32>() + size_of::<[f64; 2]>())
-    }
-}
-
 impl SequenceCache {
     /// An empty cache, allocated for the whole context.
     pub fn new(config: ModelConfig) -> Self {
@@ -73,23 +56,29 @@ impl SequenceCache {
         }
     }
 
-    /// Returns the entry of the token at `position`.
-    pub fn token(&self, position: usize) -> QuantizedToken {
-        let size = 2 * self.caches[0].head_dim();
-        let mut elements = vec![0; size * self.caches.len()].into_boxed_slice();
-        let mut scales = vec![[0.0; 2]; self.caches.len()].into_boxed_slice();
-        let entries = elements.chunks_exact_mut(size).zip(&mut scales);
-        for (cache, (elements, scales)) in self.caches.iter().zip(entries) {
-            cache.read_token(position, elements, scales);
-        }
-        QuantizedToken { elements, scales }
+    /// The number of elements of a token's KV entry, `[n_head, n_layer, 2, head_dim]`.
+    pub fn token_elements(config: ModelConfig) -> usize {
+        2 * config.n_embd * config.n_layer
     }
 
-    /// Writes the entry of a token at `position`, which [`Self::extend_length`] must count then.
-    pub fn write_token(&mut self, position: usize, token: &QuantizedToken) {
-        let size = 2 * self.caches[0].head_dim();
-        let entries = token.elements.chunks_exact(size).zip(&token.scales);
-        for (cache, (elements, scales)) in self.caches.iter_mut().zip(entries) {
+    /// The number of scale pairs of a token's KV entry, `[n_head, n_layer]`: of key and value.
+    pub fn token_scales(config: ModelConfig) -> usize {
+        config.n_head * config.n_layer
+    }
+
+    /// Copies the quantized entry of the token at `position` to `elements` and `scales`.
+    pub fn read_token(&self, position: usize, elements: &mut [i32], scales: &mut [[f64; 2]]) {
+        let elements = elements.chunks_exact_mut(elements.len() / self.caches.len());
+        for ((cache, elements), scales) in self.caches.iter().zip(elements).zip(scales) {
+            cache.read_token(position, elements, scales);
+        }
+    }
+
+    /// Writes an entry of [`Self::read_token`] at `position`, which [`Self::extend_length`] must count
+    /// then.
+    pub fn write_token(&mut self, position: usize, elements: &[i32], scales: &[[f64; 2]]) {
+        let elements = elements.chunks_exact(elements.len() / self.caches.len());
+        for ((cache, elements), scales) in self.caches.iter_mut().zip(elements).zip(scales) {
             cache.write_token(position, elements, scales);
         }
     }

@@ -22,6 +22,6 @@ mod weights;
 mod workspace;
 
 pub use gpt::{InferenceGpt, MAX_BATCH};
-pub use kv_cache::{Chunk, QuantizedToken, SequenceCache};
+pub use kv_cache::{Chunk, SequenceCache};
 pub use thread_group::ThreadGroup;
 pub use workspace::Workspace;

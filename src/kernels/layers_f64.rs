@@ -1,8 +1,10 @@
 //! RMSNorm, ReLU and residual addition of inference, in f64.
 
-use super::RMS_NORM_EPS;
 use super::math_f64::{max, pad};
 use super::simd::{Simd, reduce_sum};
+
+/// The epsilon of RMS normalization, added to the mean square. Training uses it, too.
+pub const RMS_NORM_EPS: f64 = 1e-5;
 
 /// Divides every column of `x` `[columns, elements]` by its root mean square.
 #[inline(always)]

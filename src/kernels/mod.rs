@@ -83,6 +83,3 @@ pub mod matmul_f64;
 pub mod microkernel;
 pub mod simd;
 pub mod softmax_f64;
-
-/// The epsilon of RMS normalization, added to the mean square.
-pub const RMS_NORM_EPS: f64 = 1e-5;

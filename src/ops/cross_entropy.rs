@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{as_slice, gradient, reference, with_slices};
+use super::reference;
+use super::slices::{as_slice, gradient, with_slices};
 use crate::kernels::math_f32::softmax_in_place;
 use crate::kernels::simd::dispatch;
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{as_slice, gradient, reference, with_slices};
+use super::reference;
+use super::slices::{as_slice, gradient, with_slices};
 
 /// Returns `wte[tokens[n]] + wpe[positions[n]]` `[N, E]`, for `wte` `[V, E]` and `wpe`
 /// `[block_size, E]`. A token or position out of range is an error.

@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{as_slice, gradient, reference, with_slices};
+use super::reference;
+use super::slices::{as_slice, gradient, with_slices};
 use crate::kernels::matmul_f32::{MatrixView, matmul};
 
 /// Returns `x·Wᵀ` `[N, out]`, for `x` `[N, in]` and `weight` `[out, in]`.

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{as_slice, gradient, reference, rms_norm, with_slices};
+use super::slices::{as_slice, gradient, with_slices};
+use super::{reference, rms_norm};
 use crate::kernels::math_f32::heaviside;
 use crate::kernels::matmul_f32::{MatrixView, matmul, matmul_add};
 use crate::kernels::simd::dispatch;

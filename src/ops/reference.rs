@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use crate::kernels::RMS_NORM_EPS;
+use crate::kernels::layers_f64::RMS_NORM_EPS;
 
 pub fn embedding(wte: &Tensor, wpe: &Tensor, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
     let rows =

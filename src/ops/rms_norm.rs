@@ -3,8 +3,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{as_slice, gradient, reference, with_slices};
-use crate::kernels::RMS_NORM_EPS;
+use super::reference;
+use super::slices::{as_slice, gradient, with_slices};
+use crate::kernels::layers_f64::RMS_NORM_EPS;
 use crate::kernels::math_f32::dot;
 use crate::kernels::simd::dispatch;
 

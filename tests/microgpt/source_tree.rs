@@ -176,13 +176,12 @@ fn imports() -> (Modules, BTreeMap<ModulePath, BTreeSet<ModulePath>>) {
     read_modules(&src, &[], &mut modules);
     modules.remove(&["main".to_string()][..]);
     let imports = modules.iter().map(|(path, module)| {
-        let resolved = module.imports.iter();
+        // A single name is a visibility: `pub(crate)`, `pub(super)`.
+        let resolved = module.imports.iter().filter(|written| written.len() > 1);
         let mut targets: BTreeSet<ModulePath> = resolved
             .filter_map(|written| resolve(&modules, path, written))
             .collect();
         targets.remove(path);
-        // `pub(crate)`.
-        targets.remove(&[][..]);
         (path.clone(), targets)
     });
     let imports = imports.collect();
@@ -217,12 +216,7 @@ fn folders_import_lower_layers_only() {
 fn files_of_a_folder_do_not_import_each_other_in_a_circle() {
     let (modules, mut imports) = imports();
     for (path, targets) in &mut imports {
-        // A `mod.rs` declares and re-exports the files beneath it, which may use what it defines.
-        let file = &modules[path].file;
-        let is_parent = file.ends_with("mod.rs");
-        targets.retain(|target| {
-            target.first() == path.first() && !(is_parent && target.starts_with(path))
-        });
+        targets.retain(|target| target.first() == path.first());
     }
     // Removes files without imports until only those of circles, or that import these, are left.
     loop {

@@ -6,9 +6,9 @@ use half::f16;
 use pulp::core_arch::x86::Avx;
 use pulp::x86::{V3, V4};
 
-use super::{LANES, Simd};
+use super::vector::{LANES, Simd};
 
-/// The second half of [`super::reduce_sum`], for four vectors of four lanes each.
+/// The second half of [`super::vector::reduce_sum`], for four vectors of four lanes each.
 #[inline(always)]
 fn reduce_quads(avx: Avx, [a, b, c, d]: [__m256d; 4]) -> [f64; 4] {
     let lower = avx._mm256_permute2f128_pd::<0x20>(a, c);
