@@ -78,7 +78,7 @@ asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
 		rustup run nightly cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
-docs: ## Regenerate the documentation that is made from the options
+docs: ## Regenerate the man page and the completions
 	MICROGPT_WRITE_DOCS=1 $(CARGO) test --locked --test microgpt up_to_date
 
 install: ## Install the program, its man page and completions under PREFIX (/usr/local)

@@ -59,7 +59,7 @@ enum ScoreFormat {
 }
 
 /// Complete lines of one file.
-struct Chunk {
+struct LineChunk {
     /// The file's name in messages.
     source: Arc<str>,
     first_line: usize,
@@ -143,7 +143,7 @@ impl<R: Read> LineReader<R> {
     }
 
     /// Reads the next complete lines as soon as there are any; none at the end of the file.
-    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+    fn next_chunk(&mut self) -> Result<Option<LineChunk>> {
         let mut text = std::mem::take(&mut self.rest);
         while !self.is_at_end {
             let start = text.len();
@@ -162,7 +162,7 @@ impl<R: Read> LineReader<R> {
         }
         let first_line = self.next_line;
         self.next_line += text.iter().filter(|&&byte| byte == b'\n').count();
-        Ok(Some(Chunk {
+        Ok(Some(LineChunk {
             source: Arc::clone(&self.source),
             first_line,
             text,
@@ -173,7 +173,7 @@ impl<R: Read> LineReader<R> {
 fn score_chunk(
     scorer: &mut Scorer,
     kind: CorpusKind,
-    chunk: &Chunk,
+    chunk: &LineChunk,
     style: ScoreFormat,
 ) -> Result<Scored> {
     let text = chunk.text.strip_suffix(b"\n").unwrap_or(&chunk.text);

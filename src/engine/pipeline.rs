@@ -13,11 +13,11 @@ use anyhow::{Context, Result, anyhow};
 type Source<J> = Box<dyn FnMut() -> Result<Option<J>> + Send>;
 
 /// A job's number and result, or nothing but the failure of a worker thread.
-type Message<T> = Result<(u64, Result<T>)>;
+type WorkerMessage<T> = Result<(u64, Result<T>)>;
 
 /// The consumer's end of a pipeline. Dropping it ends the workers.
 pub struct Pipeline<T> {
-    messages: Receiver<Message<T>>,
+    messages: Receiver<WorkerMessage<T>>,
     /// Results that are not delivered yet, by number.
     results: BTreeMap<u64, Result<T>>,
     progress: Arc<Progress>,
@@ -29,7 +29,7 @@ pub struct Pipeline<T> {
 pub struct Jobs<J, T> {
     source: Arc<Mutex<Source<J>>>,
     progress: Arc<Progress>,
-    messages: Sender<Message<T>>,
+    messages: Sender<WorkerMessage<T>>,
 }
 
 impl<T: Send + 'static> Pipeline<T> {
