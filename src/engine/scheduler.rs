@@ -94,7 +94,7 @@ impl<'a, T> DecodeBatch<'a, T> {
     }
 
     /// Decodes one token of each sequence whose turn it is, except that prompts take as many steps as
-    /// [`MAX_PREFILL_TOKENS`] requires. `visit` gets each token, and ends its sequence by returning
+    /// `MAX_PREFILL_TOKENS` requires. `visit` gets each token, and ends its sequence by returning
     /// false; `finished` gets the sequences that ended.
     pub fn step(
         &mut self,

@@ -2,7 +2,7 @@
 //!
 //! Each is a candle custom operation: a small struct with a forward pass over slices and its own
 //! gradient. On a CPU this saves the copies, transposes and graph nodes of a composition of
-//! candle's operations. A layer is two operations, [`attention_block`] and [`mlp_block`]. Each
+//! candle's operations. A layer is two operations, [`attention_block()`] and [`mlp_block()`]. Each
 //! public function chooses by the device of its arguments between the custom operation and its
 //! [`reference`](mod@reference) implementation, which other devices use and which the tests hold it to.
 //!
