@@ -10,7 +10,7 @@ use rustyline::error::ReadlineError;
 use super::failure::Failure;
 use super::flags::ChatArgs;
 use super::{console, model_dir};
-use crate::data::{Message, Role, quote_chars};
+use crate::data::{Message, Role, TextReader, quote_chars};
 use crate::engine::{Chat, GenerateOptions};
 use crate::infer::InferenceGpt;
 use crate::kernels::cpu::cores;
@@ -114,7 +114,10 @@ impl<'a> Session<'a> {
 /// Replies to each line of standard input.
 fn chat_on_pipes(mut session: Session) -> Result<(), Failure> {
     let mut output = console::Output::new();
-    for (number, line) in io::stdin().lock().split(b'\n').enumerate() {
+    for (number, line) in io::BufReader::new(TextReader::new(io::stdin().lock()))
+        .split(b'\n')
+        .enumerate()
+    {
         let line = line.context("cannot read standard input")?;
         let line = String::from_utf8(line).map_err(|_| {
             anyhow::anyhow!("line {} of standard input is not UTF-8 text", number + 1)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::flags::ScoreArgs;
 use super::{console, model_dir};
-use crate::data::CorpusKind;
+use crate::data::{CorpusKind, TextReader};
 use crate::engine::{Pipeline, Score, Scorer};
 use crate::infer::InferenceGpt;
 
@@ -124,7 +124,7 @@ fn open(path: &Path) -> Result<LineReader<Box<dyn Read + Send>>> {
 /// Reads a file in chunks of complete lines.
 struct LineReader<R> {
     source: Arc<str>,
-    file: R,
+    file: TextReader<R>,
     /// The beginning of a line whose end was not read yet.
     rest: Vec<u8>,
     next_line: usize,
@@ -135,7 +135,7 @@ impl<R: Read> LineReader<R> {
     fn new(source: &str, file: R) -> Self {
         Self {
             source: source.into(),
-            file,
+            file: TextReader::new(file),
             rest: Vec::new(),
             next_line: 1,
             is_at_end: false,
@@ -186,7 +186,7 @@ fn score_chunk(
     let trimmed = texts.iter().map(|text| match kind {
         // As training takes them.
         CorpusKind::Documents | CorpusKind::Conversations => text.trim(),
-        CorpusKind::Continuous => text.strip_suffix('\r').unwrap_or(text),
+        CorpusKind::Continuous => text,
     });
     let trimmed: Vec<&str> = trimmed.collect();
     let scores = scorer.score(&trimmed, chunk.first_line)?;

@@ -1,6 +1,6 @@
 //! A training text, split into documents or conversations.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::corpus_kind::CorpusKind;
 use super::message::{Message, parse_conversation};
@@ -27,18 +27,17 @@ impl<'a> Corpus<'a> {
     /// conversations in JSON.
     pub fn documents(text: &'a str) -> Result<Self> {
         let documents: Vec<&str> = numbered_lines(text).map(|(_, line)| line).collect();
-        let Some(first) = documents.first() else {
+        if documents.is_empty() {
             bail!("there is no text to train on, only empty lines");
-        };
-        if first.starts_with("[{") && parse_conversation(first).is_ok() {
-            bail!("the lines are conversations; train on them with --chat");
         }
+        reject_conversations(text)?;
         Ok(Corpus::Documents(documents))
     }
 
-    /// Takes all of `text`, white space included. Errors if it has fewer than two characters.
+    /// Takes all of `text`, white space included. Errors if it has fewer than two characters, or if
+    /// its lines are conversations in JSON.
     pub fn continuous(text: &'a str) -> Result<Self> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        reject_conversations(text)?;
         if text.trim().is_empty() || text.chars().nth(1).is_none() {
             bail!("there is no text to train on");
         }
@@ -108,6 +107,16 @@ impl<'a> Corpus<'a> {
     }
 }
 
+/// Errors if the first line is a conversation as JSON.
+fn reject_conversations(text: &str) -> Result<()> {
+    match numbered_lines(text).next() {
+        Some((_, line)) if parse_conversation(line).is_ok_and(|messages| !messages.is_empty()) => {
+            bail!("the lines are conversations; train on them with --chat")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Parses conversations as JSON, one per non-empty line. Errors name the line.
 pub fn parse_conversations(text: &str) -> Result<Vec<Vec<Message>>> {
     let parse = |(number, line)| {
@@ -133,27 +142,10 @@ pub fn parse_conversations(text: &str) -> Result<Vec<Vec<Message>>> {
 
 /// Iterates over the non-empty lines, trimmed, with their numbers from 1.
 fn numbered_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(str::trim).enumerate();
     lines
         .map(|(i, line)| (i + 1, line))
         .filter(|(_, line)| !line.is_empty())
-}
-
-/// Decodes UTF-8. Errors name the line. NUL is refused because `generate --null` ends samples with
-/// it.
-pub fn decode_utf8(bytes: Vec<u8>) -> Result<String> {
-    let line = |at: usize, bytes: &[u8]| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
-    if let Some(at) = bytes.iter().position(|&b| b == 0) {
-        bail!(
-            "line {} has a NUL byte, which text does not contain",
-            line(at, &bytes)
-        );
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        anyhow!("line {} is not UTF-8 text", line(valid, error.as_bytes()))
-    })
 }
 
 #[cfg(test)]
@@ -162,9 +154,7 @@ mod tests {
 
     #[test]
     fn documents_are_trimmed_non_empty_lines() {
-        let Corpus::Documents(documents) =
-            Corpus::documents("\u{feff} emma \r\n\n\t\nava").unwrap()
-        else {
+        let Corpus::Documents(documents) = Corpus::documents(" emma \n\n\t\nava").unwrap() else {
             panic!("not documents");
         };
         assert_eq!(documents, ["emma", "ava"]);
@@ -176,7 +166,7 @@ mod tests {
 
     #[test]
     fn continuous_text_keeps_white_space() {
-        let corpus = Corpus::continuous("\u{feff} ab \n\nc\n").unwrap();
+        let corpus = Corpus::continuous(" ab \n\nc\n").unwrap();
         assert_eq!(corpus.len(), 8);
         let mut tokens = Vec::new();
         corpus
@@ -195,11 +185,5 @@ mod tests {
             "{error:#}"
         );
         assert!(parse_conversations("[]").is_err());
-    }
-
-    #[test]
-    fn utf8_error_names_the_line() {
-        let error = decode_utf8(b"ab\ncd\n\xff\n".to_vec()).unwrap_err();
-        assert_eq!(error.to_string(), "line 3 is not UTF-8 text");
     }
 }

@@ -3,9 +3,11 @@
 use std::io::{self, Read};
 use std::sync::{Arc, LazyLock};
 
+use anyhow::Result;
+
 use super::support::{accepted, small_model};
 use crate::cli::score_on_this_thread;
-use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, chat_prompt, decode_utf8};
+use crate::data::{Corpus, CorpusKind, Dataset, TextReader, Tokenizer, chat_prompt, decode_utf8};
 use crate::engine::{GenerateOptions, Generator, Sample};
 use crate::infer::InferenceGpt;
 
@@ -13,14 +15,14 @@ use crate::infer::InferenceGpt;
 const BLOCK_SIZE: usize = 8;
 
 /// Documents and continuous text: encoding and decoding is the identity, every line is printed
-/// unchanged with its score, UTF-8 or not, and a sample starts with its prompt.
+/// with its score and unchanged but for its end, UTF-8 or not, and a sample starts with its prompt.
 pub fn text(input: &[u8]) {
     static MODELS: LazyLock<[Arc<InferenceGpt>; 2]> =
         LazyLock::new(|| [CorpusKind::Documents, CorpusKind::Continuous].map(small_model));
     for model in &*MODELS {
         score(model, input);
     }
-    let Some(text) = accepted(decode_utf8(input.to_vec())) else {
+    let Some(text) = accepted(read(input).and_then(decode_utf8)) else {
         return;
     };
     for model in &*MODELS {
@@ -51,7 +53,7 @@ pub fn conversations(input: &[u8]) {
     static MODEL: LazyLock<Arc<InferenceGpt>> =
         LazyLock::new(|| small_model(CorpusKind::Conversations));
     score(&MODEL, input);
-    let Some(text) = accepted(decode_utf8(input.to_vec())) else {
+    let Some(text) = accepted(read(input).and_then(decode_utf8)) else {
         return;
     };
     let Some(corpus) = accepted(Corpus::new(&text, CorpusKind::Conversations)) else {
@@ -106,11 +108,22 @@ fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
     }
 }
 
+/// Reads a text at once.
+fn read(input: &[u8]) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextReader::new(input).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 /// Scores lines read in small chunks.
-fn score(model: &InferenceGpt, text: &[u8]) {
+fn score(model: &InferenceGpt, input: &[u8]) {
+    let Some(text) = accepted(read(input)) else {
+        assert!(score_on_this_thread(model, &mut Trickle(input)).is_err());
+        return;
+    };
     let lines = text.split(|&byte| byte == b'\n');
     let count = lines.clone().count();
-    let Some(printed) = accepted(score_on_this_thread(model, &mut Trickle(text))) else {
+    let Some(printed) = accepted(score_on_this_thread(model, &mut Trickle(input))) else {
         assert!(model.meta().is_chat(), "any line is a text");
         return;
     };

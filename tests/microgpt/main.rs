@@ -11,6 +11,7 @@ mod docs;
 mod generate;
 mod hostile_http;
 mod http_timeouts;
+mod input_formats;
 mod input_limits;
 mod program;
 mod reference;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::{BUILT_IN_NAMES, Corpus, CorpusKind, built_in_conversations, decode_utf8};
+use crate::data::{
+    BUILT_IN_NAMES, Corpus, CorpusKind, TextReader, built_in_conversations, decode_utf8,
+};
 
 /// The maximum size of a training text in bytes. Its tokens take several times as much memory.
 const MAX_BYTES: u64 = 256 << 20;
@@ -81,6 +83,7 @@ impl Input {
 /// Reads at most one byte more than [`MAX_BYTES`].
 fn read(source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    let source = TextReader::new(source);
     source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
