@@ -56,7 +56,8 @@ enum Turn {
 fn report_dropped(tokens_dropped: usize) {
     if tokens_dropped > 0 {
         console::eprintln(format_args!(
-            "(the context is full: the first {tokens_dropped} tokens were dropped)"
+            "(the context is full: the model does not see the first {})",
+            console::pluralize(tokens_dropped as u64, "token")
         ));
     }
 }

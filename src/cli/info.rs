@@ -21,8 +21,8 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
     }
     let training = match Checkpoint::load(&snapshot) {
         Ok(checkpoint) => format!(
-            "{} steps done, can be resumed",
-            console::group_thousands(checkpoint.state.step)
+            "{} done, can be resumed",
+            console::pluralize(checkpoint.state.step, "step")
         ),
         Err(error) => format!("cannot be resumed: {error:#}"),
     };

@@ -156,9 +156,9 @@ impl ProgressMeter {
     /// Prints the totals of the run.
     pub fn print_summary(&self) {
         self.println(&format!(
-            "{}, {} tokens in {:.2} seconds, {} tokens/s",
+            "{}, {} in {:.2} seconds, {} tokens/s",
             console::pluralize(self.steps, "step"),
-            console::group_thousands(self.tokens),
+            console::pluralize(self.tokens, "token"),
             self.seconds(),
             console::group_thousands(self.tokens_per_second()),
         ));

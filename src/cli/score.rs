@@ -270,8 +270,8 @@ impl Total {
             });
             return format!("{json}\n");
         }
-        let lines = console::group_thousands(self.lines);
-        let tokens = console::group_thousands(self.tokens);
+        let lines = console::pluralize(self.lines, "line");
+        let tokens = console::pluralize(self.tokens, "token");
         let unknown = match self.unknown {
             0 => String::new(),
             count => format!(
@@ -279,6 +279,6 @@ impl Total {
                 console::group_thousands(count)
             ),
         };
-        format!("{per_token:.6}\t{lines} lines, {tokens} tokens{unknown}\n")
+        format!("{per_token:.6}\t{lines}, {tokens}{unknown}\n")
     }
 }

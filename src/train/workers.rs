@@ -35,7 +35,8 @@ impl Workers {
         };
         let queues = (1..threads).map(spawn).collect::<std::io::Result<_>>();
         Ok(Self {
-            queues: queues.with_context(|| format!("cannot start {threads} threads"))?,
+            queues: queues
+                .with_context(|| format!("cannot start the threads of --threads {threads}"))?,
         })
     }
 

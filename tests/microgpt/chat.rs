@@ -84,7 +84,7 @@ fn unknown_characters_and_full_context_are_reported() {
     );
     assert_eq!(replies.len(), 2);
     assert!(
-        stderr.contains("the context is full: the first"),
+        stderr.contains("the context is full: the model does not see the first"),
         "{stderr}"
     );
 }

@@ -225,7 +225,7 @@ fn unwritable_output_fails_before_training() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "precious").unwrap();
     let error = run_in(dir.path(), "train --steps 1000000 -o file").error(1);
-    assert!(error.contains("cannot create file"), "{error}");
+    assert!(error.contains("file is not a directory"), "{error}");
     assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"precious");
     let error = run_in(dir.path(), "train --steps 1000000 --log nowhere/log").error(1);
     assert!(
@@ -286,4 +286,46 @@ fn checkpoint_write_failure_does_not_stop_the_run() {
     assert!(info.contains("3 steps done, can be resumed"), "{info}");
     fs::remove_dir_all(obstacle).unwrap();
     run_in(dir.path(), line).ok();
+}
+
+#[test]
+fn counts_of_one_are_singular() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("one"), "a\n").unwrap();
+    let line = "train --input one --steps 1 --batch-size 1 --threads 1 -o model";
+    let output = run_in(dir.path(), line).ok();
+    for expected in [
+        "text    1 document from",
+        "1 step of 1 document,",
+        "after 1 step\n",
+    ] {
+        assert!(output.stderr.contains(expected), "{}", output.stderr);
+    }
+    let info = run_in(dir.path(), "info -m model").ok().stdout;
+    assert!(info.contains("1 step done"), "{info}");
+    let summary = run_in(dir.path(), "score -m model --summary one").ok();
+    assert!(
+        summary.stdout.ends_with("\t1 line, 2 tokens\n"),
+        "{}",
+        summary.stdout
+    );
+}
+
+#[test]
+fn empty_paths_are_command_line_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    for option in ["output", "input", "resume", "log"] {
+        let arguments = ["train".to_string(), format!("--{option}=")];
+        let output = microgpt()
+            .current_dir(dir.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(
+            error.contains(&format!("--{option} must be a path, got \"\"")),
+            "{error}"
+        );
+    }
 }

@@ -32,6 +32,10 @@ impl Value for bool {
 
 impl Value for PathBuf {
     fn set(&mut self, argument: &OsStr) -> Result<(), String> {
+        // Of a variable that a script did not set.
+        if argument.is_empty() {
+            return Err("a path".to_string());
+        }
         *self = argument.into();
         Ok(())
     }
@@ -44,7 +48,9 @@ impl Value for PathBuf {
 /// Operands: each argument is added.
 impl Value for Vec<PathBuf> {
     fn set(&mut self, argument: &OsStr) -> Result<(), String> {
-        self.push(argument.into());
+        let mut path = PathBuf::new();
+        path.set(argument)?;
+        self.push(path);
         Ok(())
     }
 
@@ -239,6 +245,7 @@ mod tests {
         check(&mut None::<f64>, "1", Ok("1"));
         check(&mut String::new(), "ab", Ok("ab"));
         check(&mut PathBuf::new(), "a/b", Ok("a/b"));
+        check(&mut PathBuf::new(), "", Err("a path"));
         assert_eq!(None::<usize>.show(), None);
     }
 

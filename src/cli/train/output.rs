@@ -14,9 +14,15 @@ pub fn directory(args: &TrainArgs) -> PathBuf {
     given.map_or_else(|| PathBuf::from(DEFAULT_MODEL_DIR), PathBuf::clone)
 }
 
-/// Errors if the run would replace a model, unless it resumes that model, `--force` is given, or the
-/// built-in example runs again. To be called with the lock of the directory, if it exists.
+/// Errors if the output is a file, or if the run would replace a model, unless it resumes that model,
+/// `--force` is given, or the built-in example runs again. To be called with the lock of the
+/// directory, if it exists.
 pub fn check_replaceable(args: &TrainArgs, output: &Path) -> Result<()> {
+    ensure!(
+        output.is_dir() || output.symlink_metadata().is_err(),
+        "{} is not a directory, as a model is; choose another --output",
+        output.display()
+    );
     let is_resumed = match &args.resume {
         Some(dir) => dir.canonicalize().ok() == output.canonicalize().ok(),
         None => false,

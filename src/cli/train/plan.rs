@@ -120,9 +120,9 @@ impl Plan {
         ));
         if self.dataset.truncated > 0 {
             console::eprintln(format_args!(
-                "        {} of them truncated to the context of {} tokens; --block-size sets it",
+                "        {} of them truncated to the context of {}; --block-size sets it",
                 console::group_thousands(self.dataset.truncated as u64),
-                self.checkpoint.meta.config.block_size,
+                console::pluralize(self.checkpoint.meta.config.block_size as u64, "token"),
             ));
         }
         if let Some(validation_set) = &self.validation_set {
