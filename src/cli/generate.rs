@@ -2,38 +2,81 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use serde_json::json;
+use anyhow::{Context, anyhow};
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::flags::GenerateArgs;
+use super::prompts::{PromptBlocks, PromptLines};
 use super::{console, model_dir};
-use crate::data::{CorpusKind, Message};
-use crate::engine::{Generator, Sample, Samples, start_samples};
+use crate::data::{CorpusKind, Message, parse_conversation};
+use crate::engine::{Generator, Sample, Samples, start_prompts, start_samples};
 
-/// The number of duplicates in a row after which `--unique` stops.
-const MAX_DUPLICATES: u64 = 10_000;
+/// The number of samples in a row that `--unique` and `--not-in` pass over before they stop.
+const MAX_PASSED_OVER: u64 = 10_000;
 
 /// Runs `microgpt generate`.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
-    let (count, threads) = (args.num_samples as u64, args.threads.count());
+    let (count, threads) = (args.count(), args.threads.count());
     let model = model_dir::load(args.model_dir.as_deref())?;
+    let kind = model.meta().tokenizer.kind();
     let sample_format = match (args.json, args.null) {
         (true, _) => SampleFormat::Json,
         (_, true) => SampleFormat::Null,
-        _ => SampleFormat::plain(model.meta().tokenizer.kind()),
+        _ => SampleFormat::plain(kind),
     };
-    let generator = Generator::new(model, args.options)?;
-    if args.unique {
-        let format =
-            move |index, sample: &Sample| (hash(sample), sample_format.format(index, sample));
-        let samples = start_samples(generator, threads, count, false, format)?;
-        print_unique(samples, count)
-    } else {
-        let format = move |index, sample: &Sample| sample_format.format(index, sample);
-        let samples = start_samples(generator, threads, count, true, format)?;
-        print_all(samples)
+    if let Some(path) = &args.prompt_file {
+        let format = move |prompt: u64, index, sample: &Sample| {
+            sample_format.format_of_prompt(args.first, prompt, index, sample)
+        };
+        let indices = args.first..args.first.saturating_add(count);
+        let lines = PromptLines::open(path)?;
+        let mut blocks = PromptBlocks::new(lines, Arc::clone(&model), args.options, indices);
+        let next_block = move |may_wait| blocks.next(may_wait);
+        return print_all(start_prompts(model, threads, next_block, format)?);
     }
+    if !args.not_in.is_empty() && kind == CorpusKind::Continuous {
+        return Err(Failure::Error(anyhow!(
+            "--not-in is for samples that may be whole lines, and this model continues one long text"
+        )));
+    }
+    let excluded = read_excluded(&args.not_in, kind)?;
+    let generator = Generator::new(model, args.options)?;
+    if args.unique || !excluded.is_empty() {
+        let format = move |index, sample: &Sample| {
+            let hash = hash(sample);
+            (hash, sample_format.format(args.first, index, sample))
+        };
+        let samples = start_samples(generator, threads, args.first, count, false, format)?;
+        print_filtered(samples, count, excluded, args.unique)
+    } else {
+        let format = move |index, sample: &Sample| sample_format.format(args.first, index, sample);
+        print_all(start_samples(
+            generator, threads, args.first, count, true, format,
+        )?)
+    }
+}
+
+/// The hashes of the documents or conversations in the lines of the files.
+fn read_excluded(files: &[PathBuf], kind: CorpusKind) -> Result<HashSet<u128>, Failure> {
+    let mut hashes = HashSet::new();
+    for path in files {
+        let mut lines = PromptLines::open(path)?;
+        while let Some(line) = lines.next_line()? {
+            let sample = match kind {
+                CorpusKind::Conversations => {
+                    let messages = parse_conversation(&line);
+                    Sample::Conversation(messages.with_context(|| lines.place())?)
+                }
+                _ => Sample::Text(line.trim().to_string()),
+            };
+            hashes.insert(hash(&sample));
+        }
+    }
+    Ok(hashes)
 }
 
 /// The output format of samples.
@@ -57,9 +100,25 @@ impl SampleFormat {
         }
     }
 
-    /// Formats the sample of this index.
-    pub fn format(self, index: u64, sample: &Sample) -> String {
-        let blank = if index > 0 { "\n" } else { "" };
+    /// Formats the sample of this index. A blank line separates those of several lines, the first of
+    /// which is at `first`.
+    pub fn format(self, first: u64, index: u64, sample: &Sample) -> String {
+        let blank = if index > first { "\n" } else { "" };
+        self.format_with(blank, json!({ "index": index }), sample)
+    }
+
+    /// Formats the sample of a prompt, as [`Self::format`].
+    fn format_of_prompt(self, first: u64, prompt: u64, index: u64, sample: &Sample) -> String {
+        let blank = if prompt > 0 || index > first {
+            "\n"
+        } else {
+            ""
+        };
+        self.format_with(blank, json!({ "line": prompt + 1, "index": index }), sample)
+    }
+
+    /// Formats a sample after `blank`; as JSON, adds it to an object of its place.
+    fn format_with(self, blank: &str, mut json: Value, sample: &Sample) -> String {
         match (self, sample) {
             (SampleFormat::Lines, Sample::Text(text)) => console::single_line(text) + "\n",
             (SampleFormat::Passages, Sample::Text(text)) => {
@@ -76,10 +135,12 @@ impl SampleFormat {
                 contents.join("\n") + "\0"
             }
             (SampleFormat::Json, Sample::Text(text)) => {
-                format!("{}\n", json!({ "index": index, "text": text }))
+                json["text"] = json!(text);
+                format!("{json}\n")
             }
             (SampleFormat::Json, Sample::Conversation(messages)) => {
-                format!("{}\n", json!({ "index": index, "messages": messages }))
+                json["messages"] = json!(messages);
+                format!("{json}\n")
             }
         }
     }
@@ -99,20 +160,29 @@ pub fn print_all(mut samples: Samples<String>) -> Result<(), Failure> {
     output.flush()
 }
 
-/// Prints each different sample once. Keeps only the hashes of those printed.
-fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), Failure> {
+/// Prints `count` samples that are not excluded, each different one once if they are to be `unique`.
+/// Keeps only the hashes of those printed.
+fn print_filtered(
+    mut samples: Samples<(u128, String)>,
+    count: u64,
+    mut excluded: HashSet<u128>,
+    unique: bool,
+) -> Result<(), Failure> {
     let mut output = console::Output::new();
-    let mut seen = HashSet::new();
-    let (mut printed, mut duplicates) = (0, 0);
+    let (mut printed, mut passed_over) = (0, 0);
     while let Some(batch) = samples.next_result()? {
         for (hash, text) in batch {
-            if seen.insert(hash) {
+            let is_new = match unique {
+                true => excluded.insert(hash),
+                false => !excluded.contains(&hash),
+            };
+            if is_new {
                 output.write(&text)?;
-                (printed, duplicates) = (printed + 1, 0);
+                (printed, passed_over) = (printed + 1, 0);
             } else {
-                duplicates += 1;
+                passed_over += 1;
             }
-            if printed == count || duplicates == MAX_DUPLICATES {
+            if printed == count || passed_over == MAX_PASSED_OVER {
                 output.flush()?;
                 report_missing(printed, count);
                 return Ok(());
@@ -125,7 +195,7 @@ fn print_unique(mut samples: Samples<(u128, String)>, count: u64) -> Result<(), 
     output.flush()
 }
 
-/// Reports that there are fewer different samples than requested.
+/// Reports that there are fewer new samples than requested.
 fn report_missing(printed: u64, count: u64) {
     if printed < count {
         console::eprintln(format_args!(
@@ -133,23 +203,25 @@ fn report_missing(printed: u64, count: u64) {
             --temperature gives more",
             console::group_thousands(printed),
             console::group_thousands(count),
-            console::group_thousands(MAX_DUPLICATES),
+            console::group_thousands(MAX_PASSED_OVER),
         ));
     }
 }
 
-/// A hash of a sample, of 128 bits so that collisions do not occur in practice.
 fn hash(sample: &Sample) -> u128 {
+    match sample {
+        Sample::Text(text) => hash_texts([&**text]),
+        Sample::Conversation(messages) => hash_texts(messages.iter().map(|m| &*m.content)),
+    }
+}
+
+/// A hash of 128 bits, so that collisions do not occur in practice.
+fn hash_texts<'a>(texts: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> u128 {
+    let texts = texts.into_iter();
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         salt.hash(&mut hasher);
-        match sample {
-            Sample::Text(text) => text.hash(&mut hasher),
-            Sample::Conversation(messages) => {
-                let contents = messages.iter().map(|m| &m.content);
-                contents.for_each(|content| content.hash(&mut hasher));
-            }
-        }
+        texts.clone().for_each(|text| text.hash(&mut hasher));
         u128::from(hasher.finish())
     };
     half(0) << 64 | half(1)

@@ -19,6 +19,7 @@ pub(crate) mod parse;
 mod pid_1;
 mod progress;
 mod progress_bar;
+mod prompts;
 mod score;
 mod serve;
 mod suggest;

@@ -194,7 +194,7 @@ pub mod tests {
     fn options_are_accepted_in_every_usual_form() {
         let line = "generate -n3 --prompt=ab --unique --top-k 4 -m dir --top-k=5";
         let given: GenerateArgs = args(line);
-        assert_eq!((given.num_samples, &*given.options.prompt), (3, "ab"));
+        assert_eq!((given.count(), &*given.options.prompt), (3, "ab"));
         assert_eq!(given.options.sampling.top_k, Some(5));
         assert!(given.unique && !given.json);
         assert_eq!(given.model_dir, Some("dir".into()));

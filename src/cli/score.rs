@@ -84,7 +84,7 @@ fn start(
     }
     let mut files = files.into_iter();
     let mut lines: Option<LineReader<Box<dyn Read + Send>>> = None;
-    let source = move || {
+    let source = move |_| {
         loop {
             if let Some(lines) = &mut lines
                 && let Some(chunk) = lines.next_chunk()?

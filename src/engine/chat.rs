@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::sequence::{FinishReason, Grammar, Sequence};
+use super::sequence::{FinishReason, Grammar, Limits, Sequence};
 use super::{GenerateOptions, Sampler};
 use crate::data::{ChatTokens, Message, chat_prompt};
 use crate::infer::{InferenceGpt, SequenceCache, Workspace};
@@ -48,12 +48,15 @@ impl PendingReply {
         let chat = chat_tokens(model)?;
         let context = model.meta().config.block_size;
         let prompt = chat_prompt(&model.meta().tokenizer, chat, messages, context * 3 / 4);
-        let sampler = Sampler::new(options.sampling, options.seed, index);
+        let sampler = Sampler::new(options.sampling.clone(), options.seed, index);
         let grammar = Grammar::Reply { chat };
+        let max_tokens =
+            Limits::max_tokens(false, context, prompt.tokens.len(), options.max_tokens);
+        let limits = options.limits(&model.meta().tokenizer, max_tokens, "")?;
         Ok(Self {
             prompt_tokens: prompt.tokens.len(),
             tokens_dropped: prompt.dropped,
-            sequence: Sequence::new(context, prompt.tokens, grammar, sampler, options.max_tokens),
+            sequence: Sequence::new(context, prompt.tokens, grammar, sampler, limits),
         })
     }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use super::pattern::Pattern;
 use super::prefix_cache::Prefix;
-use super::sequence::{Grammar, Sequence};
+use super::sequence::{Grammar, Limits, Sequence};
 use super::{Sampler, SamplingOptions};
-use crate::data::{CorpusKind, Message, quote_chars};
+use crate::data::{CorpusKind, Message, Tokenizer, quote_chars};
 use crate::infer::{InferenceGpt, Workspace};
 
 /// The options of generation. A sample depends on them, the model and its index alone.
@@ -20,6 +21,12 @@ pub struct GenerateOptions {
     pub max_tokens: Option<usize>,
     /// The beginning of every sample. For a chat model, the beginning of the user's first message.
     pub prompt: String,
+    /// No sample ends before so many tokens.
+    pub min_tokens: usize,
+    /// A regular expression that every whole sample, or reply, matches.
+    pub pattern: Option<String>,
+    /// Strings before which a sample ends.
+    pub stop: Vec<String>,
 }
 
 impl Default for GenerateOptions {
@@ -29,7 +36,49 @@ impl Default for GenerateOptions {
             seed: 42,
             max_tokens: None,
             prompt: String::new(),
+            min_tokens: 0,
+            pattern: None,
+            stop: Vec::new(),
         }
+    }
+}
+
+impl GenerateOptions {
+    /// The limits of up to `max_tokens` tokens after `prompt`, a part of the text that the pattern must
+    /// match. Errors if no text of known characters is within them.
+    pub fn limits(&self, tokenizer: &Tokenizer, max_tokens: usize, prompt: &str) -> Result<Limits> {
+        let min_tokens = self.min_tokens;
+        if min_tokens > max_tokens {
+            bail!("at most {max_tokens} tokens fit after the prompt, not {min_tokens}");
+        }
+        let state = |expression: &String| -> Result<_> {
+            let pattern = Pattern::new(expression, tokenizer, max_tokens)
+                .with_context(|| format!("cannot use the pattern {expression:?}"))?;
+            let mut tokens = tokenizer.encode(prompt);
+            let state =
+                tokens.try_fold(Pattern::START, |state, token| pattern.advance(state, token));
+            match state {
+                Some(state) if pattern.can_complete(state, min_tokens..=max_tokens) => {
+                    Ok((Arc::new(pattern), state))
+                }
+                _ => bail!(
+                    "no text of the model's characters matches the pattern {expression:?}{} within \
+                    {min_tokens} to {max_tokens} tokens",
+                    match prompt {
+                        "" => String::new(),
+                        prompt => format!(" after {prompt:?}"),
+                    }
+                ),
+            }
+        };
+        // A string with unknown characters is never generated.
+        let stop = self.stop.iter().filter(|stop| tokenizer.can_encode(stop));
+        Ok(Limits {
+            max_tokens,
+            min_tokens,
+            pattern: self.pattern.as_ref().map(state).transpose()?,
+            stop: stop.map(|stop| tokenizer.encode(stop).collect()).collect(),
+        })
     }
 }
 
@@ -47,6 +96,7 @@ pub struct Generator {
     model: Arc<InferenceGpt>,
     options: GenerateOptions,
     prompt: Vec<u32>,
+    limits: Limits,
     prefix: OnceLock<Arc<Prefix>>,
 }
 
@@ -81,12 +131,23 @@ impl Generator {
                 prompt.len()
             );
         }
+        if tokenizer.chat_tokens().is_some() && options.pattern.is_some() {
+            bail!("a pattern is for a text or a reply, not for the conversations of a chat model");
+        }
+        let max = options.max_tokens;
+        let max_tokens = Limits::max_tokens(continuous, context, prompt.len(), max);
+        let limits = options.limits(tokenizer, max_tokens, &options.prompt)?;
         Ok(Self {
             model,
             options,
             prompt,
+            limits,
             prefix: OnceLock::new(),
         })
+    }
+
+    pub fn shared_model(&self) -> Arc<InferenceGpt> {
+        Arc::clone(&self.model)
     }
 
     pub fn model(&self) -> &InferenceGpt {
@@ -113,10 +174,10 @@ impl Generator {
                 bos: tokenizer.bos(),
             },
         };
-        let sampler = Sampler::new(self.options.sampling, self.options.seed, index);
+        let sampler = Sampler::new(self.options.sampling.clone(), self.options.seed, index);
         let context = self.model.meta().config.block_size;
-        let limit = self.options.max_tokens;
-        Sequence::new(context, self.prompt.clone(), grammar, sampler, limit)
+        let (prompt, limits) = (self.prompt.clone(), self.limits.clone());
+        Sequence::new(context, prompt, grammar, sampler, limits)
     }
 
     /// The prefilled prompt, which all samples share; none if the prompt of a continuous text exceeds
@@ -153,6 +214,6 @@ impl Generator {
         let mut sequence = self.sequence(index);
         let (mut cache, mut workspace) = (self.model.new_cache(), Workspace::default());
         sequence.decode(&self.model, &mut cache, &mut workspace, |_| true);
-        self.decode(sequence.sampled())
+        self.decode(sequence.sampled_before_stop())
     }
 }

@@ -1,7 +1,7 @@
 //! From a prompt to text: sampling, decoding and scoring with an
 //! [`InferenceGpt`](crate::infer::InferenceGpt).
 //!
-//! - `sampler`: from logits to a [`Distribution`], and to a token.
+//! - `sampler`: from logits to a [`Distribution`], and to a token. `pattern`: regular expressions.
 //! - `sequence`: a [sequence](Sequence) in progress, its grammar and its end.
 //! - `prefix_cache`, `scheduler`: many sequences that share forward passes and common prefixes.
 //! - `generate`, `chat`, `score`, `stop`: samples, replies, scores and stop sequences.
@@ -11,6 +11,7 @@
 mod chat;
 mod decode_pool;
 mod generate;
+mod pattern;
 mod pipeline;
 mod prefix_cache;
 mod sampler;
@@ -25,7 +26,7 @@ pub use decode_pool::{Completion, CompletionHandle, DecodePool, WorkerPanicked};
 pub use generate::{GenerateOptions, Generator, Sample};
 pub use pipeline::{Jobs, Pipeline};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
-pub use samples::{Samples, start_samples};
+pub use samples::{SampleBlock, Samples, start_prompts, start_samples};
 pub use scheduler::DecodeBatch;
 pub use score::{Score, Scorer};
 pub use sequence::{DEFAULT_CONTINUOUS_TOKENS, FinishReason, Sequence};

@@ -9,8 +9,9 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-/// Produces the jobs: none after the last.
-type Source<J> = Box<dyn FnMut() -> Result<Option<J>> + Send>;
+/// Produces the jobs: none after the last. If its argument is false, it returns none rather than wait
+/// for input.
+type Source<J> = Box<dyn FnMut(bool) -> Result<Option<J>> + Send>;
 
 /// A job's number and result, or nothing but the failure of a worker thread.
 type WorkerMessage<T> = Result<(u64, Result<T>)>;
@@ -39,7 +40,7 @@ impl<T: Send + 'static> Pipeline<T> {
     pub fn start<J: Send + 'static>(
         threads: usize,
         max_in_flight: u64,
-        source: impl FnMut() -> Result<Option<J>> + Send + 'static,
+        source: impl FnMut(bool) -> Result<Option<J>> + Send + 'static,
         work: impl Fn(usize, &Jobs<J, T>) + Send + Sync + 'static,
     ) -> Result<Self> {
         let (sender, messages) = channel();
@@ -115,7 +116,7 @@ impl<J, T> Jobs<J, T> {
         let mut source = source.unwrap_or_else(PoisonError::into_inner);
         self.progress
             .wait_for_space()
-            .then(|| self.take_from(&mut source))?
+            .then(|| self.take_from(&mut source, true))?
     }
 
     /// Takes the next job, unless that would mean to wait.
@@ -127,11 +128,11 @@ impl<J, T> Jobs<J, T> {
         };
         self.progress
             .has_space()
-            .then(|| self.take_from(&mut source))?
+            .then(|| self.take_from(&mut source, false))?
     }
 
-    fn take_from(&self, source: &mut Source<J>) -> Option<(u64, J)> {
-        let job = source().transpose()?;
+    fn take_from(&self, source: &mut Source<J>, may_wait: bool) -> Option<(u64, J)> {
+        let job = source(may_wait).transpose()?;
         let number = self.progress.take();
         match job {
             Ok(job) => Some((number, job)),
@@ -220,10 +221,10 @@ mod tests {
     use super::*;
 
     /// A source of the jobs 0 to `count`, and the number of jobs taken from it.
-    fn numbers(count: u64) -> (impl FnMut() -> Result<Option<u64>>, Arc<AtomicU64>) {
+    fn numbers(count: u64) -> (impl FnMut(bool) -> Result<Option<u64>>, Arc<AtomicU64>) {
         let taken = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&taken);
-        let source = move || {
+        let source = move |_| {
             let number = counter.fetch_add(1, Ordering::SeqCst);
             Ok((number < count).then_some(number))
         };
@@ -267,7 +268,7 @@ mod tests {
     #[test]
     fn source_error_comes_after_the_results_before_it() {
         let mut next = 0;
-        let source = move || {
+        let source = move |_| {
             next += 1;
             anyhow::ensure!(next < 4, "job {next} is malformed");
             Ok(Some(next))

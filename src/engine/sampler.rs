@@ -4,7 +4,7 @@ use crate::kernels::softmax_f64::unnormalized_softmax;
 use crate::model::InvalidValue;
 
 /// The settings of sampling.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SamplingOptions {
     /// The divisor of the logits; 0 always takes the most likely token.
     pub temperature: f64,
@@ -14,6 +14,15 @@ pub struct SamplingOptions {
     pub top_p: Option<f64>,
     /// Drop tokens whose probability is below this × the top token's probability.
     pub min_p: Option<f64>,
+    /// Divides the positive logits of tokens in the context, and multiplies their negative ones; 1 is off.
+    /// From Keskar et al., "CTRL" (2019).
+    pub repetition_penalty: f64,
+    /// Subtracted from the logit of a token for each time that it was generated, as OpenAI defines it.
+    pub frequency_penalty: f64,
+    /// Subtracted from the logit of a token that was generated, as OpenAI defines it.
+    pub presence_penalty: f64,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f64)>,
 }
 
 impl Default for SamplingOptions {
@@ -23,6 +32,10 @@ impl Default for SamplingOptions {
             top_k: None,
             top_p: None,
             min_p: None,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
         }
     }
 }
@@ -35,6 +48,10 @@ impl SamplingOptions {
             top_k,
             top_p,
             min_p,
+            repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
+            ref logit_bias,
         } = *self;
         let is_valid = temperature >= 0.0 && temperature.is_finite();
         InvalidValue::unless(is_valid, "temperature", ">= 0", temperature)?;
@@ -48,6 +65,20 @@ impl SamplingOptions {
         if let Some(min_p) = min_p {
             let is_valid = (0.0..=1.0).contains(&min_p);
             InvalidValue::unless(is_valid, "min_p", ">= 0 and <= 1", min_p)?;
+        }
+        let is_valid = repetition_penalty > 0.0 && repetition_penalty.is_finite();
+        let penalty = repetition_penalty;
+        InvalidValue::unless(is_valid, "repetition_penalty", "> 0", penalty)?;
+        for (name, penalty) in [
+            ("frequency_penalty", frequency_penalty),
+            ("presence_penalty", presence_penalty),
+        ] {
+            let is_valid = (-2.0..=2.0).contains(&penalty);
+            InvalidValue::unless(is_valid, name, ">= -2 and <= 2", penalty)?;
+        }
+        for &(_, bias) in logit_bias {
+            let is_valid = (-100.0..=100.0).contains(&bias);
+            InvalidValue::unless(is_valid, "logit_bias", ">= -100 and <= 100", bias)?;
         }
         Ok(())
     }
@@ -69,12 +100,23 @@ impl<'a> Distribution<'a> {
     }
 }
 
+/// The tokens before the next one, on which penalties depend.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// The tokens in the context.
+    pub context: &'a [u32],
+    /// The generated ones.
+    pub generated: &'a [u32],
+}
+
 /// Samples tokens with random numbers of its own.
 pub struct Sampler {
     options: SamplingOptions,
     rng: fastrand::Rng,
     /// The tokens by falling logit, if a filter needs that.
     order: Vec<u32>,
+    /// Occurrences per token, if a penalty needs them.
+    counts: Vec<u32>,
 }
 
 impl Sampler {
@@ -90,14 +132,16 @@ impl Sampler {
             options,
             rng: fastrand::Rng::with_seed(seed),
             order: Vec::new(),
+            counts: Vec::new(),
         }
     }
 
-    /// Computes the distribution from logits `[V]` in the buffer `row`: the mask of `allowed`, top-k,
-    /// temperature and softmax, top-p, min-p. Panics if no token is allowed.
+    /// Computes the distribution from logits `[V]` in the buffer `row`: penalties and bias, the mask of
+    /// `allowed`, top-k, temperature and softmax, top-p, min-p. At least one token must be allowed.
     pub fn distribution<'a>(
         &mut self,
         logits: &[f64],
+        history: History,
         allowed: impl Fn(u32) -> bool,
         row: &'a mut Vec<f64>,
     ) -> Distribution<'a> {
@@ -106,14 +150,17 @@ impl Sampler {
             top_k,
             top_p,
             min_p,
+            ..
         } = self.options;
-        let mask = |(token, &logit): (usize, &f64)| match allowed(token as u32) {
-            true => logit,
-            false => f64::NEG_INFINITY,
-        };
         row.clear();
-        row.extend(logits.iter().enumerate().map(mask));
+        row.extend_from_slice(logits);
         let weights = &mut row[..];
+        self.penalize(weights, history);
+        for (token, weight) in weights.iter_mut().enumerate() {
+            if !allowed(token as u32) {
+                *weight = f64::NEG_INFINITY;
+            }
+        }
         if temperature == 0.0 {
             let top = argmax(weights);
             weights.fill(0.0);
@@ -141,6 +188,26 @@ impl Sampler {
         Distribution(row)
     }
 
+    fn penalize(&mut self, logits: &mut [f64], history: History) {
+        let options = &self.options;
+        if options.repetition_penalty != 1.0 {
+            count(history.context, logits.len(), &mut self.counts);
+            repetition_penalty(logits, &self.counts, options.repetition_penalty);
+        }
+        if options.frequency_penalty != 0.0 || options.presence_penalty != 0.0 {
+            count(history.generated, logits.len(), &mut self.counts);
+            for (logit, &count) in logits.iter_mut().zip(&self.counts) {
+                *logit -= f64::from(count) * options.frequency_penalty
+                    + f64::from(count.min(1)) * options.presence_penalty;
+            }
+        }
+        for &(token, bias) in &options.logit_bias {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
     /// Samples a token.
     pub fn sample(&mut self, distribution: Distribution) -> u32 {
         let (total, weights) = distribution.0.split_last().expect("a row is never empty");
@@ -153,6 +220,25 @@ impl Sampler {
         }
         // Rounding can leave the point behind the last token.
         argmax(weights) as u32
+    }
+}
+
+/// Counts the occurrences of each of `vocab_size` tokens.
+fn count(tokens: &[u32], vocab_size: usize, counts: &mut Vec<u32>) {
+    counts.clear();
+    counts.resize(vocab_size, 0);
+    for &token in tokens {
+        counts[token as usize] += 1;
+    }
+}
+
+/// Makes the tokens that occur less likely by `penalty` > 1.
+fn repetition_penalty(logits: &mut [f64], counts: &[u32], penalty: f64) {
+    for (logit, _) in logits.iter_mut().zip(counts).filter(|(_, n)| **n > 0) {
+        *logit = match *logit > 0.0 {
+            true => *logit / penalty,
+            false => *logit * penalty,
+        };
     }
 }
 
@@ -210,7 +296,11 @@ mod tests {
 
     fn sample(sampler: &mut Sampler, allowed: impl Fn(u32) -> bool) -> u32 {
         let mut row = Vec::new();
-        let distribution = sampler.distribution(&LOGITS, allowed, &mut row);
+        let history = History {
+            context: &[],
+            generated: &[],
+        };
+        let distribution = sampler.distribution(&LOGITS, history, allowed, &mut row);
         sampler.sample(distribution)
     }
 
@@ -219,7 +309,7 @@ mod tests {
         let mut counts = [0.0; 5];
         let draws = 20_000;
         for index in 0..draws {
-            let token = sample(&mut Sampler::new(options, 7, index), |_| true);
+            let token = sample(&mut Sampler::new(options.clone(), 7, index), |_| true);
             counts[token as usize] += 1.0 / draws as f64;
         }
         counts
@@ -227,7 +317,7 @@ mod tests {
 
     fn expect(options: SamplingOptions, weights: [f64; 5]) {
         let total: f64 = weights.iter().sum();
-        for (found, weight) in frequencies(options).into_iter().zip(weights) {
+        for (found, weight) in frequencies(options.clone()).into_iter().zip(weights) {
             assert!(
                 (found - weight / total).abs() < 0.015,
                 "{options:?}: {found} {}",
@@ -243,11 +333,11 @@ mod tests {
             temperature: 1.0,
             ..Default::default()
         };
-        expect(options, LOGITS.map(f64::exp));
+        expect(options.clone(), LOGITS.map(f64::exp));
         expect(
             SamplingOptions {
                 temperature: 2.0,
-                ..options
+                ..options.clone()
             },
             LOGITS.map(|l| (l / 2.0).exp()),
         );
@@ -256,42 +346,42 @@ mod tests {
         expect(
             SamplingOptions {
                 top_k: Some(3),
-                ..options
+                ..options.clone()
             },
             [0.0, e(3.0), e(2.0), e(3.0), 0.0],
         );
         expect(
             SamplingOptions {
                 top_k: Some(1),
-                ..options
+                ..options.clone()
             },
             [0.0, 1.0, 0.0, 0.0, 0.0],
         );
         expect(
             SamplingOptions {
                 top_p: Some(0.7),
-                ..options
+                ..options.clone()
             },
             [0.0, 1.0, 0.0, 1.0, 0.0],
         );
         expect(
             SamplingOptions {
                 top_p: Some(0.9),
-                ..options
+                ..options.clone()
             },
             [0.0, e(3.0), e(2.0), e(3.0), 0.0],
         );
         expect(
             SamplingOptions {
                 min_p: Some(0.3),
-                ..options
+                ..options.clone()
             },
             [0.0, e(3.0), e(2.0), e(3.0), 0.0],
         );
         expect(
             SamplingOptions {
                 min_p: Some(1.0),
-                ..options
+                ..options.clone()
             },
             [0.0, 1.0, 0.0, 1.0, 0.0],
         );
@@ -325,6 +415,36 @@ mod tests {
     }
 
     #[test]
+    fn penalties_and_bias_change_the_logits() {
+        let penalized = |options: SamplingOptions| {
+            let mut logits = LOGITS;
+            let history = History {
+                context: &[0, 4, 1, 1],
+                generated: &[1, 1],
+            };
+            Sampler::new(options, 1, 0).penalize(&mut logits, history);
+            logits
+        };
+        let options = SamplingOptions::default;
+        let found = penalized(SamplingOptions {
+            repetition_penalty: 2.0,
+            ..options()
+        });
+        assert_eq!(found, [0.5, 1.5, 2.0, 3.0, -2.0]);
+        let found = penalized(SamplingOptions {
+            frequency_penalty: 0.5,
+            presence_penalty: 0.25,
+            ..options()
+        });
+        assert_eq!(found, [1.0, 1.75, 2.0, 3.0, -1.0]);
+        let found = penalized(SamplingOptions {
+            logit_bias: vec![(2, 4.0), (0, -100.0)],
+            ..options()
+        });
+        assert_eq!(found, [-99.0, 3.0, 6.0, 3.0, -1.0]);
+    }
+
+    #[test]
     fn greedy_takes_the_first_of_equal_tokens_that_are_allowed() {
         let mut sampler = Sampler::new(
             SamplingOptions {
@@ -346,7 +466,10 @@ mod tests {
             ..Default::default()
         };
         for index in 0..100 {
-            assert!([1, 3].contains(&sample(&mut Sampler::new(options, 1, index), |_| true)));
+            assert!([1, 3].contains(&sample(
+                &mut Sampler::new(options.clone(), 1, index),
+                |_| true
+            )));
         }
     }
 
@@ -357,35 +480,35 @@ mod tests {
         assert_eq!(
             error(SamplingOptions {
                 temperature: -0.5,
-                ..default
+                ..default.clone()
             }),
             "temperature must be >= 0, got -0.5"
         );
         assert!(
             error(SamplingOptions {
                 temperature: f64::NAN,
-                ..default
+                ..default.clone()
             })
             .contains("NaN")
         );
         assert!(
             error(SamplingOptions {
                 top_k: Some(0),
-                ..default
+                ..default.clone()
             })
             .contains("top_k")
         );
         assert!(
             error(SamplingOptions {
                 top_p: Some(0.0),
-                ..default
+                ..default.clone()
             })
             .contains("top_p")
         );
         assert!(
             error(SamplingOptions {
                 min_p: Some(1.1),
-                ..default
+                ..default.clone()
             })
             .contains("min_p")
         );

@@ -1,6 +1,9 @@
 //! A sequence in progress: its tokens, the tokens that may come next, and its end.
 
-use super::{Distribution, Sampler};
+use std::sync::Arc;
+
+use super::pattern::{Pattern, PatternState};
+use super::sampler::{Distribution, History, Sampler};
 use crate::data::ChatTokens;
 use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
@@ -46,16 +49,71 @@ impl Grammar {
         }
     }
 
-    /// Takes a token. Returns whether the sequence continues after it.
-    fn continues_after(&mut self, token: u32) -> bool {
+    /// Returns whether the sequence ends after a token.
+    fn is_end(&self, token: u32) -> bool {
         match self {
-            Grammar::Document { bos } => token != *bos,
-            Grammar::Continuous { .. } => true,
-            Grammar::Reply { chat } => token != chat.end_turn,
-            Grammar::Conversation { chat, in_turn } => {
-                *in_turn = token != chat.end_turn;
-                token <= chat.end_turn
-            }
+            Grammar::Document { bos } => token == *bos,
+            Grammar::Continuous { .. } => false,
+            Grammar::Reply { chat } => token == chat.end_turn,
+            Grammar::Conversation { chat, .. } => token > chat.end_turn,
+        }
+    }
+
+    /// Takes a token.
+    fn advance(&mut self, token: u32) {
+        if let Grammar::Conversation { chat, in_turn } = self {
+            *in_turn = token != chat.end_turn;
+        }
+    }
+}
+
+/// The limits of the generated tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    pub max_tokens: usize,
+    /// No end before so many tokens.
+    pub min_tokens: usize,
+    /// The expression that the text must match, and its state after the prompt.
+    pub pattern: Option<(Arc<Pattern>, PatternState)>,
+    /// Tokens that end the sequence.
+    pub stop: Arc<[Vec<u32>]>,
+}
+
+impl Limits {
+    /// The maximum number of tokens after a prompt: `max_tokens` or the rest of the context; for
+    /// continuous text, whose context moves along, [`DEFAULT_CONTINUOUS_TOKENS`] unless it is given.
+    pub fn max_tokens(
+        is_continuous: bool,
+        context: usize,
+        prompt: usize,
+        max_tokens: Option<usize>,
+    ) -> usize {
+        match is_continuous {
+            true => max_tokens.unwrap_or(DEFAULT_CONTINUOUS_TOKENS),
+            false => max_tokens.unwrap_or(usize::MAX).min(context + 1 - prompt),
+        }
+    }
+
+    /// Returns whether a token may follow `sampled` generated ones.
+    fn allow(&self, grammar: &Grammar, sampled: usize, token: u32) -> bool {
+        if grammar.is_end(token) {
+            let pattern = self.pattern.as_ref();
+            let is_match = pattern.is_none_or(|(pattern, state)| pattern.is_match(*state));
+            return is_match && sampled >= self.min_tokens;
+        }
+        let Some((pattern, state)) = &self.pattern else {
+            return true;
+        };
+        let min = self.min_tokens.saturating_sub(sampled + 1);
+        let lengths = min..=self.max_tokens.saturating_sub(sampled + 1);
+        let next = pattern.advance(*state, token);
+        next.is_some_and(|next| pattern.can_complete(next, lengths))
+    }
+
+    fn advance(&mut self, token: u32) {
+        if let Some((pattern, state)) = &mut self.pattern {
+            // An end token leaves the state as it is.
+            *state = pattern.advance(*state, token).unwrap_or(*state);
         }
     }
 }
@@ -68,41 +126,44 @@ pub struct Sequence {
     context: usize,
     grammar: Grammar,
     sampler: Sampler,
-    max_tokens: usize,
+    limits: Limits,
 }
 
 impl Sequence {
-    /// A sequence that continues a prompt for up to `max_tokens` tokens, to the end of the context, or
-    /// until the grammar ends it.
-    ///
-    /// A continuous text does not end with the context: whenever that is full, its first half is
-    /// dropped. It has [`DEFAULT_CONTINUOUS_TOKENS`] if `max_tokens` is none.
+    /// A sequence that continues a prompt until the grammar or a limit ends it. Whenever the context of a
+    /// continuous text is full, its first half is dropped.
     pub fn new(
         context: usize,
         prompt: Vec<u32>,
         grammar: Grammar,
         sampler: Sampler,
-        max_tokens: Option<usize>,
+        limits: Limits,
     ) -> Self {
-        let max_tokens = match grammar {
-            Grammar::Continuous { .. } => max_tokens.unwrap_or(DEFAULT_CONTINUOUS_TOKENS),
-            _ => max_tokens
-                .unwrap_or(usize::MAX)
-                .min(context + 1 - prompt.len()),
-        };
         Self {
             tokens: prompt,
             sampled: Vec::new(),
             context,
             grammar,
             sampler,
-            max_tokens,
+            limits,
         }
     }
 
     /// The tokens that were sampled.
     pub fn sampled(&self) -> &[u32] {
         &self.sampled
+    }
+
+    /// The sampled tokens without the stop sequence at their end, if there is one.
+    pub fn sampled_before_stop(&self) -> &[u32] {
+        &self.sampled[..self.sampled.len() - self.stop_length()]
+    }
+
+    /// The length of the longest stop sequence with which the sampled tokens end, or 0.
+    fn stop_length(&self) -> usize {
+        let stops = self.limits.stop.iter();
+        let found = stops.filter(|stop| self.sampled.ends_with(stop));
+        found.map(Vec::len).max().unwrap_or(0)
     }
 
     /// The prompt and the sampled tokens, as far as they are in the context.
@@ -129,9 +190,29 @@ impl Sequence {
 
     /// Computes the distribution over the next token from its logits `[V]`, in the buffer `row`.
     pub fn distribution<'a>(&mut self, logits: &[f64], row: &'a mut Vec<f64>) -> Distribution<'a> {
-        let grammar = &self.grammar;
-        self.sampler
-            .distribution(logits, |token| grammar.allows(token), row)
+        let Self {
+            grammar,
+            limits,
+            sampler,
+            sampled,
+            ..
+        } = self;
+        let history = History {
+            context: &self.tokens,
+            generated: sampled,
+        };
+        let allows = |token| grammar.allows(token) && limits.allow(grammar, sampled.len(), token);
+        sampler.distribution(logits, history, allows, row)
+    }
+
+    /// Returns whether no token can extend the match of a pattern in a text that has no end token.
+    fn is_complete(&self) -> bool {
+        let Some((pattern, state)) = &self.limits.pattern else {
+            return false;
+        };
+        let rest = self.limits.max_tokens - self.sampled.len();
+        matches!(self.grammar, Grammar::Continuous { .. })
+            && !pattern.can_complete(*state, 1..=rest)
     }
 
     /// Samples the next token. `visit` gets it, and ends the sequence by returning false. Returns the
@@ -141,16 +222,21 @@ impl Sequence {
         next: Distribution,
         visit: impl FnOnce(u32) -> bool,
     ) -> Option<FinishReason> {
-        if self.sampled.len() == self.max_tokens {
+        if self.sampled.len() == self.limits.max_tokens {
             return Some(FinishReason::Length);
+        }
+        if self.is_complete() {
+            return Some(FinishReason::Stop);
         }
         let token = self.sampler.sample(next);
         self.tokens.push(token);
         self.sampled.push(token);
-        if !visit(token) || !self.grammar.continues_after(token) {
+        self.grammar.advance(token);
+        self.limits.advance(token);
+        if !visit(token) || self.grammar.is_end(token) || self.stop_length() > 0 {
             return Some(FinishReason::Stop);
         }
-        (self.sampled.len() == self.max_tokens).then_some(FinishReason::Length)
+        (self.sampled.len() == self.limits.max_tokens).then_some(FinishReason::Length)
     }
 
     /// Decodes the whole sequence by itself. `cache` may hold its first tokens. `visit` gets each token,

@@ -22,7 +22,7 @@ pub fn command_line(input: &[u8]) {
         }
         Ok(ParsedCommand::Generate(args)) => {
             assert!(args.options.sampling.validate().is_ok());
-            assert!(args.num_samples > 0 && args.options.max_tokens != Some(0));
+            assert!(args.count() > 0 && args.options.max_tokens != Some(0));
         }
         Ok(ParsedCommand::Chat(args)) => assert!(args.options.sampling.validate().is_ok()),
         Ok(ParsedCommand::Help(command)) => assert!(!help::full(command).is_empty()),

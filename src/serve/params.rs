@@ -30,6 +30,7 @@ pub fn generate_options(fields: &JsonObject) -> Result<GenerateOptions, HttpErro
         top_k: fields.get_integer_from("top_k", 1)?.map(|k| k as usize),
         top_p: fields.get_number("top_p")?,
         min_p: fields.get_number("min_p")?,
+        ..default.sampling.clone()
     };
     sampling.validate().map_err(HttpError::bad_request)?;
     Ok(GenerateOptions {

@@ -100,7 +100,7 @@ const COMPLETIONS: &[(&str, &[&str])] = &[
     ("microgpt generate --model-dir mod", &["model"]),
     ("microgpt generate -m mod", &["model"]),
     ("microgpt generate --prompt mod", &[]),
-    ("microgpt generate --st", &[]),
+    ("microgpt generate --ste", &[]),
     ("microgpt help ex", &["export"]),
     ("microgpt score mod", &["model", "model.txt"]),
     ("microgpt completions ", &["bash", "zsh", "fish"]),

@@ -128,8 +128,14 @@ impl TrainArgs {
 pub struct GenerateArgs {
     pub model_dir: Option<PathBuf>,
     pub options: GenerateOptions,
-    pub num_samples: usize,
+    /// A prompt per line.
+    pub prompt_file: Option<PathBuf>,
+    pub num_samples: Option<usize>,
+    /// The index of the first sample.
+    pub first: u64,
     pub unique: bool,
+    /// Files whose lines are not printed as samples.
+    pub not_in: Vec<PathBuf>,
     pub null: bool,
     pub json: bool,
     pub threads: Threads,
@@ -140,12 +146,54 @@ impl Default for GenerateArgs {
         Self {
             model_dir: None,
             options: GenerateOptions::default(),
-            num_samples: 20,
+            prompt_file: None,
+            num_samples: None,
+            first: 0,
             unique: false,
+            not_in: Vec::new(),
             null: false,
             json: false,
             threads: Threads::AllCores,
         }
+    }
+}
+
+impl GenerateArgs {
+    /// The number of samples, of each line of a prompt file.
+    pub fn count(&self) -> u64 {
+        let default = match self.prompt_file {
+            Some(_) => 1,
+            None => 20,
+        };
+        self.num_samples.unwrap_or(default) as u64
+    }
+
+    /// Checks values that do not depend on the model.
+    pub fn check(&self) -> Result<(), Failure> {
+        let options = &self.options;
+        options.sampling.validate().map_err(usage_error)?;
+        if options.stop.iter().any(String::is_empty) {
+            return Err(Failure::Usage("--stop must be text, got \"\"".to_string()));
+        }
+        if let Some(max) = options.max_tokens
+            && options.min_tokens > max
+        {
+            let min = options.min_tokens;
+            return Err(Failure::Usage(format!(
+                "--min-tokens must be <= --max-tokens, got {min} and {max}"
+            )));
+        }
+        if self.prompt_file.is_some() {
+            let filter = match (self.unique, self.not_in.is_empty()) {
+                (true, _) => "unique",
+                (_, false) => "not-in",
+                _ => return Ok(()),
+            };
+            return Err(Failure::Usage(format!(
+                "--prompt-file and --{filter} cannot be combined: the samples of each prompt count"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Flag {
     pub details: &'static str,
     /// The summary lists only the name.
     pub is_rare: bool,
+    /// Each occurrence adds a value.
+    is_repeatable: bool,
 }
 
 /// The kind of an option's value.
@@ -58,6 +60,7 @@ impl Flag {
             help,
             details: "",
             is_rare: false,
+            is_repeatable: false,
         }
     }
 
@@ -125,6 +128,14 @@ impl Flag {
         Self { is_rare, ..self }
     }
 
+    pub const fn repeatable(self) -> Self {
+        let is_repeatable = true;
+        Self {
+            is_repeatable,
+            ..self
+        }
+    }
+
     pub const fn sets(self, field: Field) -> Self {
         let field = Some(field);
         Self { field, ..self }
@@ -170,9 +181,10 @@ struct RawFlag {
 }
 
 impl RawArgs {
-    /// Adds an option. Of a repeated one, the last counts.
+    /// Adds an option. Of a repeated one, the last counts, unless it is repeatable.
     pub fn push(&mut self, flag: &'static Flag, argument: OsString) {
-        self.flags.retain(|raw| raw.flag.name != flag.name);
+        self.flags
+            .retain(|raw| flag.is_repeatable || raw.flag.name != flag.name);
         self.flags.push(RawFlag {
             flag,
             source: format!("--{}", flag.name),

@@ -3,7 +3,10 @@
 use super::args::usage_error;
 use super::command::{Command, ParsedCommand};
 use super::flag::Flag;
-use super::shared::{MAX_TOKENS, MIN_P, MODEL_DIR, SEED, TEMPERATURE, THREADS, TOP_K, TOP_P};
+use super::shared::{
+    MAX_TOKENS, MIN_P, MIN_TOKENS, MODEL_DIR, PATTERN, REPETITION_PENALTY, SEED, STOP, TEMPERATURE,
+    THREADS, TOP_K, TOP_P,
+};
 
 pub const GENERATE: Command = Command {
     name: "generate",
@@ -20,21 +23,50 @@ pub const GENERATE: Command = Command {
                 MODEL_DIR.sets(|args| &mut args.generate.model_dir),
                 Flag::integer("num-samples", "Number of samples")
                     .short('n')
+                    .computed_default("20")
                     .aliases(&["count", "number", "samples"])
                     .sets(|args| &mut args.generate.num_samples),
                 Flag::value("prompt", "TEXT", "Start of every sample")
                     .aliases(&["begin", "prefix", "start"])
                     .details("For a chat model, the start of the first message.")
                     .sets(|args| &mut args.generate.options.prompt),
+                Flag::file("prompt-file", "File of prompts, one per line; - is stdin")
+                    .excludes("prompt", "each line is a prompt")
+                    .details(
+                        "Prints --num-samples samples of each line in order, 1 unless that is \
+                        given, as soon as the line is read.",
+                    )
+                    .sets(|args| &mut args.generate.prompt_file),
                 MAX_TOKENS
                     .details("For a model of a continuous text, 500.")
                     .sets(|args| &mut args.generate.options.max_tokens),
+                MIN_TOKENS.sets(|args| &mut args.generate.options.min_tokens),
+                STOP.sets(|args| &mut args.generate.options.stop),
+                PATTERN.sets(|args| &mut args.generate.options.pattern),
                 Flag::switch("unique", "Print different samples only")
                     .details(
                         "Generates until there are --num-samples different ones. A million of \
                         them take about 110 MB of memory.",
                     )
                     .sets(|args| &mut args.generate.unique),
+                Flag::file(
+                    "not-in",
+                    "Pass over samples that are lines of FILE",
+                )
+                .repeatable()
+                .rare()
+                .details(
+                    "Repeatable. With the training text as FILE, all samples are new. Generates until \
+                        there are --num-samples others; takes the memory of --unique.",
+                )
+                .sets(|args| &mut args.generate.not_in),
+                Flag::integer("first", "Index of the first sample")
+                    .rare()
+                    .details(
+                        "A sample depends on its index alone: runs from different indices on \
+                        many machines make disjoint parts of one run.",
+                    )
+                    .sets(|args| &mut args.generate.first),
             ],
         ),
         (
@@ -43,7 +75,9 @@ pub const GENERATE: Command = Command {
                 TEMPERATURE.sets(|args| &mut args.generate.options.sampling.temperature),
                 TOP_K.sets(|args| &mut args.generate.options.sampling.top_k),
                 TOP_P.sets(|args| &mut args.generate.options.sampling.top_p),
-                MIN_P.sets(|args| &mut args.generate.options.sampling.min_p),
+                MIN_P.rare().sets(|args| &mut args.generate.options.sampling.min_p),
+                REPETITION_PENALTY
+                    .sets(|args| &mut args.generate.options.sampling.repetition_penalty),
                 SEED.sets(|args| &mut args.generate.options.seed),
             ],
         ),
@@ -68,13 +102,16 @@ pub const GENERATE: Command = Command {
             "Print 1,000 different samples in alphabetical order.",
         ),
         (
+            "microgpt generate --pattern '[aeiou].*' --not-in names.txt",
+            "Print new samples that start with a vowel.",
+        ),
+        (
             "microgpt generate --prompt el --temperature 1",
             "Print samples that start with \"el\".",
         ),
     ],
     finish: |args, _| {
-        let sampling = &args.generate.options.sampling;
-        sampling.validate().map_err(usage_error)?;
+        args.generate.check()?;
         Ok(ParsedCommand::Generate(args.generate))
     },
 };
@@ -116,6 +153,8 @@ pub const CHAT: Command = Command {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::super::GenerateArgs;
     use super::super::value::Threads;
     use super::*;
@@ -124,15 +163,50 @@ mod tests {
     #[test]
     fn generate_options() {
         let default: GenerateArgs = args("generate");
-        assert_eq!(default.num_samples, 20);
+        assert_eq!(default.count(), 20);
         assert_eq!(default.options.prompt, "");
         let line = "generate -n 3 --prompt=ab --unique -0 --threads 2";
         let given: GenerateArgs = args(line);
-        assert_eq!(given.num_samples, 3);
+        assert_eq!(given.count(), 3);
         assert_eq!(given.options.prompt, "ab");
         assert_eq!(given.threads, Threads::Count(2));
         assert!(given.unique && given.null && !given.json);
         assert!(args::<GenerateArgs>("generate --json").json);
+        let given: GenerateArgs =
+            args("generate --not-in a --not-in b --stop x --stop=y --first 9");
+        assert_eq!(given.not_in, ["a", "b"].map(PathBuf::from));
+        assert_eq!(given.options.stop, ["x", "y"]);
+        assert_eq!(given.first, 9);
+        let given: GenerateArgs = args("generate --prompt-file -");
+        assert_eq!((given.count(), given.prompt_file), (1, Some("-".into())));
+        let given: GenerateArgs = args("generate --prompt-file f -n 20");
+        assert_eq!(given.count(), 20);
+        let line = "generate --pattern [ab]* --min-tokens 3 --repetition-penalty 1.2";
+        let GenerateArgs { options, .. } = args(line);
+        assert_eq!(options.pattern.as_deref(), Some("[ab]*"));
+        assert_eq!(options.min_tokens, 3);
+        assert_eq!(options.sampling.repetition_penalty, 1.2);
+        for (line, expected) in [
+            (
+                "--repetition-penalty 0",
+                "--repetition-penalty must be > 0, got 0",
+            ),
+            ("--stop=", "--stop must be text, got \"\""),
+            (
+                "--min-tokens 5 --max-tokens 4",
+                "--min-tokens must be <= --max-tokens, got 5 and 4",
+            ),
+            (
+                "--prompt-file f --unique",
+                "--prompt-file and --unique cannot be combined: the samples of each prompt count",
+            ),
+            (
+                "--prompt-file f --prompt x",
+                "--prompt-file and --prompt cannot be combined: each line is a prompt",
+            ),
+        ] {
+            assert_eq!(error(&format!("generate {line}")), expected);
+        }
         assert!(error("generate -0 --json").starts_with("--null and --json cannot be combined"));
     }
 

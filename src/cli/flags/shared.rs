@@ -40,6 +40,33 @@ pub const MAX_TOKENS: Flag = Flag::integer("max-tokens", "Maximum number of toke
     .computed_default("the context")
     .aliases(&["length", "max-length", "max-new-tokens"]);
 
+pub const MIN_TOKENS: Flag = Flag::integer("min-tokens", "Minimum number of tokens to generate")
+    .computed_default("0")
+    .rare()
+    .aliases(&["min-length", "min-new-tokens"]);
+
+pub const STOP: Flag = Flag::value("stop", "TEXT", "End a sample before TEXT; repeatable")
+    .rare()
+    .repeatable();
+
+pub const PATTERN: Flag = Flag::value("pattern", "REGEX", "Make samples match REGEX")
+    .aliases(&["regex", "grammar"])
+    .details(
+        "The whole sample matches, --prompt included; .* stands for any text. Tokens that lead to no \
+        match within --min-tokens and --max-tokens are never sampled. The syntax is that of Rust's \
+        regex crate.",
+    );
+
+pub const REPETITION_PENALTY: Flag = Flag::number(
+    "repetition-penalty",
+    "Make tokens in the context less likely",
+)
+.rare()
+.details(
+    "Divides positive logits of tokens in the context by X and multiplies negative ones. For \
+    continuous text; 1 is off, 1.1 to 1.3 are usual.",
+);
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

@@ -45,12 +45,12 @@ impl Value for PathBuf {
     }
 }
 
-/// Operands: each argument is added.
-impl Value for Vec<PathBuf> {
+/// Operands or a repeatable option: each argument is added.
+impl<T: Value + Default> Value for Vec<T> {
     fn set(&mut self, argument: &OsStr) -> Result<(), String> {
-        let mut path = PathBuf::new();
-        path.set(argument)?;
-        self.push(path);
+        let mut value = T::default();
+        value.set(argument)?;
+        self.push(value);
         Ok(())
     }
 

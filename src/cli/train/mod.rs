@@ -331,7 +331,7 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
             ..Default::default()
         },
     )?;
-    let format = move |index, sample: &Sample| SampleFormat::plain(kind).format(index, sample);
-    let samples = start_samples(generator, threads, count, true, format)?;
+    let format = move |index, sample: &Sample| SampleFormat::plain(kind).format(0, index, sample);
+    let samples = start_samples(generator, threads, 0, count, true, format)?;
     print_all(samples)
 }
