@@ -14,7 +14,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::{DecodeBatch, FinishReason, Sequence, StopFilter};
+use super::{DecodeBatch, FinishReason, Sequence, StopFilter, TokenLogprob};
 use crate::infer::{InferenceGpt, ThreadGroup};
 
 /// Decode steps for a lone sequence before polling the queue: starting the thread group takes as
@@ -27,6 +27,8 @@ pub struct Completion {
     pub text: String,
     /// The sampled tokens.
     pub tokens: Vec<u32>,
+    /// Their log-probabilities, if the sequence records them.
+    pub logprobs: Vec<TokenLogprob>,
     pub finish: FinishReason,
 }
 
@@ -44,8 +46,8 @@ pub struct CompletionHandle(Receiver<Update>);
 
 /// The progress of a sequence.
 enum Update {
-    /// Further text of a streamed sequence.
-    Text(String),
+    /// Further text of a streamed sequence, and the log-probabilities recorded since the last update.
+    Text(String, Vec<TokenLogprob>),
     Finished(Completion),
 }
 
@@ -53,6 +55,8 @@ enum Update {
 struct DecodeJob {
     filter: StopFilter,
     streamed: bool,
+    /// Those that a streamed sequence has not sent yet.
+    logprobs: Vec<TokenLogprob>,
     updates: Sender<Update>,
 }
 
@@ -106,13 +110,13 @@ impl DecodePool {
         &self,
         sequence: Sequence,
         stop: &[String],
-        mut visit: impl FnMut(&str) -> bool,
+        mut visit: impl FnMut(&str, &[TokenLogprob]) -> bool,
     ) -> Result<Option<Completion>, WorkerPanicked> {
         let CompletionHandle(updates) = self.enqueue(sequence, stop, true);
         for update in updates {
             match update {
-                Update::Text(text) if visit(&text) => {}
-                Update::Text(_) => return Ok(None),
+                Update::Text(text, logprobs) if visit(&text, &logprobs) => {}
+                Update::Text(..) => return Ok(None),
                 Update::Finished(completion) => return Ok(Some(completion)),
             }
         }
@@ -129,6 +133,7 @@ impl DecodePool {
         let job = DecodeJob {
             filter: StopFilter::new(stop.to_vec()),
             streamed,
+            logprobs: Vec::new(),
             updates,
         };
         self.shared.lock_queue().jobs.push_back((job, sequence));
@@ -200,15 +205,16 @@ impl Shared {
     /// Decodes one token per sequence of the batch.
     fn step(&self, batch: &mut DecodeBatch<DecodeJob>) {
         let tokenizer = &self.model.meta().tokenizer;
-        let visit = |job: &mut DecodeJob, token| match tokenizer.char_of(token) {
-            Some(c) => job.push(c),
-            None => true,
+        let visit = |job: &mut DecodeJob, token, logprob: Option<&TokenLogprob>| {
+            tokenizer
+                .char_of(token)
+                .is_none_or(|c| job.push(c, logprob))
         };
         let done = |job: DecodeJob, sequence: Sequence, finish| {
             let tokens = sequence.sampled().to_vec();
             self.generated_tokens
                 .fetch_add(tokens.len() as u64, Ordering::Relaxed);
-            job.finish(tokens, finish);
+            job.finish(tokens, sequence.into_logprobs(), finish);
         };
         batch.step(visit, done);
     }
@@ -217,22 +223,32 @@ impl Shared {
 impl DecodeJob {
     /// Takes a character. Returns whether the sequence continues: a stop sequence ends it, and a
     /// caller that no longer listens.
-    fn push(&mut self, c: char) -> bool {
+    fn push(&mut self, c: char, logprob: Option<&TokenLogprob>) -> bool {
         let text = self.filter.push(c);
-        let received =
-            !self.streamed || text.is_empty() || self.updates.send(Update::Text(text)).is_ok();
+        if self.streamed {
+            self.logprobs.extend(logprob.cloned());
+        }
+        let received = !self.streamed || text.is_empty() || self.send(text);
         received && !self.filter.stopped
     }
 
+    /// Sends text with the log-probabilities of its characters. Returns whether the caller listens.
+    fn send(&mut self, text: String) -> bool {
+        let count = text.chars().count().min(self.logprobs.len());
+        let logprobs = self.logprobs.drain(..count).collect();
+        self.updates.send(Update::Text(text, logprobs)).is_ok()
+    }
+
     /// Sends the end of the sequence. A caller that no longer listens is not an error.
-    fn finish(mut self, tokens: Vec<u32>, finish: FinishReason) {
+    fn finish(mut self, tokens: Vec<u32>, logprobs: Vec<TokenLogprob>, finish: FinishReason) {
         let rest = self.filter.finish();
         if self.streamed && !rest.is_empty() {
-            let _ = self.updates.send(Update::Text(rest));
+            self.send(rest);
         }
         let _ = self.updates.send(Update::Finished(Completion {
             text: self.filter.text,
             tokens,
+            logprobs,
             finish,
         }));
     }

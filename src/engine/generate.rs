@@ -96,51 +96,94 @@ pub struct Generator {
     model: Arc<InferenceGpt>,
     options: GenerateOptions,
     prompt: Vec<u32>,
+    /// The number of tokens before those of the caller.
+    start_tokens: usize,
+    /// Samples are whole conversations of a chat model.
+    is_conversation: bool,
     limits: Limits,
     prefix: OnceLock<Arc<Prefix>>,
 }
 
 impl Generator {
-    /// Errors if the prompt has unknown characters or exceeds the context, or if an option is out of
-    /// range.
+    /// The samples that continue the prompt of the options. Errors if the prompt has unknown characters
+    /// or exceeds the context, or if an option is out of range.
     pub fn new(model: Arc<InferenceGpt>, options: GenerateOptions) -> Result<Self> {
-        options.sampling.validate()?;
         let tokenizer = &model.meta().tokenizer;
-        let unknown = tokenizer.unknown_chars([options.prompt.as_str()].into_iter());
-        if !unknown.is_empty() {
-            bail!(
-                "the prompt has characters that the model doesn't know: {}",
-                quote_chars(&unknown)
-            );
+        if tokenizer.chat_tokens().is_some() && options.pattern.is_some() {
+            bail!("a pattern is for a text or a reply, not for the conversations of a chat model");
         }
-        let continuous = tokenizer.kind() == CorpusKind::Continuous;
-        let mut prompt = Vec::new();
-        if !continuous || options.prompt.is_empty() {
-            prompt.push(tokenizer.start_token());
-        }
+        let mut start = start_tokens(tokenizer, &options.prompt);
         if let Some(chat) = tokenizer.chat_tokens()
             && !options.prompt.is_empty()
         {
-            prompt.push(chat.user);
+            start.push(chat.user);
         }
-        prompt.extend(tokenizer.encode(&options.prompt));
+        let prompt = encode(tokenizer, &options.prompt)?;
+        let is_conversation = tokenizer.kind() == CorpusKind::Conversations;
+        Self::with_prompt(model, options, start, prompt, is_conversation)
+    }
+
+    /// The texts that continue the prompt of the options, also from a chat model, whose roles and turns
+    /// are left to the prompt's characters. Errors as [`Self::new`].
+    pub fn for_completion(model: Arc<InferenceGpt>, options: GenerateOptions) -> Result<Self> {
+        let tokenizer = &model.meta().tokenizer;
+        let start = start_tokens(tokenizer, &options.prompt);
+        let prompt = encode(tokenizer, &options.prompt)?;
+        Self::with_prompt(model, options, start, prompt, false)
+    }
+
+    /// The texts that continue tokens, as they are. Errors if a token is not in the vocabulary, and as
+    /// [`Self::new`].
+    pub fn for_tokens(
+        model: Arc<InferenceGpt>,
+        options: GenerateOptions,
+        tokens: &[u32],
+    ) -> Result<Self> {
+        let tokenizer = &model.meta().tokenizer;
+        let vocab_size = tokenizer.vocab_size();
+        if let Some(unknown) = tokens.iter().find(|token| **token as usize >= vocab_size) {
+            bail!("the prompt has the token {unknown}, but the vocabulary has {vocab_size}");
+        }
+        let start = match tokens {
+            [] => vec![tokenizer.start_token()],
+            _ => Vec::new(),
+        };
+        let options = GenerateOptions {
+            prompt: tokenizer.decode(tokens),
+            ..options
+        };
+        Self::with_prompt(model, options, start, tokens.to_vec(), false)
+    }
+
+    fn with_prompt(
+        model: Arc<InferenceGpt>,
+        options: GenerateOptions,
+        mut start: Vec<u32>,
+        prompt: Vec<u32>,
+        is_conversation: bool,
+    ) -> Result<Self> {
+        let start_tokens = start.len();
+        start.extend(prompt);
+        let prompt = start;
+        options.sampling.validate()?;
+        let tokenizer = &model.meta().tokenizer;
         let context = model.meta().config.block_size;
-        if prompt.len() > context && !continuous {
+        let is_continuous = tokenizer.kind() == CorpusKind::Continuous;
+        if prompt.len() > context && !is_continuous {
             bail!(
                 "the prompt takes {} tokens, more than the model's context of {context}",
                 prompt.len()
             );
         }
-        if tokenizer.chat_tokens().is_some() && options.pattern.is_some() {
-            bail!("a pattern is for a text or a reply, not for the conversations of a chat model");
-        }
         let max = options.max_tokens;
-        let max_tokens = Limits::max_tokens(continuous, context, prompt.len(), max);
+        let max_tokens = Limits::max_tokens(is_continuous, context, prompt.len(), max);
         let limits = options.limits(tokenizer, max_tokens, &options.prompt)?;
         Ok(Self {
             model,
             options,
             prompt,
+            start_tokens,
+            is_conversation,
             limits,
             prefix: OnceLock::new(),
         })
@@ -150,23 +193,29 @@ impl Generator {
         Arc::clone(&self.model)
     }
 
-    pub fn model(&self) -> &InferenceGpt {
-        &self.model
+    /// The number of tokens before those of the caller's prompt.
+    pub fn start_tokens(&self) -> usize {
+        self.start_tokens
     }
 
-    /// The number of tokens of the prompt.
-    pub fn prompt_tokens(&self) -> usize {
-        self.prompt.len()
+    /// The prompt's tokens.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    pub fn model(&self) -> &InferenceGpt {
+        &self.model
     }
 
     /// The sequence of the sample with this index, before its first step.
     pub fn sequence(&self, index: u64) -> Sequence {
         let tokenizer = &self.model.meta().tokenizer;
         let grammar = match (tokenizer.chat_tokens(), tokenizer.kind()) {
-            (Some(chat), _) => Grammar::Conversation {
+            (Some(chat), _) if self.is_conversation => Grammar::Conversation {
                 chat,
                 in_turn: self.prompt.len() > 1,
             },
+            (Some(chat), _) => Grammar::Reply { chat },
             (None, CorpusKind::Continuous) => Grammar::Continuous {
                 bos: tokenizer.bos(),
             },
@@ -198,15 +247,11 @@ impl Generator {
     /// Decodes the sampled tokens to a sample.
     pub fn decode(&self, sampled: &[u32]) -> Sample {
         let tokenizer = &self.model.meta().tokenizer;
-        match tokenizer.kind() {
-            CorpusKind::Conversations => {
-                let tokens = [&self.prompt[..], sampled].concat();
-                Sample::Conversation(tokenizer.decode_conversation(&tokens))
-            }
-            CorpusKind::Documents | CorpusKind::Continuous => {
-                Sample::Text(self.options.prompt.clone() + &tokenizer.decode(sampled))
-            }
+        if self.is_conversation {
+            let tokens = [&self.prompt[..], sampled].concat();
+            return Sample::Conversation(tokenizer.decode_conversation(&tokens));
         }
+        Sample::Text(self.options.prompt.clone() + &tokenizer.decode(sampled))
     }
 
     /// Generates the sample with this index on this thread.
@@ -216,4 +261,24 @@ impl Generator {
         sequence.decode(&self.model, &mut cache, &mut workspace, |_| true);
         self.decode(sequence.sampled_before_stop())
     }
+}
+
+/// The tokens before a prompt: [`Tokenizer::start_token`], unless a continuous text has a prompt.
+fn start_tokens(tokenizer: &Tokenizer, prompt: &str) -> Vec<u32> {
+    match tokenizer.kind() {
+        CorpusKind::Continuous if !prompt.is_empty() => Vec::new(),
+        _ => vec![tokenizer.start_token()],
+    }
+}
+
+/// Encodes a prompt. Errors name its unknown characters.
+fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+    let unknown = tokenizer.unknown_chars([prompt].into_iter());
+    if !unknown.is_empty() {
+        bail!(
+            "the prompt has characters that the model doesn't know: {}",
+            quote_chars(&unknown)
+        );
+    }
+    Ok(tokenizer.encode(prompt).collect())
 }

@@ -4,13 +4,15 @@
 //! - `sampler`: from logits to a [`Distribution`], and to a token. `pattern`: regular expressions.
 //! - `sequence`: a [sequence](Sequence) in progress, its grammar and its end.
 //! - `prefix_cache`, `scheduler`: many sequences that share forward passes and common prefixes.
-//! - `generate`, `chat`, `score`, `stop`: samples, replies, scores and stop sequences.
+//! - `generate`, `chat`, `score`, `logprobs`, `stop`: samples, replies, scores, log-probabilities and
+//!   stop sequences.
 //! - `pipeline`, `samples`: threads whose results come in order. `decode_pool`: threads that decode
 //!   for the requests of a server.
 
 mod chat;
 mod decode_pool;
 mod generate;
+mod logprobs;
 mod pattern;
 mod pipeline;
 mod prefix_cache;
@@ -24,6 +26,7 @@ mod stop;
 pub use chat::{Chat, PendingReply, Reply, chat_tokens};
 pub use decode_pool::{Completion, CompletionHandle, DecodePool, WorkerPanicked};
 pub use generate::{GenerateOptions, Generator, Sample};
+pub use logprobs::{TokenLogprob, prompt_logprobs};
 pub use pipeline::{Jobs, Pipeline};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use samples::{SampleBlock, Samples, start_prompts, start_samples};

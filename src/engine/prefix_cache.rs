@@ -279,7 +279,7 @@ mod tests {
             batch.add(index, generator.sequence(index));
             while batch.len() > 4 {
                 batch.step(
-                    |_, _| true,
+                    |_, _, _| true,
                     |index, sequence, _| {
                         let sample = generator.decode(sequence.sampled());
                         assert_eq!(sample, generator.sample(index), "sample {index}");

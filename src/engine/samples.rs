@@ -190,6 +190,6 @@ fn make_samples<T>(
                 has_consumer &= jobs.deliver(number, Ok(samples));
             }
         };
-        batch.step(|_, _| true, finished);
+        batch.step(|_, _, _| true, finished);
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::prefix_cache::{Node, Prefix, PrefixCache};
-use super::{Distribution, FinishReason, Sequence};
+use super::{Distribution, FinishReason, Sequence, TokenLogprob};
 use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
 /// Decode steps of the same sequences in a row, if there are more than fit a batch: their KV caches
@@ -98,7 +98,7 @@ impl<'a, T> DecodeBatch<'a, T> {
     /// false; `finished` gets the sequences that ended.
     pub fn step(
         &mut self,
-        mut visit: impl FnMut(&mut T, u32) -> bool,
+        mut visit: impl FnMut(&mut T, u32, Option<&TokenLogprob>) -> bool,
         mut finished: impl FnMut(T, Sequence, FinishReason),
     ) {
         if let Some(prefix_cache) = &mut self.prefix_cache {
@@ -115,7 +115,7 @@ impl<'a, T> DecodeBatch<'a, T> {
             if let Some(prefix_cache) = &mut self.prefix_cache {
                 slot.insert(prefix_cache, next);
             }
-            let visit = |token| visit(&mut slot.owner, token);
+            let visit = |token, logprob: Option<&_>| visit(&mut slot.owner, token, logprob);
             slot.finish = slot.sequence.advance(next, visit);
         }
         self.remove_finished(&mut finished);
@@ -185,15 +185,15 @@ impl<T> Slot<T> {
     fn look_up(
         &mut self,
         prefix_cache: &mut PrefixCache,
-        visit: &mut impl FnMut(&mut T, u32) -> bool,
+        visit: &mut impl FnMut(&mut T, u32, Option<&TokenLogprob>) -> bool,
     ) {
         let Lookup::Pending = self.lookup else { return };
         let mut node = prefix_cache.root();
         loop {
             let next = Distribution::from_row(prefix_cache.values(node));
-            self.finish = self
-                .sequence
-                .advance(next, |token| visit(&mut self.owner, token));
+            self.finish = self.sequence.advance(next, |token, logprob| {
+                visit(&mut self.owner, token, logprob)
+            });
             if self.finish.is_some() {
                 return;
             }

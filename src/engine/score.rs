@@ -39,11 +39,11 @@ pub struct Scorer<'a> {
 }
 
 /// A part of a line that fits the context.
-struct Window<'t> {
+pub(super) struct Window<'t> {
     line: usize,
-    tokens: &'t [u32],
+    pub tokens: &'t [u32],
     /// The tokens to score: each follows one of `tokens`, up to the last.
-    targets: &'t [u32],
+    pub targets: &'t [u32],
     /// The prefix cache has no child of this node for the first token.
     missed: Option<Node>,
 }
@@ -185,7 +185,11 @@ fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
 
 /// Windows in which each token is predicted once. The first begins with the line; in the others, each
 /// target has at least half a context before it.
-fn windows(line: usize, tokens: &[u32], context: usize) -> impl Iterator<Item = Window<'_>> {
+pub(super) fn windows(
+    line: usize,
+    tokens: &[u32],
+    context: usize,
+) -> impl Iterator<Item = Window<'_>> {
     let inputs = tokens.len().saturating_sub(1);
     let step = (context / 2).max(1);
     let mut done = 0;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::logprobs::TokenLogprob;
 use super::pattern::{Pattern, PatternState};
 use super::sampler::{Distribution, History, Sampler};
 use crate::data::ChatTokens;
@@ -127,6 +128,15 @@ pub struct Sequence {
     grammar: Grammar,
     sampler: Sampler,
     limits: Limits,
+    recorder: Option<Recorder>,
+}
+
+/// The log-probabilities of the sampled tokens.
+struct Recorder {
+    top_count: usize,
+    /// The logits of the next token, `[V]`.
+    logits: Vec<f64>,
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl Sequence {
@@ -146,7 +156,23 @@ impl Sequence {
             grammar,
             sampler,
             limits,
+            recorder: None,
         }
+    }
+
+    /// Records the log-probability of every sampled token, beside the `top_count` most likely ones.
+    pub fn record_logprobs(&mut self, top_count: usize) {
+        self.recorder = Some(Recorder {
+            top_count,
+            logits: Vec::new(),
+            logprobs: Vec::new(),
+        });
+    }
+
+    /// The log-probabilities of the sampled tokens, if they are recorded.
+    pub fn into_logprobs(self) -> Vec<TokenLogprob> {
+        self.recorder
+            .map_or_else(Vec::new, |recorder| recorder.logprobs)
     }
 
     /// The tokens that were sampled.
@@ -195,8 +221,13 @@ impl Sequence {
             limits,
             sampler,
             sampled,
+            recorder,
             ..
         } = self;
+        if let Some(recorder) = recorder {
+            recorder.logits.clear();
+            recorder.logits.extend_from_slice(logits);
+        }
         let history = History {
             context: &self.tokens,
             generated: sampled,
@@ -215,12 +246,12 @@ impl Sequence {
             && !pattern.can_complete(*state, 1..=rest)
     }
 
-    /// Samples the next token. `visit` gets it, and ends the sequence by returning false. Returns the
-    /// reason if the sequence ended.
+    /// Samples the next token. `visit` gets it, with its log-probability if that is recorded, and ends the
+    /// sequence by returning false. Returns the reason if the sequence ended.
     pub fn advance(
         &mut self,
         next: Distribution,
-        visit: impl FnOnce(u32) -> bool,
+        visit: impl FnOnce(u32, Option<&TokenLogprob>) -> bool,
     ) -> Option<FinishReason> {
         if self.sampled.len() == self.limits.max_tokens {
             return Some(FinishReason::Length);
@@ -233,7 +264,12 @@ impl Sequence {
         self.sampled.push(token);
         self.grammar.advance(token);
         self.limits.advance(token);
-        if !visit(token) || self.grammar.is_end(token) || self.stop_length() > 0 {
+        let logprob = self.recorder.as_mut().map(|recorder| {
+            let logprob = TokenLogprob::new(&recorder.logits, token, recorder.top_count);
+            recorder.logprobs.push(logprob);
+            &recorder.logprobs[recorder.logprobs.len() - 1]
+        });
+        if !visit(token, logprob) || self.grammar.is_end(token) || self.stop_length() > 0 {
             return Some(FinishReason::Stop);
         }
         (self.sampled.len() == self.limits.max_tokens).then_some(FinishReason::Length)
@@ -259,7 +295,7 @@ impl Sequence {
             };
             model.forward(workspace, &mut [chunk]);
             let next = self.distribution(workspace.logits(0), &mut row);
-            if let Some(finish) = self.advance(next, &mut visit) {
+            if let Some(finish) = self.advance(next, |token, _| visit(token)) {
                 return finish;
             }
         }

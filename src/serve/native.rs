@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::app_state::AppState;
 use super::handler::HandlerOutput;
 use super::http::{HttpError, Response};
-use super::params::{generate_options, invalid_content, messages, parse_body, role};
+use super::params::{SAMPLING_FIELDS, content, generate_options, messages, parse_body, role};
 use crate::data::Message;
 use crate::engine::{CompletionHandle, GenerateOptions, Generator, PendingReply, Sample};
 
@@ -17,20 +17,11 @@ const MAX_SAMPLES: u64 = 50;
 /// `POST /microgpt/v1/generate`.
 pub fn generate(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
-    fields.reject_unknown(&[
-        "num_samples",
-        "temperature",
-        "seed",
-        "max_tokens",
-        "prompt",
-        "top_k",
-        "top_p",
-        "min_p",
-    ])?;
+    fields.reject_unknown(&[&["num_samples", "prompt"], &SAMPLING_FIELDS[..]].concat())?;
     let count = fields.get_integer_from("num_samples", 1)?.unwrap_or(1);
     let options = GenerateOptions {
         prompt: fields.get_string("prompt")?.unwrap_or_default().to_string(),
-        ..generate_options(&fields)?
+        ..positive_max_tokens(generate_options(&fields)?)?
     };
     let generator =
         Generator::new(Arc::clone(&app.model), options).map_err(HttpError::bad_request)?;
@@ -40,7 +31,7 @@ pub fn generate(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError>
     let mut samples = Vec::with_capacity(pending.len());
     for handle in pending {
         let completion = handle.wait()?;
-        app.metrics.count_prompt(generator.prompt_tokens());
+        app.metrics.count_prompt(generator.prompt().len());
         samples.push(match generator.decode(&completion.tokens) {
             Sample::Text(text) => text,
             Sample::Conversation(messages) => {
@@ -56,16 +47,8 @@ pub fn generate(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError>
 /// `POST /microgpt/v1/chat`.
 pub fn chat(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
     let fields = parse_body(body)?;
-    fields.reject_unknown(&[
-        "messages",
-        "temperature",
-        "seed",
-        "max_tokens",
-        "top_k",
-        "top_p",
-        "min_p",
-    ])?;
-    let options = generate_options(&fields)?;
+    fields.reject_unknown(&[&["messages"], &SAMPLING_FIELDS[..]].concat())?;
+    let options = positive_max_tokens(generate_options(&fields)?)?;
     let messages = messages(&fields)?.iter().enumerate();
     let messages: Vec<Message> = messages
         .map(|(index, value)| message(index, value))
@@ -83,8 +66,12 @@ pub fn chat(app: &AppState, body: &[u8]) -> Result<HandlerOutput, HttpError> {
 
 fn message(index: usize, value: &Value) -> Result<Message, HttpError> {
     let role = role(index, value)?;
-    match value["content"].as_str() {
-        Some(content) => Ok(Message::new(role, content)),
-        None => Err(invalid_content(index, "a string", &value["content"]).into()),
+    Ok(Message::new(role, content(index, role, value)?))
+}
+
+fn positive_max_tokens(options: GenerateOptions) -> Result<GenerateOptions, HttpError> {
+    match options.max_tokens {
+        Some(0) => Err(HttpError::bad_request("max_tokens must be >= 1, got 0")),
+        _ => Ok(options),
     }
 }

@@ -16,8 +16,21 @@ impl From<JsonError> for HttpError {
     }
 }
 
-/// Errors unless the body is a JSON object.
+/// The fields that [`generate_options`] reads.
+pub const SAMPLING_FIELDS: [&str; 8] = [
+    "temperature",
+    "seed",
+    "max_tokens",
+    "top_k",
+    "top_p",
+    "min_p",
+    "min_tokens",
+    "pattern",
+];
+
+/// Errors unless the body is a JSON object. A byte order mark before it is skipped.
 pub fn parse_body(body: &[u8]) -> Result<JsonObject, HttpError> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     JsonObject::parse(body).map_err(|error| HttpError::bad_request(format!("the body is {error}")))
 }
 
@@ -25,10 +38,17 @@ pub fn parse_body(body: &[u8]) -> Result<JsonObject, HttpError> {
 pub fn generate_options(fields: &JsonObject) -> Result<GenerateOptions, HttpError> {
     let default = GenerateOptions::default();
     let temperature = fields.get_number("temperature")?;
+    let top_p = fields.get_number("top_p")?;
+    // As elsewhere, 0 and -1 are no limit.
+    let top_k = match fields.get("top_k").and_then(Value::as_f64) {
+        Some(0.0 | -1.0) => None,
+        _ => fields.get_integer_from("top_k", 1)?.map(|k| k as usize),
+    };
     let sampling = SamplingOptions {
         temperature: temperature.unwrap_or(default.sampling.temperature),
-        top_k: fields.get_integer_from("top_k", 1)?.map(|k| k as usize),
-        top_p: fields.get_number("top_p")?,
+        // The smallest set that reaches the probability 0 is the most likely token.
+        top_k: if top_p == Some(0.0) { Some(1) } else { top_k },
+        top_p: top_p.filter(|top_p| *top_p != 0.0),
         min_p: fields.get_number("min_p")?,
         ..default.sampling.clone()
     };
@@ -37,13 +57,18 @@ pub fn generate_options(fields: &JsonObject) -> Result<GenerateOptions, HttpErro
         sampling,
         seed: fields.get_seed("seed")?.unwrap_or(default.seed),
         max_tokens: max_tokens(fields, "max_tokens")?,
+        min_tokens: fields.get_integer("min_tokens")?.unwrap_or(0) as usize,
+        pattern: fields.get_string("pattern")?.map(str::to_string),
         ..default
     })
 }
 
-/// A limit of sampled tokens, at most [`MAX_TOKENS`].
+/// A limit of sampled tokens, at most [`MAX_TOKENS`]; −1 is the context.
 pub fn max_tokens(fields: &JsonObject, key: &str) -> Result<Option<usize>, HttpError> {
-    let tokens = fields.get_integer_from(key, 1)?;
+    if fields.get(key).and_then(Value::as_f64) == Some(-1.0) {
+        return Ok(None);
+    }
+    let tokens = fields.get_integer(key)?;
     Ok(tokens.map(|tokens| tokens.min(MAX_TOKENS) as usize))
 }
 
@@ -70,7 +95,19 @@ pub fn role(index: usize, message: &Value) -> Result<Role, JsonError> {
     }
 }
 
-/// The error of a message without content, or with content of the wrong type.
-pub fn invalid_content(index: usize, expected: &str, content: &Value) -> JsonError {
-    JsonError::invalid(format_args!("messages[{index}].content"), expected, content)
+/// The content of the message at `index`: a string or an array of text parts. An assistant's may be
+/// null.
+pub fn content(index: usize, role: Role, message: &Value) -> Result<String, JsonError> {
+    let part = |part: &Value| part["text"].as_str().map(str::to_string);
+    let content = &message["content"];
+    let text = match content {
+        Value::Null if role == Role::Assistant => Some(String::new()),
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => parts.iter().map(part).collect(),
+        _ => None,
+    };
+    text.ok_or_else(|| {
+        let key = format!("messages[{index}].content");
+        JsonError::invalid(key, "a string or an array of text parts", content)
+    })
 }

@@ -36,7 +36,9 @@ pub static ROUTES: [Route; 11] = [
 fn models(app: &AppState, path: &str) -> Result<Response, HttpError> {
     let name = path
         .strip_prefix(MODELS)
-        .and_then(|rest| rest.strip_prefix('/'));
+        .and_then(|rest| rest.strip_prefix('/'))
+        .map(|name| name.strip_suffix('/').unwrap_or(name))
+        .filter(|name| !name.is_empty());
     openai::models(app, name)
 }
 
@@ -54,7 +56,12 @@ pub fn is_openai(path: &str) -> bool {
     path.starts_with("/v1/")
 }
 
+/// The route of a path, also with a slash at its end.
 pub fn find<'a>(routes: &'a [Route], path: &str) -> Option<&'a Route> {
+    let path = match path.strip_suffix('/') {
+        Some(rest) if !rest.is_empty() => rest,
+        _ => path,
+    };
     let is_model = path
         .strip_prefix(MODELS)
         .is_some_and(|rest| rest.starts_with('/'));

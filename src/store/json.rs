@@ -55,6 +55,11 @@ impl JsonObject {
         }
     }
 
+    /// The keys and values, null included.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.0.iter()
+    }
+
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
@@ -72,7 +77,7 @@ impl JsonObject {
     /// An optional integer >= `min`.
     pub fn get_integer_from(&self, key: &str, min: u64) -> Result<Option<u64>, JsonError> {
         let expected = format!("a whole number >= {min}");
-        let convert = |value: &Value| value.as_u64().filter(|number| *number >= min);
+        let convert = |value: &Value| as_integer(value).filter(|number| *number >= min);
         self.get_as(key, &expected, convert)
     }
 
@@ -124,6 +129,13 @@ impl JsonObject {
     }
 }
 
+/// A whole number >= 0, which may be written as `16.0`.
+fn as_integer(value: &Value) -> Option<u64> {
+    let whole = |number: &f64| number.fract() == 0.0 && (0.0..9e15).contains(number);
+    let float = value.as_f64().filter(whole);
+    value.as_u64().or_else(|| float.map(|number| number as u64))
+}
+
 /// The value of a required key.
 pub fn required<T>(key: &str, value: Option<T>) -> Result<T, JsonError> {
     value.ok_or_else(|| JsonError(format!("{key} is missing")))
@@ -135,10 +147,12 @@ mod tests {
 
     #[test]
     fn errors_name_the_key_and_its_value() {
-        let json = br#"{"a": 1, "b": -1, "c": "x", "d": ["x", 1], "e": null, "f": 1.5}"#;
+        let json = br#"{"a": 1, "b": -1, "c": "x", "d": ["x", 1], "e": null, "f": 1.5,
+            "g": 16.0}"#;
         let object = JsonObject::parse(json).unwrap();
         assert_eq!(object.integer("a").unwrap(), 1);
         assert_eq!(object.get_integer("e").unwrap(), None);
+        assert_eq!(object.integer("g").unwrap(), 16);
         assert_eq!(object.get_seed("b").unwrap(), Some(u64::MAX));
         let error = |result: Result<_, JsonError>| result.map(|_: u64| ()).unwrap_err().to_string();
         assert_eq!(

@@ -13,6 +13,7 @@ mod hostile_http;
 mod http_timeouts;
 mod input_formats;
 mod input_limits;
+mod openai_api;
 mod program;
 mod reference;
 mod score;

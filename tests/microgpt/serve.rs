@@ -58,7 +58,7 @@ impl Server {
     }
 
     /// Sends a request and reads the complete response.
-    fn send(&self, request: &str) -> Response {
+    pub fn send(&self, request: &str) -> Response {
         let mut stream = self.connect();
         // The server may close before it has read all of a rejected request.
         let _ = stream.write_all(request.as_bytes());
@@ -67,7 +67,7 @@ impl Server {
         Response::parse(&String::from_utf8(bytes).unwrap())
     }
 
-    fn get(&self, path: &str) -> Response {
+    pub fn get(&self, path: &str) -> Response {
         self.send(&format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         ))
@@ -103,7 +103,7 @@ impl Drop for Server {
     }
 }
 
-fn post(path: &str, body: &str) -> String {
+pub fn post(path: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
@@ -139,7 +139,7 @@ impl Response {
     }
 
     #[track_caller]
-    fn json(&self, status: u16) -> Value {
+    pub fn json(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         serde_json::from_str(&self.body).expect(&self.body)
     }
@@ -260,14 +260,11 @@ fn invalid_requests_get_status_and_message() {
             json!({ "num_samples": 1.5 }),
             "num_samples must be a whole number >= 1, got 1.5",
         ),
-        (
-            json!({ "max_tokens": 0 }),
-            "max_tokens must be a whole number >= 1, got 0",
-        ),
+        (json!({ "max_tokens": 0 }), "max_tokens must be >= 1, got 0"),
         (json!({ "top_p": 2 }), "top_p must be > 0 and <= 1, got 2"),
         (
-            json!({ "top_k": 0 }),
-            "top_k must be a whole number >= 1, got 0",
+            json!({ "top_k": -2 }),
+            "top_k must be a whole number >= 1, got -2",
         ),
         (
             json!({ "seed": "x" }),
@@ -324,7 +321,7 @@ fn invalid_requests_get_status_and_message() {
         (json!({ "messages": "hi" }), "messages must be an array"),
         (
             json!({ "messages": [{ "role": "user" }] }),
-            "messages[0].content must be a string, got null",
+            "messages[0].content must be a string or an array of text parts, got null",
         ),
         (
             json!({ "messages": [{ "role": "system", "content": "" }] }),
