@@ -1,6 +1,6 @@
 //! The prompt of a chat model, truncated to its context.
 
-use super::message::Message;
+use super::message::{Message, Role};
 use super::tokenizer::{ChatTokens, Tokenizer};
 
 /// A conversation as a prompt for the model's reply.
@@ -14,8 +14,9 @@ pub struct ChatPrompt {
 
 /// Encodes a conversation as a prompt of at most `max_tokens` tokens, and at least 2.
 ///
-/// Drops the earliest turns first. A last turn that is still too long loses characters from its
-/// front, so that the model sees the end of it.
+/// Drops the earliest turns first, but keeps a system message at the start if that takes at most half
+/// of the tokens. A last turn that is still too long loses characters from its front, so that the
+/// model sees the end of it.
 pub fn chat_prompt(
     tokenizer: &Tokenizer,
     chat: ChatTokens,
@@ -27,7 +28,11 @@ pub fn chat_prompt(
     let max_kept = max_tokens.saturating_sub(2);
     let total: usize = turns.iter().map(Vec::len).sum();
     let mut kept = total;
-    let mut first = 0;
+    let starts_with_system = messages
+        .first()
+        .is_some_and(|first| first.role == Role::System);
+    let pinned = usize::from(starts_with_system && turns[0].len() <= max_kept / 2);
+    let mut first = pinned;
     while kept > max_kept && first + 1 < turns.len() {
         kept -= turns[first].len();
         first += 1;
@@ -35,16 +40,17 @@ pub fn chat_prompt(
     if kept > max_kept
         && let Some(turn) = turns.last_mut()
     {
+        let length = turn.len();
         if max_kept < 2 {
             turn.clear();
         } else {
             // The role and the end of the turn stay.
             turn.drain(1..1 + kept - max_kept);
         }
-        kept = turn.len();
+        kept -= length - turn.len();
     }
     let mut tokens = vec![tokenizer.bos()];
-    tokens.extend(turns[first..].iter().flatten());
+    tokens.extend(turns[..pinned].iter().chain(&turns[first..]).flatten());
     tokens.push(chat.assistant);
     ChatPrompt {
         tokens,
@@ -55,7 +61,6 @@ pub fn chat_prompt(
 #[cfg(test)]
 mod tests {
     use super::super::corpus_kind::CorpusKind;
-    use super::super::message::Role;
     use super::*;
 
     fn prompt(messages: &[&str], max_tokens: usize) -> (Vec<u32>, usize) {
@@ -89,6 +94,23 @@ mod tests {
             (vec![9, 7, 2, 8, 6, 3, 8, 7], 4)
         );
         assert_eq!(prompt(&["ab", "c", "d"], 7), (vec![9, 6, 3, 8, 7], 7));
+    }
+
+    #[test]
+    fn system_message_is_kept() {
+        let tokenizer = Tokenizer::from_texts(["abcdef"].into_iter(), CorpusKind::Conversations);
+        let tokenizer = tokenizer.with_system();
+        let chat = tokenizer.chat_tokens().unwrap();
+        let messages = [(Role::System, "a"), (Role::User, "b"), (Role::User, "cde")];
+        let messages = messages.map(|(role, text)| Message::new(role, text));
+        let prompt = |max_tokens| {
+            let prompt = chat_prompt(&tokenizer, chat, &messages, max_tokens);
+            (prompt.tokens, prompt.dropped)
+        };
+        assert_eq!(prompt(12), (vec![10, 8, 0, 9, 6, 2, 3, 4, 9, 7], 3));
+        assert_eq!(prompt(8), (vec![10, 8, 0, 9, 6, 4, 9, 7], 5));
+        // It would leave too little.
+        assert_eq!(prompt(7), (vec![10, 6, 2, 3, 4, 9, 7], 6));
     }
 
     #[test]

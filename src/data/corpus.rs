@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::corpus_kind::CorpusKind;
-use super::message::{Message, parse_conversation};
+use super::message::{Message, Role, is_like_conversation, parse_conversation};
 use super::tokenizer::Tokenizer;
 
 /// A training text.
@@ -78,7 +78,20 @@ impl<'a> Corpus<'a> {
 
     /// Creates the tokenizer of this text.
     pub fn tokenizer(&self) -> Tokenizer {
-        Tokenizer::from_texts(self.texts(), self.kind())
+        let tokenizer = Tokenizer::from_texts(self.texts(), self.kind());
+        match self.has_system() {
+            true => tokenizer.with_system(),
+            false => tokenizer,
+        }
+    }
+
+    /// Returns whether a conversation has a system message.
+    pub fn has_system(&self) -> bool {
+        let Corpus::Conversations(conversations) = self else {
+            return false;
+        };
+        let mut messages = conversations.iter().flatten();
+        messages.any(|message| message.role == Role::System)
     }
 
     /// Visits the tokens of each document; a continuous text is one document. Errors if the
@@ -110,7 +123,7 @@ impl<'a> Corpus<'a> {
 /// Errors if the first line is a conversation as JSON.
 fn reject_conversations(text: &str) -> Result<()> {
     match numbered_lines(text).next() {
-        Some((_, line)) if parse_conversation(line).is_ok_and(|messages| !messages.is_empty()) => {
+        Some((_, line)) if is_like_conversation(line) => {
             bail!("the lines are conversations; train on them with --chat")
         }
         _ => Ok(()),
@@ -123,7 +136,7 @@ pub fn parse_conversations(text: &str) -> Result<Vec<Vec<Message>>> {
         let messages = parse_conversation(line).with_context(|| {
             format!(
                 "line {number} is not a conversation, [{{\"role\": \"user\", \"content\": \
-                \"…\"}}, …] (for plain text, leave out --chat)"
+                \"…\"}}, …] or {{\"messages\": […]}} (for plain text, leave out --chat)"
             )
         })?;
         if messages.is_empty() {

@@ -16,4 +16,6 @@ pub use corpus_kind::CorpusKind;
 pub use dataset::{Batch, Dataset, ValidationSet, partition};
 pub use message::{Message, Role, parse_conversation};
 pub use text_reader::{TextReader, decode_utf8};
-pub use tokenizer::{ChatTokens, SPECIAL_TOKENS, Tokenizer, quote_chars};
+pub use tokenizer::{
+    ChatTokens, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer, quote_chars,
+};

@@ -1,7 +1,8 @@
 //! The character tokenizer.
 //!
 //! Ids 0…n-1 are the characters of the training text in code point order. A chat model's special
-//! tokens `user`, `assistant` and `end_turn` follow. The last id is `bos`, which delimits documents.
+//! tokens `user`, `assistant`, `system` (if its data has system messages) and `end_turn` follow. The
+//! last id is `bos`, which delimits documents.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,27 +14,33 @@ use super::message::{Message, Role};
 /// A chat model's special tokens as meta.json names them, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 3] = ["user", "assistant", "end_turn"];
 
+/// Those of a chat model with system messages.
+pub const SPECIAL_TOKENS_WITH_SYSTEM: [&str; 4] = ["user", "assistant", "system", "end_turn"];
+
 /// The ids of a chat model's special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChatTokens {
     pub user: u32,
     pub assistant: u32,
+    /// `None` if the model was trained without system messages.
+    pub system: Option<u32>,
     pub end_turn: u32,
 }
 
 impl ChatTokens {
-    /// Returns the token that starts a turn of this role.
-    pub fn role(&self, role: Role) -> u32 {
+    /// Returns the token that starts a turn of this role, if the model knows it.
+    pub fn role(&self, role: Role) -> Option<u32> {
         match role {
-            Role::User => self.user,
-            Role::Assistant => self.assistant,
+            Role::System => self.system,
+            Role::User => Some(self.user),
+            Role::Assistant => Some(self.assistant),
         }
     }
 
     /// Returns the role whose turns this token starts; `None` for other tokens.
     pub fn role_of(&self, token: u32) -> Option<Role> {
-        let mut roles = [Role::User, Role::Assistant].into_iter();
-        roles.find(|&role| self.role(role) == token)
+        let mut roles = [Role::System, Role::User, Role::Assistant].into_iter();
+        roles.find(|&role| self.role(role) == Some(token))
     }
 }
 
@@ -43,6 +50,7 @@ pub struct Tokenizer {
     chars: Vec<char>,
     ids: HashMap<char, u32>,
     kind: CorpusKind,
+    has_system: bool,
 }
 
 impl Tokenizer {
@@ -54,7 +62,20 @@ impl Tokenizer {
                 bail!("the vocabulary repeats the character {c:?}");
             }
         }
-        Ok(Self { chars, ids, kind })
+        Ok(Self {
+            chars,
+            ids,
+            kind,
+            has_system: false,
+        })
+    }
+
+    /// Adds the special token of system messages to a chat model's vocabulary.
+    pub fn with_system(self) -> Self {
+        Self {
+            has_system: self.kind == CorpusKind::Conversations,
+            ..self
+        }
     }
 
     /// Creates the vocabulary of a training text: its characters, sorted by code point.
@@ -75,11 +96,16 @@ impl Tokenizer {
 
     /// The number of tokens, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        let special = match self.kind {
-            CorpusKind::Conversations => SPECIAL_TOKENS.len(),
-            CorpusKind::Documents | CorpusKind::Continuous => 0,
-        };
-        self.chars.len() + special + 1
+        self.chars.len() + self.special_tokens().len() + 1
+    }
+
+    /// The names of the special tokens before `bos`, in the order of their ids.
+    pub fn special_tokens(&self) -> &'static [&'static str] {
+        match (self.kind, self.has_system) {
+            (CorpusKind::Documents | CorpusKind::Continuous, _) => &[],
+            (CorpusKind::Conversations, false) => &SPECIAL_TOKENS,
+            (CorpusKind::Conversations, true) => &SPECIAL_TOKENS_WITH_SYSTEM,
+        }
     }
 
     /// The token before and after each document: the last id.
@@ -93,7 +119,8 @@ impl Tokenizer {
         (self.kind == CorpusKind::Conversations).then_some(ChatTokens {
             user: n,
             assistant: n + 1,
-            end_turn: n + 2,
+            system: self.has_system.then_some(n + 2),
+            end_turn: n + 2 + u32::from(self.has_system),
         })
     }
 
@@ -178,9 +205,12 @@ impl Tokenizer {
         bos.clone().chain(self.encode(text)).chain(bos).collect()
     }
 
-    /// Encodes a message: `[role, characters…, end_turn]`.
+    /// Encodes a message: `[role, characters…, end_turn]`; empty if the model does not know the role.
     pub fn encode_turn(&self, tokens: ChatTokens, message: &Message) -> Vec<u32> {
-        let mut turn = vec![tokens.role(message.role)];
+        let Some(role) = tokens.role(message.role) else {
+            return Vec::new();
+        };
+        let mut turn = vec![role];
         turn.extend(self.encode(&message.content));
         turn.push(tokens.end_turn);
         turn
@@ -244,6 +274,26 @@ mod tests {
                 Message::new(Role::Assistant, "a"),
             ]
         );
+    }
+
+    #[test]
+    fn system_token_stands_before_end_turn() {
+        let t = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Conversations);
+        let messages = [
+            Message::new(Role::System, "b"),
+            Message::new(Role::User, "a"),
+        ];
+        let tokens = t.chat_tokens().unwrap();
+        assert_eq!(t.encode_conversation(tokens, &messages), [5, 2, 0, 4, 5]);
+        let t = t.with_system();
+        let tokens = t.chat_tokens().unwrap();
+        assert_eq!(
+            (t.bos(), t.special_tokens()),
+            (6, &SPECIAL_TOKENS_WITH_SYSTEM[..])
+        );
+        let encoded = t.encode_conversation(tokens, &messages);
+        assert_eq!(encoded, [6, 4, 1, 5, 2, 0, 5, 6]);
+        assert_eq!(t.decode_conversation(&encoded), messages);
     }
 
     #[test]

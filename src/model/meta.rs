@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::config::ModelConfig;
-use crate::data::{CorpusKind, SPECIAL_TOKENS, Tokenizer};
+use crate::data::{CorpusKind, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer};
 use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
 
 /// The key of meta.json that marks a model of one continuous text.
@@ -71,7 +71,9 @@ impl ModelMeta {
         match self.tokenizer.kind() {
             CorpusKind::Documents => {}
             CorpusKind::Continuous => meta[CONTINUOUS] = json!(true),
-            CorpusKind::Conversations => meta["special_tokens"] = json!(SPECIAL_TOKENS),
+            CorpusKind::Conversations => {
+                meta["special_tokens"] = json!(self.tokenizer.special_tokens());
+            }
         }
         meta
     }
@@ -95,16 +97,21 @@ impl ModelMeta {
             })
             .collect::<Result<Vec<char>>>()?;
         let special = meta.get_strings("special_tokens")?.unwrap_or_default();
+        let has_system = special == SPECIAL_TOKENS_WITH_SYSTEM;
         ensure!(
-            special.is_empty() || special == SPECIAL_TOKENS,
-            "special_tokens must be {SPECIAL_TOKENS:?} or missing, got {special:?}"
+            special.is_empty() || special == SPECIAL_TOKENS || has_system,
+            "special_tokens must be {SPECIAL_TOKENS:?}, {SPECIAL_TOKENS_WITH_SYSTEM:?} or missing, \
+            got {special:?}"
         );
         let kind = match (special.is_empty(), meta.get_bool(CONTINUOUS)?) {
             (false, _) => CorpusKind::Conversations,
             (true, Some(true)) => CorpusKind::Continuous,
             (true, _) => CorpusKind::Documents,
         };
-        let tokenizer = Tokenizer::new(chars, kind)?;
+        let mut tokenizer = Tokenizer::new(chars, kind)?;
+        if has_system {
+            tokenizer = tokenizer.with_system();
+        }
         let vocab_size = size("vocab_size")?;
         ensure!(
             vocab_size == tokenizer.vocab_size(),
@@ -139,6 +146,12 @@ mod tests {
         assert_eq!(meta.config, ModelConfig::default());
         assert_eq!(meta.tokenizer.chars(), ['a', 'b']);
         assert!(meta.is_chat());
+        let chat = read(|meta| {
+            meta["special_tokens"] = json!(["user", "assistant", "system", "end_turn"]);
+            meta["vocab_size"] = json!(7);
+        });
+        let chat = chat.unwrap().tokenizer.chat_tokens().unwrap();
+        assert_eq!((chat.system, chat.end_turn), (Some(4), 5));
         let text = read(|meta| {
             meta["special_tokens"] = json!(null);
             meta["vocab_size"] = json!(3);

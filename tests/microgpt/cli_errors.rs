@@ -137,8 +137,8 @@ fn input_errors_exit_with_1_and_write_nothing() {
         ),
         (
             "--chat --input -",
-            b"[{\"role\": \"system\", \"content\": \"a\"}]\n",
-            "expected `user` or `assistant`",
+            b"[{\"role\": \"tool\", \"content\": \"a\"}]\n",
+            "unknown variant `tool`, expected one of `system`, ",
         ),
         ("--chat --input -", b"\n", "there is no conversation"),
         (

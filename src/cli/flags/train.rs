@@ -79,7 +79,9 @@ const DATA: &[Flag] = &[
         .excludes("text", "the input is conversations or one continuous text")
         .details(
             "Each line is [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \
-            \"assistant\", \"content\": \"…\"}], with any number of turns.",
+            \"assistant\", \"content\": \"…\"}], with any number of turns, or {\"messages\": […]}, \
+            or ShareGPT's {\"conversations\": [{\"from\": \"human\", \"value\": \"…\"}, …]}. A \
+            model of conversations with system messages has a token for them.",
         )
         .sets(|args| &mut args.train.chat),
     Flag::switch("text", "Train on one continuous text: a book, code")

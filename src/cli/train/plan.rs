@@ -209,6 +209,12 @@ fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Resu
         input.describe(corpus.kind()),
         quote_chars(&unknown)
     );
+    let chat = checkpoint.meta.tokenizer.chat_tokens();
+    ensure!(
+        chat.is_none_or(|chat| chat.system.is_some()) || !corpus.has_system(),
+        "{} has system messages, which the resumed model doesn't know",
+        input.describe(corpus.kind())
+    );
     Ok(checkpoint)
 }
 
