@@ -14,6 +14,9 @@ use super::http::{HttpError, Response, reason_phrase};
 /// The timeout of each read and write.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The time that a kept-alive connection waits for the next request, in seconds.
+const KEEP_ALIVE_SECONDS: u64 = 75;
+
 /// The time from a request's first byte to its last.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -55,6 +58,17 @@ impl Connection<TcpStream> {
         stream.set_write_timeout(Some(IO_TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self::over(stream))
+    }
+
+    /// Waits for the first byte of the next request. Errors where none arrives in time.
+    pub fn wait_for_next(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            let timeout = Duration::from_secs(KEEP_ALIVE_SECONDS);
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.fill()?;
+            self.stream.set_read_timeout(Some(IO_TIMEOUT))?;
+        }
+        Ok(())
     }
 
     /// Closes the connection after the client has had time to read the last response: the reset
@@ -199,8 +213,11 @@ impl<S: Read + Write> Connection<S> {
         for (name, value) in &response.headers {
             bytes += &format!("{name}: {value}\r\n");
         }
-        bytes += &format!("Content-Length: {}\r\n", response.body.len());
-        bytes += connection_header(head, close);
+        // RFC 9110, 8.6.
+        if response.status != 204 {
+            bytes += &format!("Content-Length: {}\r\n", response.body.len());
+        }
+        bytes += &common_headers(head, close);
         bytes += "\r\n";
         if head.is_none_or(|head| head.method != "HEAD") {
             bytes += &response.body;
@@ -219,10 +236,12 @@ impl<S: Read + Write> Connection<S> {
         let chunked = !head.is_1_0;
         let mut bytes = status_line(200);
         bytes += "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n";
+        // nginx would collect the events.
+        bytes += "X-Accel-Buffering: no\r\n";
         if chunked {
             bytes += "Transfer-Encoding: chunked\r\n";
         }
-        bytes += connection_header(Some(head), close);
+        bytes += &common_headers(Some(head), close);
         bytes += "\r\n";
         self.stream.write_all(bytes.as_bytes())?;
         generate(&mut |event| {
@@ -247,12 +266,14 @@ fn status_line(status: u16) -> String {
     format!("HTTP/1.1 {status} {reason}\r\nDate: {now}\r\n")
 }
 
-/// The `Connection` header, which HTTP/1.1 needs to close and HTTP/1.0 to keep alive.
-fn connection_header(head: Option<&RequestHead>, close: bool) -> &'static str {
-    match head {
-        _ if close => "Connection: close\r\n",
-        Some(head) if head.is_1_0 => "Connection: keep-alive\r\n",
-        _ => "",
+/// The headers of all responses to a request: CORS, and the future of the connection.
+fn common_headers(head: Option<&RequestHead>, close: bool) -> String {
+    let cors = head.map_or("", |head| &head.cors_headers);
+    match close {
+        true => format!("{cors}Connection: close\r\n"),
+        false => {
+            format!("{cors}Connection: keep-alive\r\nKeep-Alive: timeout={KEEP_ALIVE_SECONDS}\r\n")
+        }
     }
 }
 
@@ -320,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_header_follows_the_version() {
+    fn responses_announce_the_end_or_the_life_of_the_connection() {
         let mut connection = Connection::over(Client::new(b"", 1));
         let response = Response::new("text/plain", "abc".into());
         let head = |version: &str| {
@@ -336,10 +357,12 @@ mod tests {
         let ends =
             |end: &str| format!("\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{end}");
         assert!(
-            responses[0].ends_with(&ends("Connection: keep-alive\r\n\r\n")),
+            responses[0].ends_with(&ends(
+                "Connection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n"
+            )),
             "{got}"
         );
-        assert!(responses[1].ends_with(&ends("\r\n")), "{got}");
+        assert!(responses[1].ends_with("timeout=75\r\n\r\n"), "{got}");
         assert!(
             responses[2].ends_with(&ends("Connection: close\r\n\r\nabc")),
             "{got}"

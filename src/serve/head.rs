@@ -23,6 +23,8 @@ pub struct RequestHead {
     pub path: String,
     /// The version is HTTP/1.0, which has no chunked bodies, not HTTP/1.1.
     pub is_1_0: bool,
+    /// Header lines of every response to this request.
+    pub cors_headers: String,
     headers: Vec<(String, Vec<u8>)>,
 }
 
@@ -65,6 +67,7 @@ impl RequestHead {
             method: method.to_string(),
             path: path(method, target)?.to_string(),
             is_1_0: minor == 0,
+            cors_headers: String::new(),
             headers: headers
                 .map(|header| (header.name.to_string(), header.value.to_vec()))
                 .collect(),
@@ -90,11 +93,28 @@ impl RequestHead {
         }
     }
 
-    /// The framing of the body. Errors where it is ambiguous, too large, or absent from a POST.
+    /// The value of a header as text. Errors where there are several, or where it is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<Option<String>, HttpError> {
+        let text = |value: &[u8]| {
+            let text = String::from_utf8(value.to_vec());
+            text.map_err(|_| HttpError::bad_request(format!("{name} is not UTF-8")))
+        };
+        self.value(name)?.map(text).transpose()
+    }
+
+    /// The framing of the body. Errors where it is ambiguous, too large, compressed, or absent from a
+    /// POST.
     pub fn framing(&self) -> Result<Framing, HttpError> {
         let host = self.value("Host")?;
         if host.is_none() && !self.is_1_0 {
             return Err(HttpError::bad_request("the request has no Host"));
+        }
+        let coding = self.text("Content-Encoding")?;
+        if let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Err(HttpError::new(
+                415,
+                format!("Content-Encoding must be identity, got {coding:?}"),
+            ));
         }
         let length = self.value("Content-Length")?;
         let encoding = self.value("Transfer-Encoding")?;
@@ -249,6 +269,11 @@ mod tests {
                 Err(400),
             ),
             ("Transfer-Encoding: gzip, chunked\r\n", Err(501)),
+            ("Content-Encoding: gzip\r\nContent-Length: 7\r\n", Err(415)),
+            (
+                "Content-Encoding: Identity\r\nContent-Length: 7\r\n",
+                Ok(Framing::Length(7)),
+            ),
             (
                 "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
                 Err(400),

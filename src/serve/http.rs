@@ -11,7 +11,7 @@ use crate::engine::WorkerPanicked;
 pub struct HttpError {
     pub status: u16,
     pub message: String,
-    /// A header that belongs to the status: `Allow`, `Retry-After`.
+    /// A header that belongs to the status: `Allow`, `Retry-After`, `WWW-Authenticate`.
     pub header: Option<(&'static str, &'static str)>,
 }
 
@@ -93,7 +93,10 @@ impl Response {
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

@@ -89,13 +89,19 @@ pub fn resolve<'a>(
             ..HttpError::new(405, format!("{path} takes {methods}, not {method}"))
         });
     }
-    if let (Post(_), Some(content_type)) = (handler, content_type) {
+    if let Post(_) = handler {
         check_content_type(content_type)?;
     }
     Ok(handler)
 }
 
-fn check_content_type(content_type: &str) -> Result<(), HttpError> {
+/// Errors unless the type is JSON. Without a type, a page of another site could send a body with no
+/// preflight.
+fn check_content_type(content_type: Option<&str>) -> Result<(), HttpError> {
+    let Some(content_type) = content_type else {
+        let message = "the request has no Content-Type; it must be application/json";
+        return Err(HttpError::new(415, message));
+    };
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());

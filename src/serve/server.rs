@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::access::Access;
 use super::admission::Permit;
 use super::app_state::AppState;
 use super::connection::{Connection, ReadError};
@@ -35,7 +36,7 @@ const MAX_CONNECTIONS: usize = 4096;
 /// clients, and a client beyond it retries only after a second.
 const BACKLOG: i32 = 1024;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServeOptions {
     pub host: String,
     /// 0 picks a free port.
@@ -44,6 +45,7 @@ pub struct ServeOptions {
     pub threads: usize,
     /// Disables the access log.
     pub quiet: bool,
+    pub access: Access,
 }
 
 /// A server that listens but does not accept yet.
@@ -56,11 +58,17 @@ impl Server {
     /// Listens. `info` is the response of `GET /microgpt/v1/info`. Errors where the address cannot
     /// be bound.
     pub fn bind(options: ServeOptions, model: Arc<InferenceGpt>, info: Value) -> Result<Self> {
-        let address = (options.host.as_str(), options.port);
+        // An IPv6 address may have brackets, as in a URL.
+        let host = options.host.strip_prefix('[');
+        let host = host.and_then(|host| host.strip_suffix(']'));
+        let address = (host.unwrap_or(&options.host), options.port);
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {}:{}", options.host, options.port))?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
+        let mut access = options.access;
+        access.hosts.push(options.host);
         let handler = ConnectionHandler {
+            access,
             app: AppState::new(model, info, options.threads)?,
             routes: &ROUTES,
             quiet: options.quiet,
@@ -105,6 +113,7 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
 
 /// The state that the threads of all connections share.
 struct ConnectionHandler {
+    access: Access,
     app: AppState,
     routes: &'static [Route],
     quiet: bool,
@@ -169,7 +178,10 @@ impl ConnectionHandler {
             let (mut head, mut arrived) = (None, None);
             let body = connection.read_head().and_then(|read| {
                 arrived = Some(Instant::now());
-                connection.read_body(head.insert(read))
+                let head = head.insert(read);
+                head.cors_headers = self.access.cors_headers(head);
+                self.access.check(head)?;
+                connection.read_body(head)
             });
             let arrived = arrived.unwrap_or_else(Instant::now);
             let (head, body) = match (head, body) {
@@ -188,6 +200,9 @@ impl ConnectionHandler {
             if close || !sent {
                 return connection.close();
             }
+            if connection.wait_for_next().is_err() {
+                return;
+            }
         }
     }
 
@@ -199,6 +214,10 @@ impl ConnectionHandler {
         body: &[u8],
         close: bool,
     ) -> (u16, bool) {
+        if let Some(response) = self.access.preflight(head) {
+            let sent = connection.write_response(&response, Some(head), close);
+            return (response.status, sent.is_ok());
+        }
         let RequestHead { method, path, .. } = head;
         let content_type = head.content_type();
         let handler = routes::resolve(self.routes, method, path, content_type.as_deref());
@@ -310,7 +329,8 @@ mod tests {
     /// The status line of a response.
     fn status_line(address: SocketAddr, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        let headers = "Host: x\r\nConnection: close\r\nContent-Length: 0";
+        let headers = "Host: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\
+            Content-Type: application/json";
         write!(stream, "{method} {path} HTTP/1.1\r\n{headers}\r\n\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
@@ -344,6 +364,7 @@ mod tests {
             port: 0,
             threads: 2,
             quiet: true,
+            access: Access::default(),
         };
         let mut server = Server::bind(options, model, json!({})).unwrap();
         Arc::get_mut(&mut server.handler).unwrap().routes = &PANICKING_ROUTES;

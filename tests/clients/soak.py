@@ -98,7 +98,7 @@ class Load:
             time.sleep(0.02)
 
     def slow(self, rng):
-        request = b"POST /microgpt/v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n" + b" " * 2000
+        request = b"POST /microgpt/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n" + b" " * 2000
         while not self.stopping.is_set():
             with socket.create_connection((self.server.host, self.server.port)) as connection:
                 for at in range(rng.randint(5, 100)):

@@ -10,6 +10,7 @@ mod crash_safety;
 mod docs;
 mod generate;
 mod hostile_http;
+mod http_access;
 mod http_timeouts;
 mod input_formats;
 mod input_limits;

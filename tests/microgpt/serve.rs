@@ -24,7 +24,7 @@ impl Server {
             .current_dir(dir)
             .env("MODEL_DIR", "model")
             .env("PORT", "0")
-            .arg("serve")
+            .args(["serve", "--allow-host", "x"])
             .args(options.split_whitespace())
             .stderr(Stdio::piped())
             .spawn()
@@ -113,7 +113,7 @@ pub fn post(path: &str, body: &str) -> String {
 
 pub struct Response {
     pub status: u16,
-    head: String,
+    pub head: String,
     pub body: String,
 }
 
@@ -359,6 +359,19 @@ fn http_methods_headers_and_keep_alive() {
     assert_eq!(bare.status, 411);
     let form = post("/microgpt/v1/generate", "{}").replace("application/json", "text/plain");
     assert_eq!(server.send(&form).status, 415);
+    let untyped = post("/microgpt/v1/generate", "{}").replace("Content-Type: ", "X: ");
+    let error = server.send(&untyped).json(415);
+    assert_eq!(
+        error["error"],
+        "the request has no Content-Type; it must be application/json"
+    );
+    let compressed = post("/microgpt/v1/generate", "{}")
+        .replace("Content-Type", "Content-Encoding: gzip\r\nContent-Type");
+    let error = server.send(&compressed).json(415);
+    assert_eq!(
+        error["error"],
+        "Content-Encoding must be identity, got \"gzip\""
+    );
     let huge =
         post("/microgpt/v1/generate", "{}").replace("Content-Length: 2", "Content-Length: 1048577");
     let mut stream = server.connect();
@@ -375,7 +388,7 @@ fn http_methods_headers_and_keep_alive() {
         200
     );
     let chunked = "POST /microgpt/v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
-                   Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+                   Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
     assert_eq!(server.send(chunked).status, 200);
 
     // Two requests on one connection.
@@ -475,7 +488,8 @@ fn streamed_text_matches_the_unstreamed_response() {
     body["stream_options"] = json!({ "include_usage": true });
     let response = server.post(path, &body);
     assert!(
-        response.head.contains("Content-Type: text/event-stream"),
+        response.head.contains("Content-Type: text/event-stream")
+            && response.head.contains("X-Accel-Buffering: no"),
         "{}",
         response.head
     );

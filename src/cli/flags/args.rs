@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::value::{Choice, Threads};
+use super::value::{Choice, HostName, Origin, Threads};
 use crate::cli::failure::Failure;
 use crate::data::CorpusKind;
 use crate::engine::GenerateOptions;
@@ -233,6 +233,9 @@ pub struct ServeArgs {
     pub port: u16,
     pub threads: Threads,
     pub quiet: bool,
+    pub api_key_file: Option<PathBuf>,
+    pub cors_origins: Vec<Origin>,
+    pub allowed_hosts: Vec<HostName>,
 }
 
 impl Default for ServeArgs {
@@ -243,6 +246,9 @@ impl Default for ServeArgs {
             port: 8080,
             threads: Threads::Count(64),
             quiet: false,
+            api_key_file: None,
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
         }
     }
 }

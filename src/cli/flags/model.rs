@@ -117,6 +117,36 @@ pub const SERVE: Command = Command {
             Flag::switch("quiet", "Disable the access log")
                 .short('q')
                 .sets(|args| &mut args.serve.quiet),
+            Flag::file(
+                "api-key-file",
+                "File with the API key that requests must have",
+            )
+            .aliases(&["api-key"])
+            .details(
+                "Requests send it as `Authorization: Bearer KEY`; the page asks for it. Without this \
+                option, the key is that of $MICROGPT_API_KEY, if set. The page itself and /healthz need \
+                no key.",
+            )
+            .sets(|args| &mut args.serve.api_key_file),
+            Flag::value(
+                "cors-origin",
+                "ORIGIN",
+                "Pages that may use the server from a browser; repeatable",
+            )
+            .details("An origin is a scheme, a host and a port, such as http://localhost:3000; * is all.")
+            .repeatable()
+            .sets(|args| &mut args.serve.cors_origins),
+            Flag::value(
+                "allow-host",
+                "NAME",
+                "Host name under which clients reach the server; repeatable",
+            )
+            .details(
+                "Requests to other names than this, the --host, localhost and addresses are refused, \
+                so that no site can reach the server by a name of its own.",
+            )
+            .repeatable()
+            .sets(|args| &mut args.serve.allowed_hosts),
         ],
     )],
     examples: &[(
@@ -167,6 +197,19 @@ mod tests {
         let given: ServeArgs = args("serve --host ::1 --port 0 --threads 2 -q");
         assert_eq!((&*given.host, given.port), ("::1", 0));
         assert_eq!((given.threads, given.quiet), (Threads::Count(2), true));
+        let given: ServeArgs =
+            args("serve --cors-origin * --cors-origin https://a.b:1 --allow-host a.b");
+        assert_eq!(given.cors_origins[0].0, "*");
+        assert_eq!(given.cors_origins[1].0, "https://a.b:1");
+        assert_eq!(given.allowed_hosts[0].0, "a.b");
+        assert_eq!(
+            error("serve --cors-origin http://a/"),
+            "--cors-origin must be * or an origin such as http://localhost:3000, got \"http://a/\""
+        );
+        assert_eq!(
+            error("serve --allow-host a:80"),
+            "--allow-host must be a host name without a port, got \"a:80\""
+        );
         assert_eq!(
             error("serve --port 65536"),
             "--port must be a whole number from 0 to 65535, got \"65536\""

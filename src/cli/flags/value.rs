@@ -70,6 +70,46 @@ impl Value for String {
     }
 }
 
+/// The origin of web pages: a scheme, a host and perhaps a port; or `*`.
+#[derive(Default)]
+pub struct Origin(pub String);
+
+impl Value for Origin {
+    fn set(&mut self, argument: &OsStr) -> Result<(), String> {
+        let origin = argument.to_str().unwrap_or_default();
+        let (_, authority) = origin.split_once("://").unwrap_or_default();
+        let is_valid = !authority.is_empty() && !authority.contains(['/', '?', '#', '*', ' ']);
+        if !is_valid && origin != "*" {
+            return Err("* or an origin such as http://localhost:3000".to_string());
+        }
+        self.0 = origin.to_string();
+        Ok(())
+    }
+
+    fn show(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A host name, without a port.
+#[derive(Default)]
+pub struct HostName(pub String);
+
+impl Value for HostName {
+    fn set(&mut self, argument: &OsStr) -> Result<(), String> {
+        let name = argument.to_str().unwrap_or_default();
+        if name.is_empty() || name.contains(['/', ':', '*', ' ']) {
+            return Err("a host name without a port".to_string());
+        }
+        self.0 = name.to_string();
+        Ok(())
+    }
+
+    fn show(&self) -> Option<String> {
+        None
+    }
+}
+
 /// Any number, infinity and NaN included: the struct of the field checks its range.
 impl Value for f64 {
     fn set(&mut self, argument: &OsStr) -> Result<(), String> {

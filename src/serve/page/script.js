@@ -52,9 +52,33 @@ function render() {
   scrollToEnd();
 }
 
+// The API key of this tab, if the server needs one.
+let key = "";
+try { key = sessionStorage.getItem("microgpt-key") || ""; } catch { /* storage is disabled */ }
+
+// Sends a request with the API key. Asks for the key where the server refuses it.
+async function request(path, options = {}) {
+  const headers = { ...options.headers };
+  if (key) headers.Authorization = `Bearer ${key}`;
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) {
+    $("key-row").hidden = false;
+    $("key").focus();
+  }
+  return response;
+}
+
+function useKey() {
+  key = $("key").value.trim();
+  try { sessionStorage.setItem("microgpt-key", key); } catch { /* storage is disabled */ }
+  $("key").value = $("error").textContent = "";
+  $("key-row").hidden = true;
+  start();
+}
+
 // Posts a request. Throws the server's error message.
 async function post(path, body) {
-  const response = await fetch(path, {
+  const response = await request(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -160,6 +184,13 @@ $("input").addEventListener("keydown", (event) => {
     $("form").requestSubmit();
   }
 });
+$("use-key").addEventListener("click", useKey);
+$("key").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") {
+    event.preventDefault();
+    useKey();
+  }
+});
 $("stop").addEventListener("click", () => running && running.abort());
 $("clear").addEventListener("click", () => {
   if (running) running.abort();
@@ -174,7 +205,13 @@ for (const id of FIELDS) $(id).addEventListener("change", saveState);
 async function start() {
   loadState();
   try {
-    const info = await (await fetch("/microgpt/v1/info")).json();
+    const response = await request("/microgpt/v1/info");
+    if (response.status === 401) {
+      $("model").textContent = "";
+      $("error").textContent = "The server needs an API key.";
+      return;
+    }
+    const info = await response.json();
     kind = info.kind;
     const size = `${info.parameters.toLocaleString("en")} parameters, ${info.n_layer} ${info.n_layer > 1 ? "layers" : "layer"}`;
     $("model").textContent = `${kind} model: ${size}, context of ${info.block_size} tokens`;
