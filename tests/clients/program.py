@@ -18,9 +18,9 @@ def train(directory, name, *options):
 class Server:
     """A server of one model on a free port."""
 
-    def __init__(self, directory, model):
+    def __init__(self, directory, model, *options):
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet"],
+            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet", *options],
             cwd=directory, stderr=subprocess.PIPE, text=True,
         )
         self.url = re.search(r"http://\S+", self.process.stderr.readline()).group()

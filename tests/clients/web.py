@@ -5,6 +5,7 @@ usage: python web.py PATH_TO_MICROGPT SCREENSHOT_DIR
 
 import json
 import os
+import re
 import sys
 import tempfile
 
@@ -23,8 +24,10 @@ BROWSER = dict(
 class Session:
     """The page in a browser context of its own. Any error on the console fails the test."""
 
-    def __init__(self, browser, server, width=1000, scheme="light"):
-        self.context = browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)
+    def __init__(self, browser, server, width=1000, scheme="light", key=None, awaits_model=True):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 700}, color_scheme=scheme,
+            permissions=["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
         self.errors = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -32,7 +35,12 @@ class Session:
         self.requests = []
         self.page.on("request", lambda r: self.requests.append(r) if r.method == "POST" else None)
         self.page.goto(server.url)
-        expect(self.page.locator("#model")).to_contain_text("parameters")
+        if key:
+            expect(self.page.locator("#error")).to_have_text("The server needs an API key.")
+            self.page.fill("#key", key)
+            self.page.keyboard.press("Enter")
+        if awaits_model:
+            expect(self.page.locator("#model")).to_contain_text("parameters")
 
     def on_console(self, message):
         # The browser also logs each refused request, which the page shows.
@@ -41,6 +49,10 @@ class Session:
 
     def last_body(self):
         return json.loads(self.requests[-1].post_data)
+
+    def copied(self):
+        self.page.click("#copy")
+        return self.page.evaluate("navigator.clipboard.readText()")
 
     def screenshot(self, name):
         fits = self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -111,6 +123,47 @@ def test_settings(browser, server):
     session.close()
 
 
+def test_regenerate_and_copy(browser, server):
+    session = Session(browser, server)
+    page, items = session.page, session.page.locator("#messages li")
+    page.click("#settings summary")
+    page.fill("#temperature", "2")
+    page.fill("#input", "hello")
+    page.click("#send")
+    wait_until_done(page)
+    expect(page.locator("#status")).to_have_text(re.compile(r"^\d+ tokens?, [\d,]+ tokens/s, temperature 2, seed 42$"))
+    first = items.nth(1).text_content()
+    assert session.copied() == first
+    page.click("#regenerate")
+    wait_until_done(page)
+    expect(items).to_have_count(2)
+    assert session.last_body()["seed"] == 43
+    assert session.last_body()["messages"] == [{"role": "user", "content": "hello"}]
+    assert session.copied() == items.nth(1).text_content() != first
+    # A refused one keeps the reply.
+    page.fill("#temperature", "-1")
+    page.click("#regenerate")
+    expect(page.locator("#error")).to_contain_text("temperature")
+    expect(items).to_have_count(2)
+    session.close()
+
+
+def test_api_key(browser, server):
+    session = Session(browser, server, key="secret")
+    page = session.page
+    page.fill("#prompt", "an")
+    page.click("#generate")
+    wait_until_done(page)
+    expect(page.locator("#samples li")).to_have_count(20)
+    page.reload()
+    expect(page.locator("#model")).to_contain_text("parameters")
+    expect(page.locator("#key-row")).to_be_hidden()
+    session.close()
+    session = Session(browser, server, key="wrong", awaits_model=False)
+    expect(session.page.locator("#key-row")).to_be_visible()
+    session.close()
+
+
 def test_error(browser, server):
     session = Session(browser, server)
     page = session.page
@@ -160,7 +213,14 @@ def test_samples(browser, server):
     samples = page.locator("#samples li")
     expect(samples).to_have_count(12)
     assert all(text.startswith("an") for text in samples.all_text_contents())
+    assert session.copied().split("\n") == samples.all_text_contents()
+    expect(page.locator("#status")).to_contain_text("tokens/s, temperature 0.5, seed 42")
     session.screenshot("samples")
+    first = samples.all_text_contents()
+    page.click("#regenerate")
+    wait_until_done(page)
+    expect(page.locator("#seed")).to_have_value("43")
+    assert samples.all_text_contents() != first
     page.fill("#prompt", "A")
     page.click("#generate")
     expect(page.locator("#error")).to_contain_text("doesn't know: 'A'")
@@ -197,7 +257,7 @@ def main():
         train(directory, "text-model", "--steps", "200")
         browser = playwright.chromium.launch(**BROWSER)
         for model, tests in (
-            ("chat-model", [test_chat, test_settings, test_error, test_layout]),
+            ("chat-model", [test_chat, test_settings, test_regenerate_and_copy, test_error, test_layout]),
             ("slow-model", [test_stop]),
             ("text-model", [test_samples, test_unreachable_server]),
         ):
@@ -206,6 +266,12 @@ def main():
                     test(browser, server)
                     print(f"{model}: {test.__name__} ok")
                     passed += 1
+        with open(os.path.join(directory, "key"), "w") as file:
+            file.write("secret\n")
+        with Server(directory, "text-model", "--api-key-file", "key") as server:
+            test_api_key(browser, server)
+            print("text-model: test_api_key ok")
+            passed += 1
         browser.close()
     print(f"web: {passed} passed, 0 failed")
 

@@ -34,6 +34,42 @@ function settings() {
   return fields;
 }
 
+// Shows the speed of the last reply or samples and the settings that they were made with.
+function showStatus(tokens, seconds, body) {
+  const perSecond = Math.round(tokens / seconds).toLocaleString("en");
+  const count = `${tokens.toLocaleString("en")} ${tokens === 1 ? "token" : "tokens"}`;
+  const used = SETTINGS.map((id) => [id.replace("-", " "), body[id.replace("-", "_")]])
+    .filter(([, value]) => value !== undefined).map(([name, value]) => `${name} ${value}`);
+  $("status").textContent = [count, `${perSecond} tokens/s`, ...used].join(", ");
+}
+
+const secondsSince = (start) => Math.max(performance.now() - start, 1) / 1000;
+
+// The last reply, or all samples, one per line.
+function output() {
+  if (kind !== "chat") return [...$("samples").children].map((li) => li.textContent).join("\n");
+  return messages.filter((m) => m.role === "assistant").map((m) => m.content).pop() || "";
+}
+
+async function copyOutput() {
+  // The clipboard needs HTTPS or this machine; a selection does not.
+  if (navigator.clipboard) return navigator.clipboard.writeText(output());
+  const area = document.createElement("textarea");
+  area.value = output();
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+// Generates again with the next seed: the same one would give the same text.
+function regenerate() {
+  if ($("seed").value !== "") $("seed").value = Number($("seed").value) + 1;
+  if (kind !== "chat") return generate();
+  const last = messages.map((m) => m.role).lastIndexOf("user");
+  return last < 0 ? undefined : sendConversation(last);
+}
+
 function addItem(list, text, role) {
   const li = document.createElement("li");
   li.textContent = text;
@@ -92,28 +128,37 @@ async function post(path, body) {
 async function sendMessage() {
   const content = $("input").value.trim();
   if (!content) return;
-  const body = { model: "microgpt", stream: true, ...settings() };
+  settings();
   messages.push({ role: "user", content });
-  const conversation = [...messages];
   $("input").value = "";
+  await sendConversation(messages.length - 1);
+}
+
+// Asks for a reply to the message at an index, and replaces those after it.
+async function sendConversation(last) {
+  const body = { model: "microgpt", stream: true, stream_options: { include_usage: true }, ...settings() };
+  const replaced = messages.splice(last + 1);
+  const conversation = [...messages];
   render();
   const message = { role: "assistant", content: "" };
   const li = addItem($("messages"), "", "assistant running");
   scrollToEnd();
+  const started = performance.now();
   try {
     const response = await post("/v1/chat/completions", { ...body, messages: conversation });
     messages.push(message);
-    await readEvents(response.body, (text) => {
+    const usage = await readEvents(response.body, (text) => {
       const follow = isAtEnd();
       message.content += text;
       li.textContent = message.content;
       if (follow) scrollToEnd();
     });
+    showStatus(usage.completion_tokens, secondsSince(started), body);
   } catch (error) {
     if (!messages.includes(message)) {
-      // The server refused the message: put it back for editing.
-      messages.pop();
-      $("input").value = content;
+      // The server refused the message: keep the old reply, or put the message back for editing.
+      if (replaced.length) messages.push(...replaced);
+      else $("input").value = messages.pop().content;
     }
     throw error;
   } finally {
@@ -121,10 +166,10 @@ async function sendMessage() {
   }
 }
 
-// Reads server-sent events up to [DONE] and passes the text of each to onText.
+// Reads server-sent events up to [DONE] and passes the text of each to onText. Returns the usage.
 async function readEvents(stream, onText) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
+  let [buffer, usage] = ["", null];
   for (;;) {
     const { done, value } = await reader.read();
     if (done) throw new Error("The connection closed before the end of the reply.");
@@ -132,8 +177,10 @@ async function readEvents(stream, onText) {
     buffer = events.pop();
     for (const event of events) {
       const data = event.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      const [choice] = JSON.parse(data).choices;
+      if (data === "[DONE]") return usage;
+      const parsed = JSON.parse(data);
+      usage = parsed.usage || usage;
+      const [choice] = parsed.choices;
       if (choice && choice.delta.content) onText(choice.delta.content);
     }
   }
@@ -142,9 +189,15 @@ async function readEvents(stream, onText) {
 async function generate() {
   const body = { ...settings(), num_samples: Number($("num-samples").value) };
   if ($("prompt").value) body.prompt = $("prompt").value;
+  const started = performance.now();
   const response = await post("/microgpt/v1/generate", body);
   $("samples").replaceChildren();
-  for (const text of (await response.json()).samples) addItem($("samples"), text);
+  const { samples } = await response.json();
+  for (const text of samples) addItem($("samples"), text);
+  // A token is a character. The prompt was not generated.
+  const characters = (text) => [...text].length;
+  const generated = characters(samples.join("")) - samples.length * characters($("prompt").value);
+  showStatus(generated, secondsSince(started), body);
   render();
   $("view").scrollTop = 0;
 }
@@ -152,7 +205,7 @@ async function generate() {
 async function run(action) {
   if (running) return;
   running = new AbortController();
-  $("error").textContent = "";
+  $("error").textContent = $("status").textContent = "";
   setBusy(true);
   try {
     await action();
@@ -168,7 +221,7 @@ async function run(action) {
 }
 
 function setBusy(busy) {
-  $("send").disabled = $("generate").disabled = busy;
+  $("send").disabled = $("generate").disabled = $("regenerate").disabled = busy;
   $("stop").disabled = !busy;
 }
 
@@ -191,12 +244,14 @@ $("key").addEventListener("keydown", (event) => {
     useKey();
   }
 });
+$("regenerate").addEventListener("click", () => run(regenerate));
+$("copy").addEventListener("click", copyOutput);
 $("stop").addEventListener("click", () => running && running.abort());
 $("clear").addEventListener("click", () => {
   if (running) running.abort();
   messages = [];
   $("samples").replaceChildren();
-  $("error").textContent = "";
+  $("error").textContent = $("status").textContent = "";
   render();
   saveState();
 });
