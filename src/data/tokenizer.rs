@@ -149,10 +149,10 @@ impl Tokenizer {
     /// The character of an id, or the name of a special token as `<bos>`.
     pub fn name_of(&self, id: u32) -> String {
         let special = (id as usize).checked_sub(self.chars.len());
-        let name = special.and_then(|index| SPECIAL_TOKENS.get(index));
+        let name = special.and_then(|index| self.special_tokens().get(index));
         match (self.char_of(id), name) {
             (Some(c), _) => c.to_string(),
-            (None, Some(name)) if id != self.bos() => format!("<{name}>"),
+            (None, Some(name)) => format!("<{name}>"),
             (None, _) => "<bos>".to_string(),
         }
     }

@@ -82,26 +82,27 @@ pub fn messages(fields: &JsonObject) -> Result<&[Value], HttpError> {
     }
 }
 
-/// The role of the message at `index`: the user's or the assistant's.
+/// The role of the message at `index`. A developer is OpenAI's newer name of the system.
 pub fn role(index: usize, message: &Value) -> Result<Role, JsonError> {
     match message["role"].as_str() {
+        Some("system" | "developer") => Ok(Role::System),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
         _ => Err(JsonError::invalid(
             format_args!("messages[{index}].role"),
-            "user or assistant",
+            "system, user or assistant",
             &message["role"],
         )),
     }
 }
 
-/// The content of the message at `index`: a string or an array of text parts. An assistant's may be
-/// null.
+/// The content of the message at `index`: a string or an array of text parts. Only a user's must not
+/// be null.
 pub fn content(index: usize, role: Role, message: &Value) -> Result<String, JsonError> {
     let part = |part: &Value| part["text"].as_str().map(str::to_string);
     let content = &message["content"];
     let text = match content {
-        Value::Null if role == Role::Assistant => Some(String::new()),
+        Value::Null if role != Role::User => Some(String::new()),
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) => parts.iter().map(part).collect(),
         _ => None,

@@ -13,7 +13,7 @@ pub type Route = (&'static str, Handler);
 /// The list of models, and the prefix of each model's path.
 const MODELS: &str = "/v1/models";
 
-pub static ROUTES: [Route; 11] = [
+pub static ROUTES: [Route; 12] = [
     ("/", Get(|_, _| Ok(page::html()))),
     ("/style.css", Get(|_, _| Ok(page::style()))),
     ("/script.js", Get(|_, _| Ok(page::script()))),
@@ -31,7 +31,16 @@ pub static ROUTES: [Route; 11] = [
         Get(|_, _| Ok(Response::json(&json!({ "status": "ok" })))),
     ),
     ("/metrics", Get(|app, _| Ok(metrics(app)))),
+    ("/openapi.json", Get(|_, _| Ok(openapi()))),
 ];
+
+/// The description of the endpoints.
+const OPENAPI: &str = include_str!("openapi.json");
+
+fn openapi() -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    Response::new("application/json", OPENAPI.replace("VERSION", version))
+}
 
 fn models(app: &AppState, path: &str) -> Result<Response, HttpError> {
     let name = path
@@ -110,4 +119,52 @@ fn check_content_type(content_type: Option<&str>) -> Result<(), HttpError> {
         415,
         format!("the body must be application/json, got {content_type:?}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::serve::openai::request_fields;
+    use crate::serve::params::SAMPLING_FIELDS;
+
+    #[test]
+    fn openapi_lists_every_route_and_field() {
+        let api: Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = api["paths"].as_object().unwrap();
+        let methods = |path: &str| -> Vec<&str> {
+            let keys = paths[path].as_object().unwrap().keys();
+            keys.map(String::as_str)
+                .filter(|key| *key != "parameters")
+                .collect()
+        };
+        for (path, handler) in &ROUTES {
+            let method = match handler {
+                Get(_) => "get",
+                Post(_) => "post",
+            };
+            assert_eq!(methods(path), [method], "{path}");
+        }
+        assert_eq!(paths.len(), ROUTES.len() + 1, "with {MODELS}/{{name}}");
+        let properties = |schema: &str| -> BTreeSet<&str> {
+            let schema = &api["components"]["schemas"][schema];
+            assert_eq!(schema["additionalProperties"], false);
+            let properties = schema["properties"].as_object().unwrap();
+            properties.keys().map(String::as_str).collect()
+        };
+        let fields = |own: &[&'static str]| -> BTreeSet<&str> {
+            own.iter().chain(&SAMPLING_FIELDS).copied().collect()
+        };
+        assert_eq!(
+            properties("GenerateRequest"),
+            fields(&["num_samples", "prompt"])
+        );
+        assert_eq!(properties("ChatRequest"), fields(&["messages"]));
+        let [chat, text] = request_fields();
+        assert_eq!(properties("ChatCompletionRequest"), chat);
+        assert_eq!(properties("CompletionRequest"), text);
+    }
 }

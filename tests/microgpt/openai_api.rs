@@ -116,7 +116,9 @@ fn unsupported_fields_are_refused_by_name() {
     ] });
     let error = server.post(CHAT, &tool).json(400);
     let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.starts_with("messages[2].role must be user or assistant, got \"tool\""));
+    assert!(
+        message.starts_with("messages[2].role must be system, user or assistant, got \"tool\"")
+    );
     let empty = json!({ "messages": [{ "role": "assistant", "content": null },
         { "role": "user", "content": "hi" }] });
     let response = server.post(CHAT, &empty).json(200);

@@ -324,8 +324,8 @@ fn invalid_requests_get_status_and_message() {
             "messages[0].content must be a string or an array of text parts, got null",
         ),
         (
-            json!({ "messages": [{ "role": "system", "content": "" }] }),
-            "messages[0].role must be user or assistant",
+            json!({ "messages": [{ "role": "tool", "content": "" }] }),
+            "messages[0].role must be system, user or assistant",
         ),
     ];
     for (body, expected) in cases {

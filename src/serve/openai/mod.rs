@@ -4,14 +4,16 @@
 //! - `request`: the fields of a request, and the refusal of what the model cannot do.
 //! - `response`: the choices, log-probabilities and usage of a response or of its events.
 //!
-//! The `model` of a request is ignored: there is one. System and developer messages are ignored:
-//! the model has no token for them. A request without a seed gets a random one.
+//! The `model` of a request is ignored: there is one. So are system and developer messages, if the model
+//! was trained without any. A request without a seed gets a random one.
 
 mod request;
 mod response;
 
 use std::io;
 
+#[cfg(test)]
+pub use request::request_fields;
 use request::{CompletionRequest, Prompts};
 use response::{Choice, Echo, Format, LoggedToken, Usage};
 use serde_json::{Value, json};

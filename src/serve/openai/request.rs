@@ -19,8 +19,13 @@ const MAX_CHOICES: u64 = 50;
 /// The maximum number of likely tokens per position.
 const MAX_TOP_LOGPROBS: u64 = 20;
 
+/// Fields of one endpoint.
+const CHAT_FIELDS: [&str; 2] = ["messages", "top_logprobs"];
+const TEXT_FIELDS: [&str; 2] = ["prompt", "echo"];
+
 /// Fields of both endpoints.
-const SHARED_FIELDS: [&str; 9] = [
+const SHARED_FIELDS: [&str; 10] = [
+    "max_completion_tokens",
     "model",
     "n",
     "stop",
@@ -95,16 +100,11 @@ impl CompletionRequest {
     /// Parses the body of `POST /v1/chat/completions`.
     pub fn parse_chat(app: &AppState, body: &[u8]) -> Result<Self, HttpError> {
         let fields = parse_body(body)?;
-        check_fields(
-            &fields,
-            &["messages", "top_logprobs", "max_completion_tokens"],
-        )?;
+        check_fields(&fields, &CHAT_FIELDS)?;
         let mut conversation = Vec::new();
         for (index, message) in messages(&fields)?.iter().enumerate() {
-            if !matches!(message["role"].as_str(), Some("system" | "developer")) {
-                let role = role(index, message)?;
-                conversation.push(Message::new(role, content(index, role, message)?));
-            }
+            let role = role(index, message)?;
+            conversation.push(Message::new(role, content(index, role, message)?));
         }
         chat_tokens(&app.model).map_err(HttpError::bad_request)?;
         let mut options = CompletionOptions::parse(&fields, 1)?;
@@ -128,7 +128,7 @@ impl CompletionRequest {
     /// Parses the body of `POST /v1/completions`.
     pub fn parse_text(app: &AppState, body: &[u8]) -> Result<Self, HttpError> {
         let fields = parse_body(body)?;
-        check_fields(&fields, &["prompt", "echo"])?;
+        check_fields(&fields, &TEXT_FIELDS)?;
         let prompts = prompts(&fields)?;
         let mut options = CompletionOptions::parse(&fields, prompts.len())?;
         options.echo = fields.get_bool("echo")?.unwrap_or(false);
@@ -238,6 +238,20 @@ impl CompletionOptions {
             top_logprobs: None,
         })
     }
+}
+
+/// The fields of chat and of text completions.
+#[cfg(test)]
+pub fn request_fields() -> [std::collections::BTreeSet<&'static str>; 2] {
+    [CHAT_FIELDS, TEXT_FIELDS].map(|own| {
+        let neutral = NEUTRAL_VALUES.iter().map(|(key, _)| key);
+        let fields = own.iter().chain(&SHARED_FIELDS).chain(&SAMPLING_FIELDS);
+        fields
+            .chain(&IGNORED_FIELDS)
+            .chain(neutral)
+            .copied()
+            .collect()
+    })
 }
 
 /// Errors for a field that is unknown, or that asks for what the model cannot do.
