@@ -238,8 +238,8 @@ fn echoed_logprobs_are_the_scores_of_the_prompt() {
 fn generated_logprobs_are_those_of_the_echo_streamed_or_not() {
     let dir = text_model_dir();
     let server = Server::start(dir.path(), "");
-    let body = json!({ "prompt": "an", "seed": 8, "logprobs": 3, "echo": true, "stop": "q",
-        "temperature": 1.5 });
+    let body = json!({ "prompt": "an", "seed": 8, "logprobs": 3, "echo": true, "max_tokens": 5,
+        "temperature": 1.5, "logit_bias": { "26": -100 } });
     let response = server.post(TEXT, &body).json(200);
     let choice = &response["choices"][0];
     let text = choice["text"].as_str().unwrap();
@@ -267,6 +267,15 @@ fn generated_logprobs_are_those_of_the_echo_streamed_or_not() {
     };
     assert_eq!(&json!(of("token_logprobs")), found);
     assert_eq!(json!(of("text_offset")), choice["logprobs"]["text_offset"]);
+
+    // The end token has no text, but a log-probability, on which evaluation harnesses rely.
+    let body = json!({ "prompt": "an", "logprobs": 0, "logit_bias": { "26": 100 } });
+    let ended = server.post(TEXT, &body).json(200);
+    assert_eq!(ended["choices"][0]["logprobs"]["tokens"], json!(["<bos>"]));
+    let streamed = server
+        .post(TEXT, &with(body, json!({ "stream": true })))
+        .body;
+    assert!(streamed.contains(r#""tokens":["<bos>"]"#), "{streamed}");
 
     let dir = chat_model_dir();
     let server = Server::start(dir.path(), "");

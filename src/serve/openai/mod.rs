@@ -107,11 +107,12 @@ impl CompletionRequest {
             mut tokens,
         } = self.echo(index);
         let tokenizer = &app.model.meta().tokenizer;
-        // Special tokens and those of a stop sequence are not part of the text.
+        let end = self.end_token(app, &completion);
+        // The tokens of a stop sequence are not part of the text.
         let characters = completion.logprobs.into_iter();
-        let characters = characters.filter(|logged| tokenizer.char_of(logged.token).is_some());
         let characters = characters.take(completion.text.chars().count());
         tokens.extend(characters.map(LoggedToken::from));
+        tokens.extend(end);
         text += &completion.text;
         Choice {
             index,
@@ -119,6 +120,14 @@ impl CompletionRequest {
             logprobs: self.options.top_logprobs.map(|_| (tokenizer, 0, tokens)),
             finish: Some(completion.finish),
         }
+    }
+
+    /// The log-probability of the token with which a text completion ended by itself, which is a
+    /// generated token without text.
+    fn end_token(&self, app: &AppState, completion: &Completion) -> Option<LoggedToken> {
+        let last = completion.logprobs.last()?;
+        let is_end = app.model.meta().tokenizer.char_of(last.token).is_none();
+        (is_end && self.format() == Format::Text).then(|| LoggedToken::from(last.clone()))
     }
 
     /// Decodes the choices in turn and passes each event to `send` as it is generated. Errors where
@@ -177,10 +186,11 @@ impl CompletionRequest {
             };
             sent?;
             if let Some(completion) = completion.map_err(|lost| stream_error(lost.into()))? {
+                let end = self.end_token(app, &completion);
                 let last = Choice {
                     index,
                     text: None,
-                    logprobs: None,
+                    logprobs: end.map(|end| (tokenizer, offset, vec![end])),
                     finish: Some(completion.finish),
                 };
                 send_event(json!([last.to_json(format)]), Value::Null)?;
