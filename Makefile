@@ -128,10 +128,14 @@ clients: ## Install the dependencies of test-clients and test-web in target/clie
 	python3 -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 
-test-clients: ## Test the server with OpenAI's Python client and a Prometheus parser
+test-clients: ## Test the server with OpenAI's client, lm-evaluation-harness, schemathesis and nginx
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-clients needs: make clients" >&2; exit 1; }
 	$(CARGO) build --locked
-	$(CLIENTS)/bin/python tests/clients/openai_api.py target/debug/microgpt
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
+		{ echo "test-clients needs: apt-get install nginx" >&2; exit 1; }
+	for test in openai_api harness schema proxy; do \
+		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
+	done
 
 test-web: ## Test the web page in a headless Chromium
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-web needs: make clients" >&2; exit 1; }
