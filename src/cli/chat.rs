@@ -1,17 +1,19 @@
 //! `microgpt chat`: a conversation on a terminal or through pipes.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use rustyline::error::ReadlineError;
 
 use super::failure::Failure;
 use super::flags::ChatArgs;
+use super::prompts::PromptLines;
 use super::{console, model_dir};
-use crate::data::{Message, Role, TextReader, quote_chars};
-use crate::engine::{Chat, GenerateOptions};
+use crate::data::{Message, Role, quote_chars};
+use crate::engine::{Chat, GenerateOptions, chat_tokens};
 use crate::infer::InferenceGpt;
 use crate::kernels::cpu::cores;
 
@@ -21,13 +23,19 @@ const COMMANDS_HELP: &str =
 /// Runs `microgpt chat`.
 pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let model = model_dir::load(args.model_dir.as_deref())?;
-    let session = Session::new(&model, &args.options)?;
-    model.thread_group(cores())?.run(|| {
-        if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            chat_on_terminal(session)
-        } else {
-            chat_on_pipes(session)
-        }
+    let session = Session::new(&model, &args.options, args.system.as_deref())?;
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let file = args
+        .prompt_file
+        .or_else(|| (!is_terminal).then(|| PathBuf::from("-")));
+    let lines = file.as_deref().map(PromptLines::open).transpose()?;
+    let history = match args.no_history {
+        true => None,
+        false => history_file(),
+    };
+    model.thread_group(cores())?.run(|| match lines {
+        Some(lines) => chat_on_pipes(session, lines),
+        None => chat_on_terminal(session, history),
     })
 }
 
@@ -36,6 +44,7 @@ struct Session<'a> {
     model: &'a InferenceGpt,
     options: &'a GenerateOptions,
     chat: Chat<'a>,
+    /// The system message, if there is one, and those since then.
     messages: Vec<Message>,
     /// The number of replies, which seeds the next one.
     replies: u64,
@@ -63,14 +72,38 @@ fn report_dropped(tokens_dropped: usize) {
 }
 
 impl<'a> Session<'a> {
-    fn new(model: &'a InferenceGpt, options: &'a GenerateOptions) -> Result<Self, Failure> {
-        Ok(Self {
+    fn new(
+        model: &'a InferenceGpt,
+        options: &'a GenerateOptions,
+        system: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let chat = Chat::new(model)?;
+        if system.is_some() && chat_tokens(model)?.system.is_none() {
+            return Err(Failure::Error(anyhow!(
+                "--system needs a model trained on conversations with system messages"
+            )));
+        }
+        let session = Self {
             model,
             options,
-            chat: Chat::new(model)?,
-            messages: Vec::new(),
+            chat,
+            messages: Vec::from_iter(system.map(|text| Message::new(Role::System, text))),
             replies: 0,
-        })
+        };
+        session.report_unknown(system.unwrap_or_default());
+        Ok(session)
+    }
+
+    /// Reports characters that the model does not see.
+    fn report_unknown(&self, text: &str) {
+        let tokenizer = &self.model.meta().tokenizer;
+        let unknown = tokenizer.unknown_chars([text].into_iter());
+        if !unknown.is_empty() {
+            console::eprintln(format_args!(
+                "(the model doesn't know {}; left out)",
+                quote_chars(&unknown)
+            ));
+        }
     }
 
     /// Runs a command or replies to a message. `visit` receives the characters of the reply as they
@@ -84,22 +117,12 @@ impl<'a> Session<'a> {
                 return Ok(Turn::Silent);
             }
             "/clear" => {
-                self.messages.clear();
+                self.messages.retain(|message| message.role == Role::System);
                 return Ok(Turn::Silent);
             }
             message => self.messages.push(Message::new(Role::User, message)),
         }
-        let unknown = self
-            .model
-            .meta()
-            .tokenizer
-            .unknown_chars([line.trim()].into_iter());
-        if !unknown.is_empty() {
-            console::eprintln(format_args!(
-                "(the model doesn't know {}; left out)",
-                quote_chars(&unknown)
-            ));
-        }
+        self.report_unknown(line.trim());
         let reply = self
             .chat
             .reply(&self.messages, self.options, self.replies, visit)?;
@@ -112,17 +135,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Replies to each line of standard input.
-fn chat_on_pipes(mut session: Session) -> Result<(), Failure> {
+/// Replies to each line of a file or of standard input.
+fn chat_on_pipes(mut session: Session, mut lines: PromptLines) -> Result<(), Failure> {
     let mut output = console::Output::new();
-    for (number, line) in io::BufReader::new(TextReader::new(io::stdin().lock()))
-        .split(b'\n')
-        .enumerate()
-    {
-        let line = line.context("cannot read standard input")?;
-        let line = String::from_utf8(line).map_err(|_| {
-            anyhow::anyhow!("line {} of standard input is not UTF-8 text", number + 1)
-        })?;
+    while let Some(line) = lines.next_line()? {
         let mut reply = String::new();
         let turn = session.process(&line, |c| {
             reply.push(c);
@@ -141,14 +157,33 @@ fn chat_on_pipes(mut session: Session) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The file of the line editor's history, in a directory that this creates: `history` in the XDG state
+/// directory. None if there is no home directory.
+fn history_file() -> Option<PathBuf> {
+    let absolute = |name| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let state =
+        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let directory = state.join("microgpt");
+    // A failure shows when the history is saved.
+    let _ = std::fs::create_dir_all(&directory);
+    Some(directory.join("history"))
+}
+
 /// Prompts for messages with line editing.
-fn chat_on_terminal(mut session: Session) -> Result<(), Failure> {
+fn chat_on_terminal(mut session: Session, history: Option<PathBuf>) -> Result<(), Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     // Ctrl-C ends the reply that is being generated. At the prompt, the line editor handles it.
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))
         .context("cannot watch for Ctrl-C")?;
     let mut editor =
         rustyline::DefaultEditor::new().context("cannot edit lines on this terminal")?;
+    if let Some(path) = &history {
+        // There is none before the first chat.
+        let _ = editor.load_history(path);
+    }
     console::eprintln(format_args!("Type a message; /help lists the commands."));
     loop {
         let line = match editor.readline("> ") {
@@ -166,6 +201,9 @@ fn chat_on_terminal(mut session: Session) -> Result<(), Failure> {
         };
         // A failure of the history does not affect the chat.
         let _ = editor.add_history_entry(line.as_str());
+        if let Some(path) = &history {
+            let _ = editor.append_history(path);
+        }
         if let Some(command) = line
             .split_whitespace()
             .next()

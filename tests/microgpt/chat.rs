@@ -96,42 +96,33 @@ fn chat_with_text_model_is_an_error() {
     assert!(error.contains("train --chat"), "{error}");
 }
 
-/// Runs under `script`, which provides a terminal.
+/// Types lines into a chat under `script`, which provides a terminal, each once its prompt is shown.
+/// Returns what the terminal showed; none if `script` is not installed.
 #[cfg(target_os = "linux")]
-#[test]
-fn terminal_has_prompt_history_and_line_editing() {
+fn chat_on_terminal(dir: &tempfile::TempDir, options: &str, lines: &[&[u8]]) -> Option<String> {
     use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
-    let dir = chat_model_dir();
-    let expected = replies(&dir, "--temperature 0", "hello\n").0;
-    let program = format!(
-        "{} chat -m model --temperature 0",
-        env!("CARGO_BIN_EXE_microgpt")
-    );
+    let program = env!("CARGO_BIN_EXE_microgpt");
     let child = Command::new("script")
         .current_dir(dir.path())
         .env("TERM", "xterm")
-        .args(["-qec", &program, "/dev/null"])
+        .env("XDG_STATE_HOME", dir.path().join("state"))
+        .args([
+            "-qec",
+            &format!("{program} chat -m model --temperature 0 {options}"),
+            "/dev/null",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
         eprintln!("skipped: script is not installed");
-        return;
+        return None;
     };
     let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut shown = String::new();
-    // Backspace, an unknown command, /clear, and the first message from the history.
-    let lines = [
-        &b"hellx\x7fo\r"[..],
-        b"/cler\r",
-        b"/clear\r",
-        b"\x10\x10\x10\r",
-        b"/quit\r",
-    ];
     for (prompts, line) in lines.iter().enumerate() {
-        // Type each line only once its prompt is shown.
         let mut byte = [0; 256];
         while shown.matches("\x1b[?2004h").count() <= prompts || !shown.ends_with("\x1b[?2026l") {
             let count = screen.read(&mut byte).unwrap();
@@ -144,6 +135,82 @@ fn terminal_has_prompt_history_and_line_editing() {
     let mut rest = Vec::new();
     screen.read_to_end(&mut rest).unwrap();
     assert!(child.wait().unwrap().success());
+    Some(shown)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn terminal_has_prompt_history_and_line_editing() {
+    let dir = chat_model_dir();
+    let expected = replies(&dir, "--temperature 0", "hello\n").0;
+    // Backspace, an unknown command, /clear, and the first message from the history.
+    let lines = [
+        &b"hellx\x7fo\r"[..],
+        b"/cler\r",
+        b"/clear\r",
+        b"\x10\x10\x10\r",
+        b"/quit\r",
+    ];
+    let Some(shown) = chat_on_terminal(&dir, "", &lines) else {
+        return;
+    };
     assert_eq!(shown.matches(&expected[0]).count(), 2, "{shown}");
     assert!(shown.contains("unknown command /cler"), "{shown}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn terminal_history_is_kept_between_chats() {
+    let dir = chat_model_dir();
+    let expected = replies(&dir, "--temperature 0", "hello\n").0;
+    let secret = [&b"goodbye\r"[..], b"/quit\r"];
+    let typed = [&b"hello\r"[..], b"/quit\r"];
+    // The second line from the end of the chat before.
+    let recalled = [&b"\x10\x10\r"[..], b"/quit\r"];
+    if chat_on_terminal(&dir, "", &typed).is_none() {
+        return;
+    }
+    chat_on_terminal(&dir, "--no-history", &secret).unwrap();
+    let shown = chat_on_terminal(&dir, "", &recalled).unwrap();
+    assert!(shown.contains(&expected[0]), "{shown}");
+    let history = std::fs::read_to_string(dir.path().join("state/microgpt/history")).unwrap();
+    assert!(
+        history.contains("hello") && !history.contains("goodbye"),
+        "{history}"
+    );
+}
+
+#[test]
+fn prompt_file_is_read_like_standard_input() {
+    let dir = chat_model_dir();
+    let input = "hello\nhow are you?\n";
+    std::fs::write(dir.path().join("messages"), input).unwrap();
+    let expected = replies(&dir, "", input).0;
+    let run = run_in(dir.path(), "chat -m model --prompt-file messages").ok();
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), expected);
+    std::fs::write(dir.path().join("latin"), b"hi\n\xff\n").unwrap();
+    let run = run_in(dir.path(), "chat -m model --prompt-file latin");
+    assert!(run.stderr.contains("latin, line 2: "), "{}", run.stderr);
+}
+
+#[test]
+fn system_message_comes_before_the_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let turn = |system: &str, reply: &str| {
+        let messages = serde_json::json!([{ "role": "system", "content": system },
+            { "role": "user", "content": "go" }, { "role": "assistant", "content": reply }]);
+        format!("{messages}\n")
+    };
+    let data = (turn("a", "left") + &turn("b", "right")).repeat(20);
+    std::fs::write(dir.path().join("data"), data).unwrap();
+    let train = "train --chat --input data --steps 300 --batch-size 8 --block-size 32 --threads 1";
+    run_in(dir.path(), &format!("{train} -o model")).ok();
+    for (system, expected) in [("a", "left"), ("b", "right")] {
+        let options = format!("--temperature 0 --system {system}");
+        let (found, _) = replies(&dir, &options, "go\n/clear\ngo\n");
+        assert_eq!(found, [expected, expected]);
+    }
+    let dir = chat_model_dir();
+    let error = run_in(dir.path(), "chat -m model --system a").error(1);
+    assert!(error.contains("--system needs a model trained on conversations with system messages"));
 }

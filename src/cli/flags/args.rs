@@ -201,6 +201,11 @@ impl GenerateArgs {
 pub struct ChatArgs {
     pub model_dir: Option<PathBuf>,
     pub options: GenerateOptions,
+    /// The first message, of the system.
+    pub system: Option<String>,
+    /// A message per line.
+    pub prompt_file: Option<PathBuf>,
+    pub no_history: bool,
 }
 
 #[derive(Default)]

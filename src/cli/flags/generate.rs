@@ -121,18 +121,30 @@ pub const CHAT: Command = Command {
     summary: "Chat with a model trained on conversations",
     details: "On a terminal, `/clear` starts a new conversation, `/quit` or Ctrl-D exits, and \
         `/help` lists the commands. Otherwise each line of standard input is a message, and \
-        each line of output the reply.",
+        each line of output the reply. Ctrl-C ends a reply.",
     operand: None,
     groups: &[(
         "",
         &[
             MODEL_DIR.sets(|args| &mut args.chat.model_dir),
+            Flag::value("system", "TEXT", "System message before the conversation")
+                .details("For a model trained with system messages. /clear keeps it.")
+                .sets(|args| &mut args.chat.system),
+            Flag::file("prompt-file", "File of messages, one per line; - is stdin")
+                .details("Prints a reply per line, as if the file were standard input.")
+                .sets(|args| &mut args.chat.prompt_file),
             TEMPERATURE.sets(|args| &mut args.chat.options.sampling.temperature),
             TOP_K.sets(|args| &mut args.chat.options.sampling.top_k),
             TOP_P.sets(|args| &mut args.chat.options.sampling.top_p),
             MIN_P.sets(|args| &mut args.chat.options.sampling.min_p),
             SEED.sets(|args| &mut args.chat.options.seed),
             MAX_TOKENS.sets(|args| &mut args.chat.options.max_tokens),
+            Flag::switch("no-history", "Do not keep the typed lines")
+                .details(
+                    "Without it, the lines typed on a terminal are kept for the next chat in \
+                    microgpt/history of $XDG_STATE_HOME, or of ~/.local/state.",
+                )
+                .sets(|args| &mut args.chat.no_history),
         ],
     )],
     examples: &[
