@@ -137,7 +137,8 @@ impl DecodePool {
             updates,
         };
         self.shared.lock_queue().jobs.push_back((job, sequence));
-        self.shared.submitted.notify_all();
+        // Only workers without sequences wait, and any of them takes the job.
+        self.shared.submitted.notify_one();
         CompletionHandle(receiver)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::serve::connection::{Connection, ReadError};
+use crate::serve::gate::connection::{Connection, ReadError};
 use crate::serve::http::reason_phrase;
 
 /// A connection, of which the first byte is the number of bytes per read. The requests must not

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::admission::Admission;
+use super::gate::admission::Admission;
+use super::gate::lane::Lane;
 use super::metrics::Metrics;
 use crate::engine::DecodePool;
 use crate::infer::InferenceGpt;
@@ -21,21 +22,22 @@ pub struct AppState {
     /// The response of `GET /microgpt/v1/info`.
     pub info: Value,
     pub decode_pool: DecodePool,
-    pub admission: Admission,
+    /// The lanes of requests to the model.
+    pub admission: Admission<Lane>,
     pub metrics: Metrics,
     /// The time of the server's start, in seconds since 1970.
     pub started: u64,
 }
 
 impl AppState {
-    /// Starts a decode pool. Errors where its threads cannot be started.
+    /// Starts a decode pool. The gate adds the lanes. Errors where its threads cannot be started.
     pub fn new(model: Arc<InferenceGpt>, info: Value, max_active: usize) -> Result<Self> {
         let max_waiting = (max_active * WAITING_PER_ACTIVE).max(MIN_WAITING);
         Ok(Self {
             decode_pool: DecodePool::start(Arc::clone(&model), max_active.min(cores()))?,
             model,
             info,
-            admission: Admission::new(max_active, max_waiting),
+            admission: Admission::new(max_waiting),
             metrics: Metrics::default(),
             started: unix_time(),
         })

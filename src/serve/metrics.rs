@@ -72,7 +72,7 @@ impl Metrics {
             (
                 "queue_length",
                 "gauge",
-                "Requests waiting for a permit.",
+                "Requests waiting for a lane.",
                 waiting,
             ),
         ] {

@@ -56,7 +56,8 @@ fn metrics(app: &AppState) -> Response {
     let generated_tokens = app.decode_pool.generated_tokens();
     Response::new(
         "text/plain; version=0.0.4; charset=utf-8",
-        app.metrics.render(generated_tokens, active, waiting),
+        app.metrics
+            .render(generated_tokens, active as u64, waiting as u64),
     )
 }
 
@@ -86,7 +87,7 @@ pub fn resolve<'a>(
     content_type: Option<&str>,
 ) -> Result<&'a Handler, HttpError> {
     let Some((path, handler)) = find(routes, path) else {
-        return Err(HttpError::new(404, format!("no endpoint at {path:?}")));
+        return Err(not_found(path));
     };
     let methods = match handler {
         Get(_) => "GET, HEAD",
@@ -102,6 +103,10 @@ pub fn resolve<'a>(
         check_content_type(content_type)?;
     }
     Ok(handler)
+}
+
+pub fn not_found(path: &str) -> HttpError {
+    HttpError::new(404, format!("no endpoint at {path:?}"))
 }
 
 /// Errors unless the type is JSON. Without a type, a page of another site could send a body with no

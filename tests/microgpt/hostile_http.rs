@@ -24,7 +24,7 @@ fn request(lines: &str, body: &str) -> Vec<u8> {
 }
 
 /// Values of Content-Length, valid and invalid.
-const LENGTHS: [&str; 23] = [
+const LENGTHS: [&str; 24] = [
     "-1",
     "+2",
     "2 2",
@@ -39,6 +39,7 @@ const LENGTHS: [&str; 23] = [
     "2;",
     "\"2\"",
     "00002",
+    "9223372036854775807",
     "18446744073709551615",
     "18446744073709551616",
     "99999999999999999999999",
@@ -516,6 +517,11 @@ fn endless_head_and_body_are_cut_off() {
         (format!("{chunked}1;"), &letters, 400),
         (format!("{chunked}0\r\n"), &lines, 400),
         (head("Content-Length: 9999999999\r\n\r\n"), &letters, 413),
+        (
+            head("Content-Length: 9223372036854775807\r\n\r\n"),
+            &letters,
+            413,
+        ),
     ] {
         let mut stream = server.connect();
         stream.write_all(beginning.as_bytes()).unwrap();

@@ -24,6 +24,7 @@ impl Server {
             .current_dir(dir)
             .env("MODEL_DIR", "model")
             .env("PORT", "0")
+            .env("TMPDIR", dir)
             .args(["serve", "--allow-host", "x"])
             .args(options.split_whitespace())
             .stderr(Stdio::piped())
@@ -409,6 +410,67 @@ fn http_methods_headers_and_keep_alive() {
         ),
         "{metrics}"
     );
+}
+
+#[test]
+fn many_connections_at_once_are_all_answered() {
+    let dir = text_model_dir();
+    let server = Server::start(dir.path(), "--quiet");
+    let mut streams: Vec<TcpStream> = (0..64).map(|_| server.connect()).collect();
+    let request = post("/microgpt/v1/generate", "{}").replace("Connection: close\r\n", "");
+    for stream in &mut streams {
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    // All connections are open until the last response.
+    for stream in &streams {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    }
+}
+
+/// The lines of the kernel's table of Unix sockets about a server's named ones.
+#[cfg(target_os = "linux")]
+fn named_unix_sockets(server: &Server) -> Vec<String> {
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let sockets: Vec<String> = links.map(|link| link.display().to_string()).collect();
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let is_own = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.len() == 8 && sockets.contains(&format!("socket:[{}]", columns[6]))
+    };
+    table.lines().filter(is_own).map(str::to_string).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn private_socket_is_unreachable_after_the_start() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+
+    let dir = text_model_dir();
+    let server = Server::start(dir.path(), "--threads 3");
+    assert_eq!(server.get("/healthz").status, 200);
+    let start = Instant::now();
+    // tiny_http closes the listening socket in a thread of its own.
+    while named_unix_sockets(&server)
+        .iter()
+        .any(|line| line.contains(" 00010000 "))
+    {
+        assert!(start.elapsed() < Duration::from_secs(20), "still listening");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let lanes = named_unix_sockets(&server);
+    assert_eq!(lanes.len(), 4, "{lanes:?}");
+    let name = lanes[0].rsplit('@').next().unwrap();
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let error = UnixStream::connect_addr(&address).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    // TMPDIR has the model alone.
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert_eq!(server.post("/microgpt/v1/generate", &json!({})).status, 200);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::body::{self, parse_chunk_size, parse_trailers};
 use super::head::{Framing, RequestHead};
-use super::http::{HttpError, Response, reason_phrase};
+use crate::serve::http::{HttpError, Response, reason_phrase};
 
 /// The timeout of each read and write.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -209,61 +209,86 @@ impl<S: Read + Write> Connection<S> {
         head: Option<&RequestHead>,
         close: bool,
     ) -> io::Result<()> {
-        let mut bytes = status_line(response.status);
+        let mut lines = String::new();
         for (name, value) in &response.headers {
-            bytes += &format!("{name}: {value}\r\n");
+            lines += &format!("{name}: {value}\r\n");
         }
         // RFC 9110, 8.6.
         if response.status != 204 {
-            bytes += &format!("Content-Length: {}\r\n", response.body.len());
+            lines += &format!("Content-Length: {}\r\n", response.body.len());
         }
-        bytes += &common_headers(head, close);
-        bytes += "\r\n";
+        self.write(
+            response.status,
+            &lines,
+            response.body.as_bytes(),
+            head,
+            close,
+        )
+    }
+
+    /// Writes a response whose headers are lines, with the length of the body among them.
+    pub fn write(
+        &mut self,
+        status: u16,
+        header_lines: &str,
+        body: &[u8],
+        head: Option<&RequestHead>,
+        close: bool,
+    ) -> io::Result<()> {
+        let mut bytes = response_head(status, header_lines, head, close).into_bytes();
         if head.is_none_or(|head| head.method != "HEAD") {
-            bytes += &response.body;
+            bytes.extend_from_slice(body);
         }
+        self.stream.write_all(&bytes)
+    }
+
+    /// Writes the head of a response of server-sent events.
+    pub fn begin_events(
+        &mut self,
+        header_lines: &str,
+        head: &RequestHead,
+        close: bool,
+    ) -> io::Result<()> {
+        let chunked = if head.is_1_0 {
+            ""
+        } else {
+            "Transfer-Encoding: chunked\r\n"
+        };
+        let lines = format!("{header_lines}{chunked}");
+        let bytes = response_head(200, &lines, Some(head), close);
         self.stream.write_all(bytes.as_bytes())
     }
 
-    /// Writes a response of server-sent events, each of which `generate` passes to its argument.
-    /// Errors where the client disconnected.
-    pub fn write_events(
-        &mut self,
-        head: &RequestHead,
-        close: bool,
-        generate: impl FnOnce(&mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let chunked = !head.is_1_0;
-        let mut bytes = status_line(200);
-        bytes += "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n";
-        // nginx would collect the events.
-        bytes += "X-Accel-Buffering: no\r\n";
-        if chunked {
-            bytes += "Transfer-Encoding: chunked\r\n";
+    /// Writes server-sent events. Errors where the client disconnected.
+    pub fn write_events(&mut self, events: &[u8], head: &RequestHead) -> io::Result<()> {
+        if head.is_1_0 {
+            return self.stream.write_all(events);
         }
-        bytes += &common_headers(Some(head), close);
-        bytes += "\r\n";
-        self.stream.write_all(bytes.as_bytes())?;
-        generate(&mut |event| {
-            let event = format!("data: {event}\n\n");
-            let event = match chunked {
-                true => format!("{:x}\r\n{event}\r\n", event.len()),
-                false => event,
-            };
-            self.stream.write_all(event.as_bytes())
-        })?;
-        if chunked {
-            self.stream.write_all(b"0\r\n\r\n")?;
+        let size = format!("{:x}\r\n", events.len());
+        self.stream
+            .write_all(&[size.as_bytes(), events, b"\r\n"].concat())
+    }
+
+    /// Ends a response of server-sent events.
+    pub fn end_events(&mut self, head: &RequestHead) -> io::Result<()> {
+        match head.is_1_0 {
+            true => Ok(()),
+            false => self.stream.write_all(b"0\r\n\r\n"),
         }
-        Ok(())
     }
 }
 
-/// The status line and the date.
-fn status_line(status: u16) -> String {
+/// The status line, the date and further headers, and the blank line after them.
+fn response_head(
+    status: u16,
+    header_lines: &str,
+    head: Option<&RequestHead>,
+    close: bool,
+) -> String {
     let now = httpdate::fmt_http_date(SystemTime::now());
     let reason = reason_phrase(status);
-    format!("HTTP/1.1 {status} {reason}\r\nDate: {now}\r\n")
+    let common = common_headers(head, close);
+    format!("HTTP/1.1 {status} {reason}\r\nDate: {now}\r\n{header_lines}{common}\r\n")
 }
 
 /// The headers of all responses to a request: CORS, and the future of the connection.

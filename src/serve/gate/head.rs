@@ -7,7 +7,7 @@
 use httparse::{Error, Status};
 
 use super::body;
-use super::http::HttpError;
+use crate::serve::http::HttpError;
 
 /// The maximum size of a head, in bytes.
 pub const LIMIT: usize = 16 << 10;
@@ -179,6 +179,11 @@ fn path<'a>(method: &str, target: &'a str) -> Result<&'a str, HttpError> {
         }
         _ => target,
     };
+    if !target.is_ascii() {
+        return Err(HttpError::bad_request(format!(
+            "the request target {target:?} is not percent-encoded"
+        )));
+    }
     let is_path = origin.starts_with('/') || (method == "OPTIONS" && origin == "*");
     if !is_path {
         return Err(HttpError::bad_request(format!(
@@ -240,6 +245,7 @@ mod tests {
             ("x:443", Err(400)),
             ("*", Err(400)),
             ("//a", Ok("//a")),
+            ("/é", Err(400)),
         ] {
             let head = parse(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
             assert_eq!(
@@ -259,6 +265,7 @@ mod tests {
             ("Transfer-Encoding: Chunked\r\n", Ok(Framing::Chunked)),
             ("", Err(411)),
             ("Content-Length: 1048577\r\n", Err(413)),
+            ("Content-Length: 9223372036854775807\r\n", Err(413)),
             ("Content-Length: 99999999999999999999999\r\n", Err(413)),
             ("Content-Length: +7\r\n", Err(400)),
             ("Content-Length: 7, 7\r\n", Err(400)),

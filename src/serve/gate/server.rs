@@ -1,13 +1,10 @@
 //! The listener, and a thread per connection that answers its requests in turn.
 //!
-//! A thread that waits for its client costs little; admission bounds the work. tiny_http is not used
-//! because it reads heads without a limit, accepts ambiguous framing, and stops accepting after an
-//! error.
+//! A thread that waits for its client costs little; the lanes bound the work.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,14 +14,16 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::access::Access;
-use super::admission::Permit;
-use super::app_state::AppState;
+use super::admission::{Admission, Lent};
 use super::connection::{Connection, ReadError};
-use super::handler::{EventSource, Handler, HandlerOutput};
 use super::head::RequestHead;
-use super::http::{HttpError, Response};
-use super::routes::{self, ROUTES, Route, is_openai};
+use super::lane::{Lane, LaneResponse};
 use crate::infer::InferenceGpt;
+use crate::serve::app_state::AppState;
+use crate::serve::handler::Handler;
+use crate::serve::http::{HttpError, Response};
+use crate::serve::routes::{self, ROUTES, Route, is_openai};
+use crate::serve::workers;
 
 /// The time that active requests have to end after a stop signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +57,15 @@ impl Server {
     /// Listens. `info` is the response of `GET /microgpt/v1/info`. Errors where the address cannot
     /// be bound.
     pub fn bind(options: ServeOptions, model: Arc<InferenceGpt>, info: Value) -> Result<Self> {
+        Self::bind_routes(options, model, info, &ROUTES)
+    }
+
+    fn bind_routes(
+        options: ServeOptions,
+        model: Arc<InferenceGpt>,
+        info: Value,
+        routes: &'static [Route],
+    ) -> Result<Self> {
         // An IPv6 address may have brackets, as in a URL.
         let host = options.host.strip_prefix('[');
         let host = host.and_then(|host| host.strip_suffix(']'));
@@ -67,10 +75,21 @@ impl Server {
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let mut access = options.access;
         access.hosts.push(options.host);
+        let app = Arc::new(AppState::new(model, info, options.threads)?);
+        let open_lane = || {
+            Lane::open(|server, signals| workers::start(server, signals, Arc::clone(&app), routes))
+                .with_context(|| format!("cannot start {} workers", options.threads))
+        };
+        let get_lane = Admission::new(MAX_CONNECTIONS);
+        get_lane.add(open_lane()?);
+        for _ in 0..options.threads {
+            app.admission.add(open_lane()?);
+        }
         let handler = ConnectionHandler {
             access,
-            app: AppState::new(model, info, options.threads)?,
-            routes: &ROUTES,
+            app,
+            get_lane,
+            routes,
             quiet: options.quiet,
             stopping: AtomicBool::new(false),
             open_connections: Arc::default(),
@@ -114,7 +133,9 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
 /// The state that the threads of all connections share.
 struct ConnectionHandler {
     access: Access,
-    app: AppState,
+    app: Arc<AppState>,
+    /// The lane of GET and HEAD, which need no model; `app.admission` has those of POST.
+    get_lane: Admission<Lane>,
     routes: &'static [Route],
     quiet: bool,
     stopping: AtomicBool,
@@ -218,54 +239,80 @@ impl ConnectionHandler {
             let sent = connection.write_response(&response, Some(head), close);
             return (response.status, sent.is_ok());
         }
-        let RequestHead { method, path, .. } = head;
-        let content_type = head.content_type();
-        let handler = routes::resolve(self.routes, method, path, content_type.as_deref());
-        let mut permit = None;
-        let output = handler.and_then(|handler| match handler {
-            Handler::Get(get) => catch_panic(|| get(&self.app, path)).map(HandlerOutput::Full),
-            Handler::Post(post) => {
-                permit = Some(self.admit()?);
-                catch_panic(|| post(&self.app, body))
-            }
+        let response = self.admit(head).and_then(|mut lane| {
+            let response = lane.request(&head.method, &head.path, body);
+            Ok((lane, response.map_err(lost_worker)?))
         });
-        let response = match output {
-            Ok(HandlerOutput::Events(source)) => {
-                return self.stream(connection, head, close, source);
+        let (mut lane, response) = match response {
+            Ok(response) => response,
+            Err(error) => {
+                let response = Response::error(&error, is_openai(&head.path));
+                let sent = connection.write_response(&response, Some(head), close);
+                return (response.status, sent.is_ok());
             }
-            Ok(HandlerOutput::Full(response)) => response,
-            Err(error) => Response::error(&error, is_openai(&head.path)),
+        };
+        let LaneResponse {
+            status,
+            header_lines,
+            body,
+        } = response;
+        let Some(body) = body else {
+            return self.relay_events(connection, head, close, &mut lane, &header_lines);
         };
         // The next request need not wait until this client has read its response.
-        drop(permit);
-        let sent = connection.write_response(&response, Some(head), close);
-        (response.status, sent.is_ok())
+        drop(lane);
+        let sent = connection.write(status, &header_lines, &body, Some(head), close);
+        (status, sent.is_ok())
     }
 
-    fn admit(&self) -> Result<Permit<'_>, HttpError> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(HttpError::unavailable("the server is stopping"));
-        }
-        let permit = self.app.admission.acquire();
-        permit.ok_or_else(|| HttpError::unavailable("too many requests are waiting"))
+    /// Waits for a lane. Errors if there is no handler, or if too many requests wait.
+    fn admit(&self, head: &RequestHead) -> Result<Lent<'_, Lane>, HttpError> {
+        let content_type = head.content_type();
+        let lane = match routes::resolve(
+            self.routes,
+            &head.method,
+            &head.path,
+            content_type.as_deref(),
+        )? {
+            Handler::Get(_) => self.get_lane.acquire(),
+            Handler::Post(_) if self.stopping.load(Ordering::Relaxed) => {
+                return Err(HttpError::unavailable("the server is stopping"));
+            }
+            Handler::Post(_) => self.app.admission.acquire(),
+        };
+        lane.ok_or_else(|| HttpError::unavailable("too many requests are waiting"))
     }
 
-    /// Sends events. A client that disconnects cancels them.
-    fn stream(
+    /// Sends a worker's events to the client. A client that disconnects cancels them.
+    fn relay_events(
         &self,
         connection: &mut Connection<TcpStream>,
         head: &RequestHead,
         close: bool,
-        source: EventSource,
+        lane: &mut Lane,
+        header_lines: &str,
     ) -> (u16, bool) {
-        let sent = catch_unwind(AssertUnwindSafe(|| {
-            connection.write_events(head, close, |send| source(&self.app, send))
-        }));
+        let mut sent = connection.begin_events(header_lines, head, close);
+        loop {
+            if sent.is_err() {
+                lane.cancel();
+            }
+            match lane.read_events() {
+                Ok(Some(events)) if sent.is_ok() => sent = connection.write_events(&events, head),
+                // The worker's response must be read to its end.
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return (lost_worker(error).status, false),
+            }
+        }
         // 499 is the customary status in logs for a client that disconnected.
         match sent {
-            Ok(Ok(())) => (200, true),
-            Ok(Err(_)) => (499, false),
-            Err(_) => (500, false),
+            Err(_) => (499, false),
+            Ok(()) if lane.has_failed() => (500, false),
+            Ok(()) => match connection.end_events(head) {
+                Ok(()) => (200, true),
+                Err(_) => (499, false),
+            },
         }
     }
 
@@ -306,9 +353,12 @@ impl ConnectionHandler {
     }
 }
 
-/// Turns a panic into a 500. The panic hook has reported it on stderr.
-fn catch_panic<T>(run: impl FnOnce() -> Result<T, HttpError>) -> Result<T, HttpError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(HttpError::internal()))
+/// Reports a lane that broke, which only a bug can cause.
+fn lost_worker(error: io::Error) -> HttpError {
+    log(format_args!(
+        "microgpt: warning: no response of a worker: {error}"
+    ));
+    HttpError::internal()
 }
 
 /// Writes a line to stderr, and ignores a closed one.
@@ -319,38 +369,78 @@ fn log(line: Arguments) {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::panic::resume_unwind;
+    use std::sync::Barrier;
 
     use serde_json::json;
 
     use super::*;
     use crate::data::Corpus;
     use crate::model::{ModelConfig, ModelMeta, initial_weights};
+    use crate::serve::handler::{EventSource, HandlerOutput};
 
-    /// The status line of a response.
-    fn status_line(address: SocketAddr, method: &str, path: &str) -> String {
+    const THREADS: usize = 3;
+
+    /// Fails like a panic, without a message on stderr.
+    fn fail() -> ! {
+        resume_unwind(Box::new(()))
+    }
+
+    fn events(source: EventSource) -> Result<HandlerOutput, HttpError> {
+        Ok(HandlerOutput::Events(source))
+    }
+
+    static FAILING_ROUTES: [Route; 5] = [
+        ("/get", Handler::Get(|_, _| fail())),
+        ("/post", Handler::Post(|_, _| fail())),
+        (
+            "/failing-events",
+            Handler::Post(|_, _| {
+                events(Box::new(|_, send| {
+                    send("1")?;
+                    fail()
+                }))
+            }),
+        ),
+        (
+            "/endless-events",
+            Handler::Post(|_, _| {
+                events(Box::new(|_, send| {
+                    loop {
+                        send("1")?;
+                    }
+                }))
+            }),
+        ),
+        (
+            "/all-lanes",
+            Handler::Post(|app, _| {
+                static ALL_LANES: Barrier = Barrier::new(THREADS);
+                ALL_LANES.wait();
+                Ok(HandlerOutput::Full(Response::json(&app.info)))
+            }),
+        ),
+    ];
+
+    /// Sends a request without reading the response.
+    fn send(address: SocketAddr, method: &str, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).unwrap();
-        let headers = "Host: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\
-            Content-Type: application/json";
+        let headers = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            Content-Length: 0";
         write!(stream, "{method} {path} HTTP/1.1\r\n{headers}\r\n\r\n").unwrap();
+        stream
+    }
+
+    fn response(address: SocketAddr, method: &str, path: &str) -> String {
         let mut response = String::new();
+        let mut stream = send(address, method, path);
         stream.read_to_string(&mut response).unwrap();
-        response.lines().next().unwrap_or_default().to_string()
+        response
     }
 
     #[test]
-    fn panicking_handlers_answer_500_and_release_their_permits() {
+    fn panics_and_disconnects_leave_every_lane_working() {
         static STOP: AtomicBool = AtomicBool::new(false);
-        static PANICKING_ROUTES: [Route; 3] = [
-            ("/get", Handler::Get(|_, _| panic!("a failing GET handler"))),
-            (
-                "/post",
-                Handler::Post(|_, _| panic!("a failing POST handler")),
-            ),
-            (
-                "/works",
-                Handler::Post(|app, _| Ok(HandlerOutput::Full(Response::json(&app.info)))),
-            ),
-        ];
         let corpus = Corpus::documents("ab").unwrap();
         let config = ModelConfig::default();
         let meta = ModelMeta {
@@ -362,21 +452,37 @@ mod tests {
         let options = ServeOptions {
             host: "127.0.0.1".into(),
             port: 0,
-            threads: 2,
+            threads: THREADS,
             quiet: true,
             access: Access::default(),
         };
-        let mut server = Server::bind(options, model, json!({})).unwrap();
-        Arc::get_mut(&mut server.handler).unwrap().routes = &PANICKING_ROUTES;
+        let server = Server::bind_routes(options, model, json!({}), &FAILING_ROUTES).unwrap();
         let address = server.address().unwrap();
         let running = thread::spawn(|| server.run(&STOP));
-        for _ in 0..5 {
-            for (method, path) in [("GET", "/get"), ("POST", "/post")] {
-                let status = status_line(address, method, path);
-                assert_eq!(status, "HTTP/1.1 500 Internal Server Error");
+        thread::scope(|scope| {
+            for _ in 0..THREADS + 1 {
+                scope.spawn(|| {
+                    for _ in 0..250 {
+                        for (method, path) in [("GET", "/get"), ("POST", "/post")] {
+                            let response = response(address, method, path);
+                            assert!(response.starts_with("HTTP/1.1 500 "), "{response}");
+                        }
+                        let cut_off = response(address, "POST", "/failing-events");
+                        assert!(cut_off.ends_with("data: 1\n\n\r\n"), "{cut_off}");
+                        let mut stream = send(address, "POST", "/endless-events");
+                        stream.read_exact(&mut [0; 100]).unwrap();
+                    }
+                });
             }
-        }
-        assert_eq!(status_line(address, "POST", "/works"), "HTTP/1.1 200 OK");
+        });
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    let response = response(address, "POST", "/all-lanes");
+                    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
+                });
+            }
+        });
         STOP.store(true, Ordering::Relaxed);
         running.join().unwrap().unwrap();
     }

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::head::RequestHead;
-use super::http::{HttpError, Response};
+use crate::serve::http::{HttpError, Response};
 
 /// The paths that need no API key: the page that asks for it, and the check of a container's health.
 const PUBLIC_PATHS: [&str; 4] = ["/", "/style.css", "/script.js", "/healthz"];

@@ -2,7 +2,7 @@
 
 use httparse::Status;
 
-use super::http::HttpError;
+use crate::serve::http::HttpError;
 
 /// The maximum size of a body, in bytes.
 pub const LIMIT: usize = 1 << 20;
