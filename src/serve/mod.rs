@@ -1,6 +1,6 @@
 //! The HTTP server: one loaded model, a pool of tiny_http workers, JSON requests and responses.
 //!
-//! - [`gate`]: TCP. Reads, judges and admits requests, and relays the responses of the workers.
+//! - `gate`: TCP. Reads, judges and admits requests, and relays the responses of the workers.
 //! - `workers`: blocking threads that answer tiny_http's requests.
 //! - `routes`: the table of endpoints. `native`, `openai` and `page` hold the handlers, `handler`
 //!   their signatures, `params` the request fields that the two APIs share.
