@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 use super::corpus::Corpus;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{ChatTokens, Tokenizer};
 
 /// The tokens of a training text and the order of its examples.
 pub struct Dataset {
@@ -15,6 +15,10 @@ pub struct Dataset {
     examples: Examples,
     /// The number of documents truncated to the context.
     pub truncated: usize,
+    /// The number of conversations left out because they have no reply to predict.
+    pub without_reply: usize,
+    /// Set if only replies are predicted.
+    replies: Option<ChatTokens>,
 }
 
 /// The division of a dataset into examples.
@@ -45,6 +49,8 @@ impl Dataset {
                 tokens,
                 examples: Examples::Windows { length, seed },
                 truncated: 0,
+                without_reply: 0,
+                replies: None,
             });
         }
         let (mut tokens, mut offsets, mut truncated) = (Vec::new(), vec![0], 0);
@@ -60,7 +66,30 @@ impl Dataset {
             tokens,
             examples: Examples::Documents { offsets, order },
             truncated,
+            without_reply: 0,
+            replies: None,
         })
+    }
+
+    /// Restricts the predictions to the assistant's messages and their ends. Removes the conversations
+    /// without any in the context. Errors if none is left.
+    pub fn predict_replies_only(&mut self, chat: ChatTokens) -> Result<()> {
+        if let Examples::Documents { offsets, order } = &mut self.examples {
+            let count = order.len();
+            let tokens = &self.tokens;
+            order.retain(|&d| {
+                reply_rows(&tokens[range(offsets, d)], chat)
+                    .next()
+                    .is_some()
+            });
+            ensure!(
+                !order.is_empty(),
+                "no conversation has an assistant's message within the context"
+            );
+            self.without_reply = count - order.len();
+        }
+        self.replies = Some(chat);
+        Ok(())
     }
 
     /// Restores the documents' order in the corpus.
@@ -86,7 +115,11 @@ impl Dataset {
                 let validation_order = order.split_off(order.len() - count);
                 let document = |&d: &u32| self.tokens[range(offsets, d)].to_vec();
                 let examples = validation_order.iter().map(document).collect();
-                Ok(ValidationSet { examples, count })
+                Ok(ValidationSet {
+                    examples,
+                    count,
+                    replies: self.replies,
+                })
             }
             Examples::Windows { length, .. } => {
                 let count = part_of(self.tokens.len());
@@ -103,7 +136,11 @@ impl Dataset {
                 let examples = starts.map(|start| window(start).copied().collect());
                 let examples = examples.collect();
                 *length = (*length).min(self.tokens.len() - 1);
-                Ok(ValidationSet { examples, count })
+                Ok(ValidationSet {
+                    examples,
+                    count,
+                    replies: None,
+                })
             }
         }
     }
@@ -119,7 +156,7 @@ impl Dataset {
             .filter(|shard| !shard.is_empty())
             .map(|shard| {
                 let examples: Vec<&[u32]> = shard.into_iter().map(|i| examples[i]).collect();
-                Batch::new(&examples)
+                Batch::new(&examples).with_targets_in(&examples, self.replies)
             })
             .collect()
     }
@@ -169,6 +206,7 @@ pub struct ValidationSet {
     examples: Vec<Vec<u32>>,
     /// The number of documents, or of characters of a continuous text.
     pub count: usize,
+    replies: Option<ChatTokens>,
 }
 
 impl ValidationSet {
@@ -180,15 +218,25 @@ impl ValidationSet {
             batch.push(&example[..]);
             size += example.len() - 1;
             if size >= min_tokens {
-                batches.push(Batch::new(&batch));
+                batches.push(Batch::new(&batch).with_targets_in(&batch, self.replies));
                 (batch, size) = (Vec::new(), 0);
             }
         }
         if !batch.is_empty() {
-            batches.push(Batch::new(&batch));
+            batches.push(Batch::new(&batch).with_targets_in(&batch, self.replies));
         }
         batches
     }
+}
+
+/// Returns the positions of a conversation's tokens before each token of a reply.
+fn reply_rows(document: &[u32], chat: ChatTokens) -> impl Iterator<Item = usize> + '_ {
+    let mut in_reply = false;
+    let inputs = document[..document.len() - 1].iter().enumerate();
+    inputs.filter_map(move |(position, &token)| {
+        in_reply = token == chat.assistant || (in_reply && token != chat.end_turn);
+        in_reply.then_some(position)
+    })
 }
 
 /// Documents packed end to end without padding, `N` tokens in all.
@@ -198,8 +246,11 @@ pub struct Batch {
     pub tokens: Arc<[u32]>,
     /// The position of each token in its document, `[N]`.
     pub positions: Arc<[u32]>,
-    /// The next tokens, `[N]`: each document without its first token.
+    /// The next tokens to predict, `[N]`: each document without its first token; fewer with
+    /// [`Self::target_rows`].
     pub targets: Arc<[u32]>,
+    /// The rows of the tokens before the targets; `None` for all.
+    pub target_rows: Option<Arc<[u32]>>,
     /// The bounds of the documents: document `d` is `offsets[d]..offsets[d + 1]` of the above.
     pub offsets: Arc<[usize]>,
 }
@@ -219,13 +270,31 @@ impl Batch {
             tokens: tokens.into(),
             positions: positions.into(),
             targets: targets.into(),
+            target_rows: None,
             offsets: offsets.into(),
+        }
+    }
+
+    /// Restricts the targets of the batch of `documents` to replies, if `replies` is set.
+    fn with_targets_in(self, documents: &[&[u32]], replies: Option<ChatTokens>) -> Self {
+        let Some(chat) = replies else {
+            return self;
+        };
+        let mut rows = Vec::new();
+        for (document, offset) in documents.iter().zip(&*self.offsets) {
+            rows.extend(reply_rows(document, chat).map(|row| (offset + row) as u32));
+        }
+        Self {
+            targets: rows.iter().map(|&row| self.targets[row as usize]).collect(),
+            target_rows: Some(rows.into()),
+            ..self
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::corpus_kind::CorpusKind;
     use super::*;
 
     fn dataset(text: &str, block_size: usize, seed: u64) -> Dataset {
@@ -329,6 +398,37 @@ mod tests {
         assert_eq!(targets, (81..100).collect::<Vec<u32>>());
         // A window depends on its number, not on its batch.
         assert_eq!(dataset.batch(7, 1, 1)[0].tokens[..], batch.tokens[56..64]);
+    }
+
+    #[test]
+    fn targets_can_be_restricted_to_replies() {
+        let turns = |user: &str, reply: &str| {
+            let message = |role: &str, content: &str| {
+                format!(r#"{{"role": "{role}", "content": "{content}"}}"#)
+            };
+            let (question, reply) = (message("user", user), message("assistant", reply));
+            format!("[{question}, {reply}, {}]", message("user", "a"))
+        };
+        let text = [turns("ab", "ba"), turns("aaaaaaaa", "b"), turns("", "")].join("\n");
+        let corpus = Corpus::new(&text, CorpusKind::Conversations).unwrap();
+        let tokenizer = corpus.tokenizer();
+        let chat = tokenizer.chat_tokens().unwrap();
+        let dataset = Dataset::new(&corpus, &tokenizer, 8, 1).unwrap();
+        let mut restricted = dataset.unshuffled();
+        restricted.predict_replies_only(chat).unwrap();
+        assert_eq!(restricted.without_reply, 1);
+        let [batch] = &restricted.batch(0, 2, 1)[..] else {
+            panic!("more than one shard")
+        };
+        // bos user a b end assistant b a end, and bos user end assistant end user a end bos.
+        assert_eq!(*batch.targets, [1, 0, 4, 4]);
+        assert_eq!(batch.target_rows.as_deref(), Some(&[5, 6, 7, 11][..]));
+        let validation = restricted.split_validation(0.5).unwrap().batches(1);
+        assert_eq!(*validation[0].targets, [4]);
+        let text = turns("aaaaaaaa", "b");
+        let corpus = Corpus::new(&text, CorpusKind::Conversations).unwrap();
+        let mut without_reply = Dataset::new(&corpus, &tokenizer, 8, 1).unwrap();
+        assert!(without_reply.predict_replies_only(chat).is_err());
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl TensorGpt {
 
     /// Returns the logits `[N, vocab_size]` of the token after each of the batch's `N` tokens.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        ops::linear(&self.hidden(batch)?, &self.lm_head)
+    }
+
+    /// Returns the output `[N, n_embd]` of the last layer.
+    fn hidden(&self, batch: &Batch) -> Result<Tensor> {
         let mut x = ops::rms_norm(&ops::embedding(
             &self.wte,
             &self.wpe,
@@ -74,13 +79,17 @@ impl TensorGpt {
             x = ops::attention_block(&x, &layer.attn_qkv, &layer.attn_wo, &batch.offsets, n_head)?;
             x = ops::mlp_block(&x, &layer.mlp_fc1, &layer.mlp_fc2)?;
         }
-        ops::linear(&x, &self.lm_head)
+        Ok(x)
     }
 
     /// Returns the sum of the cross-entropies over a shard of a batch, divided by `count`, the number
     /// of predictions in the whole batch: a scalar in nats.
     pub fn loss(&self, batch: &Batch, count: usize) -> Result<Tensor> {
-        ops::cross_entropy(&self.forward(batch)?, &batch.targets, count)
+        let mut x = self.hidden(batch)?;
+        if let Some(rows) = &batch.target_rows {
+            x = x.index_select(&Tensor::new(&rows[..], x.device())?, 0)?;
+        }
+        ops::cross_entropy(&ops::linear(&x, &self.lm_head)?, &batch.targets, count)
     }
 
     /// Returns the trainable variables, sorted by name.

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 
+use super::loss_on::LossOn;
 use super::schedule::Schedule;
 use crate::model::InvalidValue;
 use crate::store::JsonObject;
@@ -32,6 +34,7 @@ pub struct Hyperparameters {
     pub beta2: f64,
     /// The fraction of the data held out for validation.
     pub validation_fraction: f64,
+    pub loss_on: LossOn,
 }
 
 impl Default for Hyperparameters {
@@ -47,6 +50,7 @@ impl Default for Hyperparameters {
             beta1: 0.85,
             beta2: 0.99,
             validation_fraction: 0.0,
+            loss_on: LossOn::All,
         }
     }
 }
@@ -113,15 +117,25 @@ impl Hyperparameters {
             beta1: number("beta1", default.beta1)?,
             beta2: number("beta2", default.beta2)?,
             validation_fraction: number("validation_fraction", default.validation_fraction)?,
+            loss_on: state
+                .get_as("loss_on", "\"all\" or \"assistant\"", loss_on)?
+                .unwrap_or(default.loss_on),
         };
         hyperparameters.validate()?;
         Ok(hyperparameters)
     }
 }
 
+fn loss_on(value: &Value) -> Option<LossOn> {
+    let mut named = LossOn::NAMED.into_iter();
+    named
+        .find(|(name, _)| value == name)
+        .map(|(_, loss_on)| loss_on)
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -138,6 +152,7 @@ mod tests {
             beta1: 0.5,
             beta2: 0.75,
             validation_fraction: 0.125,
+            loss_on: LossOn::Assistant,
         };
         let read = |json: Value| {
             Hyperparameters::from_json(&JsonObject::parse(json.to_string().as_bytes()).unwrap())
@@ -148,6 +163,7 @@ mod tests {
             assert!(read(json!({ key: 0 })).is_err(), "{key}");
         }
         assert!(read(json!({ "batch_size": 1_000_001 })).is_err());
+        assert!(read(json!({ "loss_on": "user" })).is_err());
         for key in ["beta1", "beta2", "validation_fraction"] {
             assert!(read(json!({ key: 1 })).is_err(), "{key}");
         }

@@ -3,6 +3,7 @@
 mod adam;
 mod checkpoint;
 mod hyperparameters;
+mod loss_on;
 mod schedule;
 mod state;
 mod trainer;
@@ -10,6 +11,7 @@ mod workers;
 
 pub use checkpoint::Checkpoint;
 pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE};
+pub use loss_on::LossOn;
 pub use schedule::Schedule;
 pub use state::{TrainState, nats_to_bits};
 pub use trainer::{StepReport, TrainConfig, Trainer};

@@ -119,7 +119,7 @@ impl Trainer {
     /// Trains one step. Errors if the loss is not finite, and leaves the weights as they were.
     pub fn step(&mut self) -> Result<StepReport> {
         let shards = self.next_batch();
-        let tokens = shards.iter().map(|shard| shard.tokens.len()).sum();
+        let tokens = shards.iter().map(|shard| shard.targets.len()).sum();
         let lr = self.config.hyperparameters.lr_at(self.step, self.last_step);
         let (loss, gradients) = self.loss_and_gradients(shards, tokens)?;
         self.check_loss(loss)?;

@@ -7,7 +7,7 @@ use crate::cli::failure::Failure;
 use crate::data::CorpusKind;
 use crate::engine::GenerateOptions;
 use crate::model::{InvalidValue, ModelConfig};
-use crate::train::{Hyperparameters, Schedule};
+use crate::train::{Hyperparameters, LossOn, Schedule};
 
 /// The arguments of all commands, of which a command line sets those of one.
 #[derive(Default)]
@@ -104,10 +104,15 @@ impl TrainArgs {
             ))
         })?;
         self.hyperparameters.validate().map_err(usage_error)?;
-        match self.resume {
-            Some(_) => Ok(()),
-            None => self.check_validation(&self.hyperparameters),
+        if self.resume.is_some() {
+            return Ok(());
         }
+        if self.hyperparameters.loss_on == LossOn::Assistant && !self.chat {
+            return Err(Failure::Usage(
+                "--loss-on assistant needs --chat: other text has no assistant".to_string(),
+            ));
+        }
+        self.check_validation(&self.hyperparameters)
     }
 
     /// Errors if an option of validation is given but no data is held out.
@@ -284,6 +289,10 @@ impl Choice for Shell {
         ("zsh", Shell::Zsh),
         ("fish", Shell::Fish),
     ];
+}
+
+impl Choice for LossOn {
+    const NAMED: &'static [(&'static str, Self)] = &LossOn::NAMED;
 }
 
 impl Choice for Schedule {

@@ -5,7 +5,7 @@ use super::command::{Command, ParsedCommand};
 use super::flag::{Flag, RawArgs};
 use super::shared::{DEFAULT_MODEL_DIR, THREADS};
 use crate::cli::failure::Failure;
-use crate::train::{Hyperparameters, Schedule};
+use crate::train::{Hyperparameters, LossOn, Schedule};
 
 pub const TRAIN: Command = Command {
     name: "train",
@@ -84,6 +84,13 @@ const DATA: &[Flag] = &[
             model of conversations with system messages has a token for them.",
         )
         .sets(|args| &mut args.train.chat),
+    Flag::choice::<LossOn>("loss-on", "Messages to learn, with --chat")
+        .details(
+            "assistant learns the assistant's messages only, given the others; all learns every \
+            message.",
+        )
+        .sets(|args| &mut args.train.hyperparameters.loss_on)
+        .rare(),
     Flag::switch("text", "Train on one continuous text: a book, code")
         .details(
             "Training takes windows of --block-size tokens at any position, line breaks \
@@ -267,6 +274,12 @@ mod tests {
         let kind = |line| args::<TrainArgs>(line).kind();
         assert_eq!(kind("train --chat"), Some(CorpusKind::Conversations));
         assert_eq!(kind("train --text"), Some(CorpusKind::Continuous));
+        let loss_on = |line| args::<TrainArgs>(line).hyperparameters.loss_on;
+        assert_eq!(
+            loss_on("train --chat --loss-on assistant"),
+            LossOn::Assistant
+        );
+        assert!(error("train --loss-on assistant").contains("needs --chat"));
         assert!(error("train --text --chat").starts_with("--chat and --text cannot be combined"));
     }
 
@@ -311,6 +324,7 @@ mod tests {
             beta1: 0.5,
             beta2: 0.75,
             validation_fraction: 0.125,
+            loss_on: LossOn::All,
         };
         assert_eq!((all.steps, all.hyperparameters), (5, expected));
         let Ok(ParsedCommand::Train(_, raw)) = parse_line("train --resume dir --lr 2") else {

@@ -13,7 +13,7 @@ use super::{memory, output};
 use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet, quote_chars};
 use crate::model::{ModelConfig, ModelMeta};
 use crate::store::DirectoryLock;
-use crate::train::{Checkpoint, Hyperparameters, TrainConfig};
+use crate::train::{Checkpoint, Hyperparameters, LossOn, TrainConfig};
 
 /// A valid training run before its first write.
 pub struct Plan {
@@ -62,6 +62,16 @@ impl Plan {
         let block_size = checkpoint.meta.config.block_size;
         let tokenizer = &checkpoint.meta.tokenizer;
         let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
+        let chat = tokenizer.chat_tokens();
+        match (hyperparameters.loss_on, chat) {
+            (LossOn::All, _) => {}
+            (LossOn::Assistant, Some(chat)) => dataset.predict_replies_only(chat)?,
+            (LossOn::Assistant, None) => {
+                return Err(Failure::Usage(
+                    "--loss-on assistant needs a chat model to resume".to_string(),
+                ));
+            }
+        }
         let validation_set = match hyperparameters.validation_fraction {
             0.0 => None,
             fraction => Some(dataset.split_validation(fraction)?),
@@ -123,6 +133,12 @@ impl Plan {
                 "        {} of them truncated to the context of {}; --block-size sets it",
                 console::group_thousands(self.dataset.truncated as u64),
                 console::pluralize(self.checkpoint.meta.config.block_size as u64, "token"),
+            ));
+        }
+        if self.dataset.without_reply > 0 {
+            console::eprintln(format_args!(
+                "        {} of them left out: no assistant's message within the context",
+                console::group_thousands(self.dataset.without_reply as u64),
             ));
         }
         if let Some(validation_set) = &self.validation_set {

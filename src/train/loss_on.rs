@@ -1,0 +1,17 @@
+//! The predictions of a conversation that count in the loss.
+
+use serde::Serialize;
+
+/// The predictions of a conversation that count in the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossOn {
+    /// All tokens. Documents and continuous text have no other choice.
+    All,
+    /// The assistant's messages and their ends.
+    Assistant,
+}
+
+impl LossOn {
+    pub const NAMED: [(&str, Self); 2] = [("all", LossOn::All), ("assistant", LossOn::Assistant)];
+}
