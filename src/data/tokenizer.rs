@@ -84,6 +84,35 @@ impl Tokenizer {
         Self::new(chars.into_iter().collect(), kind).expect("a set has no repeated characters")
     }
 
+    /// Returns this vocabulary with the characters and special tokens of `other`, and its kind. The order
+    /// changes only with the characters.
+    pub fn extended_by(&self, other: &Self) -> Self {
+        let mut chars = self.chars.clone();
+        chars.extend(other.chars.iter().filter(|c| !self.ids.contains_key(c)));
+        if chars.len() > self.chars.len() {
+            chars.sort_unstable();
+        }
+        let extended = Self::new(chars, other.kind).expect("each character is added once");
+        match self.has_system || other.has_system {
+            true => extended.with_system(),
+            false => extended,
+        }
+    }
+
+    /// Returns, for each token, the id of the same character or special token in `other`.
+    pub fn ids_in(&self, other: &Self) -> Vec<Option<u32>> {
+        let special = |name: &&str| {
+            let index = other
+                .special_tokens()
+                .iter()
+                .position(|known| known == name)?;
+            Some((other.chars.len() + index) as u32)
+        };
+        let chars = self.chars.iter().map(|c| other.ids.get(c).copied());
+        let specials = self.special_tokens().iter().map(special);
+        chars.chain(specials).chain([Some(other.bos())]).collect()
+    }
+
     /// The kind of corpus that the tokens encode.
     pub fn kind(&self) -> CorpusKind {
         self.kind
@@ -294,6 +323,24 @@ mod tests {
         let encoded = t.encode_conversation(tokens, &messages);
         assert_eq!(encoded, [6, 4, 1, 5, 2, 0, 5, 6]);
         assert_eq!(t.decode_conversation(&encoded), messages);
+    }
+
+    #[test]
+    fn extended_vocabulary_keeps_the_known_tokens() {
+        let text = Tokenizer::from_texts(["bd"].into_iter(), CorpusKind::Documents);
+        let chat = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Conversations);
+        let extended = text.extended_by(&chat);
+        assert_eq!(
+            (extended.chars(), extended.kind()),
+            (&['a', 'b', 'd'][..], chat.kind())
+        );
+        let old = [None, Some(0), Some(1), None, None, None, Some(2)];
+        assert_eq!(extended.ids_in(&text), old);
+        let with_system = extended.extended_by(&chat.clone().with_system());
+        let old = [0, 1, 2, 3, 4].map(Some);
+        assert_eq!(with_system.ids_in(&extended)[..5], old);
+        assert_eq!(with_system.ids_in(&extended)[5..], [None, Some(5), Some(6)]);
+        assert_eq!(text.extended_by(&text), text);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::state::TrainState;
+use crate::data::Tokenizer;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{
-    FILES, META, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile, Tensors,
-    WEIGHTS, encode_tensors, save,
+    FILES, META, NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
+    TensorFile, Tensors, WEIGHTS, encode_tensors, save,
 };
 
 /// The complete state of a run: everything that a model directory holds.
@@ -42,6 +43,26 @@ impl Checkpoint {
             v: zeros,
             state: TrainState::default(),
         }
+    }
+
+    /// Returns the checkpoint with another vocabulary. Tokens that both have keep their rows of the
+    /// embedding and the output; others get the mean of the old rows, and zero moments.
+    pub fn with_vocabulary(mut self, tokenizer: Tokenizer) -> Self {
+        let old_ids = tokenizer.ids_in(&self.meta.tokenizer);
+        for name in ["wte", "lm_head"] {
+            for (tensors, is_mean) in [
+                (&mut self.weights, true),
+                (&mut self.m, false),
+                (&mut self.v, false),
+            ] {
+                let tensor = tensors
+                    .get_mut(name)
+                    .expect("every model has these tensors");
+                *tensor = with_rows(tensor, &old_ids, is_mean);
+            }
+        }
+        self.meta.tokenizer = tokenizer;
+        self
     }
 
     /// Returns whether all weights and moments are finite. [`Self::load`] refuses any others.
@@ -98,11 +119,58 @@ impl Checkpoint {
     }
 }
 
+/// Returns the rows of the given indices; for `None`, the mean of all rows or zeros.
+fn with_rows(tensor: &NamedTensor, rows: &[Option<u32>], is_mean: bool) -> NamedTensor {
+    let width = tensor.shape[1];
+    let mut new_row = vec![0.0; width];
+    if is_mean {
+        for row in tensor.values.chunks_exact(width) {
+            new_row
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, value)| *sum += value);
+        }
+        let count = tensor.shape[0] as f32;
+        new_row.iter_mut().for_each(|sum| *sum /= count);
+    }
+    let values = rows.iter().flat_map(|row| match row {
+        Some(row) => &tensor.values[*row as usize * width..][..width],
+        None => &new_row,
+    });
+    NamedTensor {
+        values: values.copied().collect(),
+        shape: vec![rows.len(), width],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{CorpusKind, Tokenizer};
     use crate::model::ModelConfig;
+
+    #[test]
+    fn known_tokens_keep_their_rows_in_another_vocabulary() {
+        let tokenizer = |text| Tokenizer::from_texts([text].into_iter(), CorpusKind::Documents);
+        let config = ModelConfig::default();
+        let meta = ModelMeta {
+            config,
+            tokenizer: tokenizer("ac"),
+        };
+        let mut old = Checkpoint::initial(meta, 1);
+        old.m = old.weights.clone();
+        let new = old.clone().with_vocabulary(tokenizer("abc"));
+        let row = |tensors: &Tensors, id: usize| tensors["wte"].values[id * 16..][..16].to_vec();
+        for (id, old_id) in [(0, 0), (2, 1), (3, 2)] {
+            assert_eq!(row(&new.weights, id), row(&old.weights, old_id));
+            assert_eq!(row(&new.m, id), row(&old.m, old_id));
+        }
+        let mean = (0..3).map(|id| row(&old.weights, id)[5]).sum::<f32>() / 3.0;
+        assert!((row(&new.weights, 1)[5] - mean).abs() < 1e-6);
+        assert_eq!(row(&new.m, 1), [0.0; 16]);
+        assert_eq!(new.weights["lm_head"].shape, [4, 16]);
+        assert_eq!(new.weights["wpe"], old.weights["wpe"]);
+    }
 
     #[test]
     fn infinite_moments_are_not_finite() {

@@ -43,6 +43,19 @@ fn command_line_errors_exit_with_2() {
             "--n-head must divide --n-embd, got 4 for 30; --n-embd 32 works",
         ),
         ("train --resume model --n-layer 2", "--n-layer and --resume"),
+        (
+            "train --resume a --init-from b",
+            "--init-from and --resume cannot",
+        ),
+        (
+            "train --n-embd 8 --init-from a",
+            "--n-embd and --init-from cannot",
+        ),
+        ("train --extend", "--extend needs --resume"),
+        (
+            "train --loss-on assistant",
+            "--loss-on assistant needs --chat",
+        ),
         ("train --threads 0", "from 1 to 1024"),
         (
             "train --seed 18446744073709551616",

@@ -12,6 +12,7 @@ mod generate;
 mod hostile_http;
 mod http_access;
 mod http_timeouts;
+mod init_from;
 mod input_formats;
 mod input_limits;
 mod openai_api;

@@ -165,7 +165,9 @@ fn same_seed_gives_the_same_model_files() {
 #[test]
 fn resume_matches_uninterrupted_run_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    for (kind, more) in [("text", ""), ("chat", "--chat --block-size 32")] {
+    let chat = "--chat --block-size 32";
+    let replies = format!("{chat} --loss-on assistant");
+    for (kind, more) in [("text", ""), ("chat", chat), ("replies", &replies)] {
         let options = format!("--schedule constant --batch-size 5 --threads 2 --seed 3 {more}");
         run_in(
             dir.path(),

@@ -40,6 +40,10 @@ pub struct TrainArgs {
     pub eval_every: Option<usize>,
     pub patience: Option<usize>,
     pub resume: Option<PathBuf>,
+    /// Add characters to the resumed model.
+    pub extend: bool,
+    /// The model with the initial weights.
+    pub init_from: Option<PathBuf>,
     pub checkpoint_every: u64,
     pub device: DeviceKind,
     pub threads: Threads,
@@ -62,6 +66,8 @@ impl Default for TrainArgs {
             eval_every: None,
             patience: None,
             resume: None,
+            extend: false,
+            init_from: None,
             checkpoint_every: 0,
             device: DeviceKind::Cpu,
             threads: Threads::AllCores,
@@ -107,7 +113,16 @@ impl TrainArgs {
         if self.resume.is_some() {
             return Ok(());
         }
-        if self.hyperparameters.loss_on == LossOn::Assistant && !self.chat {
+        if self.extend {
+            return Err(Failure::Usage(
+                "--extend needs --resume; --init-from always adds the characters it needs"
+                    .to_string(),
+            ));
+        }
+        if self.hyperparameters.loss_on == LossOn::Assistant
+            && !self.chat
+            && self.init_from.is_none()
+        {
             return Err(Failure::Usage(
                 "--loss-on assistant needs --chat: other text has no assistant".to_string(),
             ));

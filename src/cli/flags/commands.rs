@@ -120,7 +120,7 @@ mod tests {
                 if let Some(short) = flag.short {
                     assert!(names.insert(short.to_string()), "{name}: {short}");
                 }
-                if let Some((other, _)) = flag.excludes {
+                for (other, _) in flag.excludes.into_iter().flatten() {
                     let is_known = command.flags().any(|flag| flag.name == other);
                     assert!(is_known, "{name}: {other}");
                 }

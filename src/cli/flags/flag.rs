@@ -24,8 +24,8 @@ pub struct Flag {
     pub env: Option<&'static str>,
     /// Describes a default that depends on something else.
     computed_default: Option<&'static str>,
-    /// The name of an option that cannot be combined with this one, and the reason.
-    pub excludes: Option<(&'static str, &'static str)>,
+    /// The names of options that cannot be combined with this one, and the reasons.
+    pub excludes: [Option<(&'static str, &'static str)>; 2],
     /// One line, without a full stop.
     pub help: &'static str,
     pub details: &'static str,
@@ -56,7 +56,7 @@ impl Flag {
             field: None,
             env: None,
             computed_default: None,
-            excludes: None,
+            excludes: [None; 2],
             help,
             details: "",
             is_rare: false,
@@ -115,7 +115,10 @@ impl Flag {
     }
 
     pub const fn excludes(self, other: &'static str, reason: &'static str) -> Self {
-        let excludes = Some((other, reason));
+        let excludes = match self.excludes {
+            [None, _] => [Some((other, reason)), None],
+            [first, _] => [first, Some((other, reason))],
+        };
         Self { excludes, ..self }
     }
 
@@ -218,9 +221,8 @@ impl RawArgs {
     /// Sets the fields of the options. Errors name the option, the expected value and the argument.
     pub fn apply(&self, args: &mut Args) -> Result<(), Failure> {
         for raw in &self.flags {
-            if let Some((other, reason)) = raw.flag.excludes
-                && self.has(other)
-            {
+            let mut excluded = raw.flag.excludes.into_iter().flatten();
+            if let Some((other, reason)) = excluded.find(|(other, _)| self.has(other)) {
                 return Err(Failure::Usage(format!(
                     "{} and --{other} cannot be combined: {reason}",
                     raw.source

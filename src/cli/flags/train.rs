@@ -44,6 +44,10 @@ pub const TRAIN: Command = Command {
             "Train on one long text and hold out its last tenth.",
         ),
         (
+            "microgpt train --init-from base --input special.txt --output special",
+            "Continue with other text from the weights of a model.",
+        ),
+        (
             "microgpt train --chat --input chats.jsonl --output chat-model --block-size 256",
             "Train a chat model.",
         ),
@@ -99,8 +103,8 @@ const DATA: &[Flag] = &[
         .sets(|args| &mut args.train.text),
 ];
 
-/// The reason why the options of the size exclude `--resume`.
-const FIXED_SIZE: &str = "a resumed model keeps its size";
+/// The reason why the options of the size exclude `--resume` and `--init-from`.
+const FIXED_SIZE: &str = "a model keeps its size";
 
 const MODEL: &[Flag] = &[
     Flag::dir("output", "Model directory to write")
@@ -119,18 +123,22 @@ const MODEL: &[Flag] = &[
         .rare(),
     Flag::integer("n-embd", "Embedding width")
         .excludes("resume", FIXED_SIZE)
+        .excludes("init-from", FIXED_SIZE)
         .aliases(&["d-model", "dim", "hidden-size", "width"])
         .sets(|args| &mut args.train.config.n_embd),
     Flag::integer("n-head", "Attention heads; must divide --n-embd")
         .excludes("resume", FIXED_SIZE)
+        .excludes("init-from", FIXED_SIZE)
         .aliases(&["heads", "num-heads"])
         .sets(|args| &mut args.train.config.n_head),
     Flag::integer("n-layer", "Layers")
         .excludes("resume", FIXED_SIZE)
+        .excludes("init-from", FIXED_SIZE)
         .aliases(&["depth", "layers", "num-layers"])
         .sets(|args| &mut args.train.config.n_layer),
     Flag::integer("block-size", "Context length in tokens (characters)")
         .excludes("resume", FIXED_SIZE)
+        .excludes("init-from", FIXED_SIZE)
         .aliases(&[
             "context",
             "context-length",
@@ -229,6 +237,23 @@ const RUN: &[Flag] = &[
             seed and all other settings of training that are not given.",
         )
         .sets(|args| &mut args.train.resume),
+    Flag::switch("extend", "Add characters to the resumed model")
+        .details(
+            "Those of the input that it does not know, and the role of system messages. Their rows \
+            of the embedding and the output start as the mean of the others.",
+        )
+        .sets(|args| &mut args.train.extend)
+        .rare(),
+    Flag::dir("init-from", "Start from the weights of the model in DIR")
+        .excludes("resume", "a resumed model has its own weights")
+        .aliases(&["finetune", "pretrained", "from"])
+        .details(
+            "A new run with a new optimizer, from any model, also an exported one. The size comes \
+            from DIR, and so does the kind of text unless --chat or --text is given; new \
+            characters and roles are added as by --extend.",
+        )
+        .sets(|args| &mut args.train.init_from)
+        .rare(),
     Flag::integer(
         "checkpoint-every",
         "Save every N steps; 0 saves at the end only",
@@ -298,7 +323,7 @@ mod tests {
         for size in ["n-embd", "n-head", "n-layer", "block-size"] {
             assert_eq!(
                 error(&format!("train --{size} 4 --resume dir")),
-                format!("--{size} and --resume cannot be combined: a resumed model keeps its size")
+                format!("--{size} and --resume cannot be combined: a model keeps its size")
             );
         }
         assert_eq!(

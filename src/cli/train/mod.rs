@@ -7,6 +7,7 @@ mod memory;
 mod output;
 mod plan;
 mod signals;
+mod start;
 mod svg_plot;
 mod terminal_plot;
 #[cfg(test)]

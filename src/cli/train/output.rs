@@ -32,7 +32,10 @@ pub fn check_replaceable(args: &TrainArgs, output: &Path) -> Result<()> {
     }
     let snapshot = Snapshot::open(output)?;
     let has_model = snapshot.has(WEIGHTS) || snapshot.has(META);
-    let is_example = args.input.is_none() && args.output.is_none() && args.resume.is_none();
+    let is_example = args.input.is_none()
+        && args.output.is_none()
+        && args.resume.is_none()
+        && args.init_from.is_none();
     ensure!(
         !has_model || (is_example && was_trained_on_built_in_text(&snapshot)),
         "{0} holds a model; train it further with --resume {0}, replace it with --force, or choose \

@@ -1,17 +1,18 @@
 //! The plan of a training run, from its arguments, its text, and the resumed model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 
+use super::super::console;
 use super::super::failure::Failure;
-use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs, override_hyperparameters};
-use super::super::{console, model_dir};
+use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs};
 use super::input::Input;
-use super::{memory, output};
-use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet, quote_chars};
-use crate::model::{ModelConfig, ModelMeta};
+use super::output;
+use super::start::Start;
+use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
+use crate::model::ModelConfig;
 use crate::store::DirectoryLock;
 use crate::train::{Checkpoint, Hyperparameters, LossOn, TrainConfig};
 
@@ -40,25 +41,21 @@ impl Plan {
         };
         output::check_replaceable(&args, &output)?;
         let device = open_device(args.device)?;
-        let resumed = args.resume.as_deref().map(load_resumed).transpose()?;
-        let kind = kind(&args, resumed.as_ref())?;
-        let input = input(&args, resumed.as_ref())?;
+        let start = Start::load(&args)?;
+        let kind = start.kind(&args)?;
+        let input = start.input(&args)?;
         let mut text = String::new();
         let corpus = input.read(kind, &mut text)?;
-        let hyperparameters = match &resumed {
-            Some(checkpoint) => override_hyperparameters(checkpoint.state.hyperparameters, raw)?,
-            None => args.hyperparameters,
-        };
+        let hyperparameters = start.hyperparameters(&args, raw)?;
         args.check_validation(&hyperparameters)?;
         let config = TrainConfig {
             steps: args.steps as u64,
             hyperparameters,
             threads: args.threads.count(),
         };
-        let checkpoint = match resumed {
-            Some(checkpoint) => check_resumed(checkpoint, &corpus, &input)?,
-            None => new_checkpoint(&corpus, &args, hyperparameters.seed)?,
-        };
+        let known = start.vocab_size();
+        let checkpoint = start.checkpoint(&args, &corpus, &input, hyperparameters.seed)?;
+        let new_tokens = known.map(|known| checkpoint.meta.tokenizer.vocab_size() - known);
         let block_size = checkpoint.meta.config.block_size;
         let tokenizer = &checkpoint.meta.tokenizer;
         let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
@@ -87,12 +84,12 @@ impl Plan {
             input,
             args,
         };
-        plan.print(&corpus)?;
+        plan.print(&corpus, new_tokens.unwrap_or(0))?;
         Ok(plan)
     }
 
-    /// Prints the plan to stderr.
-    fn print(&self, corpus: &Corpus) -> Result<()> {
+    /// Prints the plan to stderr. `new_tokens` were added to the vocabulary of the given model.
+    fn print(&self, corpus: &Corpus, new_tokens: usize) -> Result<()> {
         if self.args.quiet {
             return Ok(());
         }
@@ -109,6 +106,15 @@ impl Plan {
             console::group_thousands(self.checkpoint.meta.parameters()? as u64),
             self.checkpoint.meta.tokenizer.vocab_size(),
         ));
+        if let Some(dir) = &self.args.init_from {
+            console::eprintln(format_args!("        weights from {}", dir.display()));
+        }
+        if new_tokens > 0 {
+            console::eprintln(format_args!(
+                "        {} added to the vocabulary",
+                console::pluralize(new_tokens as u64, "token")
+            ));
+        }
         self.print_training(corpus.kind());
         let device = self.args.device.name();
         let threads = console::pluralize(self.config.threads as u64, "thread");
@@ -182,86 +188,6 @@ impl Plan {
             schedule.name(),
         ));
     }
-}
-
-/// Returns the kind of text: that of the resumed model, or the one of the arguments.
-fn kind(args: &TrainArgs, resumed: Option<&Checkpoint>) -> Result<CorpusKind> {
-    let Some(checkpoint) = resumed else {
-        return Ok(args.kind().unwrap_or(CorpusKind::Documents));
-    };
-    let kind = checkpoint.meta.tokenizer.kind();
-    if args.kind().is_some_and(|given| given != kind) {
-        let (content, options) = match kind {
-            CorpusKind::Documents => ("one document per line", "neither --chat nor --text"),
-            CorpusKind::Continuous => ("one continuous text", "--text or no option"),
-            CorpusKind::Conversations => ("conversations", "--chat or no option"),
-        };
-        bail!("the resumed model was trained on {content}; resume it with {options}");
-    }
-    Ok(kind)
-}
-
-/// Returns the source of the text: `--input`, or that of the resumed run.
-fn input(args: &TrainArgs, resumed: Option<&Checkpoint>) -> Result<Input> {
-    let recorded = resumed.and_then(|checkpoint| checkpoint.state.input.clone());
-    let input = Input::from_name(args.input.clone().or(recorded.map(PathBuf::from)));
-    if input == Input::Stdin && args.input.is_none() {
-        bail!("the resumed model was trained on standard input; give its text again with --input");
-    }
-    Ok(input)
-}
-
-/// Loads the checkpoint to resume.
-fn load_resumed(dir: &Path) -> Result<Checkpoint> {
-    Checkpoint::load(&model_dir::open(Some(dir))?)
-}
-
-/// Errors if the resumed model does not know a character of the text.
-fn check_resumed(checkpoint: Checkpoint, corpus: &Corpus, input: &Input) -> Result<Checkpoint> {
-    let unknown = checkpoint.meta.tokenizer.unknown_chars(corpus.texts());
-    ensure!(
-        unknown.is_empty(),
-        "{} has characters that the resumed model doesn't know: {}",
-        input.describe(corpus.kind()),
-        quote_chars(&unknown)
-    );
-    let chat = checkpoint.meta.tokenizer.chat_tokens();
-    ensure!(
-        chat.is_none_or(|chat| chat.system.is_some()) || !corpus.has_system(),
-        "{} has system messages, which the resumed model doesn't know",
-        input.describe(corpus.kind())
-    );
-    Ok(checkpoint)
-}
-
-/// Returns the checkpoint of a new model before its first step.
-fn new_checkpoint(corpus: &Corpus, args: &TrainArgs, seed: u64) -> Result<Checkpoint> {
-    let meta = ModelMeta {
-        config: args.config,
-        tokenizer: corpus.tokenizer(),
-    };
-    check_memory(meta.parameters()?)?;
-    Ok(Checkpoint::initial(meta, seed))
-}
-
-/// Errors for a model that exceeds the memory, before the operating system kills the process.
-fn check_memory(parameters: usize) -> Result<()> {
-    // Weights, gradients, both moments, and a copy of the weights for saving or sampling.
-    let bytes = parameters.saturating_mul(5 * size_of::<f32>());
-    let available = match memory::limit() {
-        Some(limit) if (bytes as u64) > limit.bytes => format!(
-            "the {} MB {}",
-            console::group_thousands(limit.bytes / 1_000_000),
-            limit.origin
-        ),
-        None if Vec::<u8>::new().try_reserve_exact(bytes).is_err() => "is available".to_string(),
-        _ => return Ok(()),
-    };
-    bail!(
-        "a model of {} parameters needs {} MB of memory, more than {available}",
-        console::group_thousands(parameters as u64),
-        console::group_thousands(bytes as u64 / 1_000_000)
-    )
 }
 
 /// Opens a device. Errors if this build or this machine has none of the kind.
