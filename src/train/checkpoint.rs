@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::state::TrainState;
 use crate::data::Tokenizer;
-use crate::model::{ModelMeta, initial_weights};
+use crate::model::{ModelConfig, ModelMeta, initial_weights};
 use crate::store::{
     FILES, META, NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
     TensorFile, Tensors, WEIGHTS, encode_tensors, save,
@@ -46,19 +46,36 @@ impl Checkpoint {
     }
 
     /// Returns the checkpoint with another vocabulary. Tokens that both have keep their rows of the
-    /// embedding and the output; others get the mean of the old rows, and zero moments.
-    pub fn with_vocabulary(mut self, tokenizer: Tokenizer) -> Self {
+    /// embedding and the output; the rows of others are random, as in a new model, with zero moments.
+    ///
+    /// Measured as the mean loss of steps 1 to 20, and of the last 50, over two seeds: names with
+    /// accents on a model of names (16/4/1/16, 200 steps), a text with accents on one of Tiny
+    /// Shakespeare (64/4/2/64, 100 steps), and conversations on the latter (150 steps).
+    ///
+    /// | new rows | names | text | conversations |
+    /// |---|---|---|---|
+    /// | random | 2.657, 2.461 | 2.227, 2.048 | **2.041, 1.363** |
+    /// | zero | **2.642**, 2.461 | **2.225**, 2.047 | 2.124, 1.378 |
+    /// | mean of the old | 2.687, 2.462 | 2.272, 2.051 | 2.170, 1.376 |
+    pub fn with_vocabulary(mut self, tokenizer: Tokenizer, seed: u64) -> Self {
         let old_ids = tokenizer.ids_in(&self.meta.tokenizer);
+        // The layers do not depend on the vocabulary.
+        let tables = ModelConfig {
+            n_layer: 0,
+            ..self.meta.config
+        };
+        let random = initial_weights(tables, tokenizer.vocab_size(), seed);
         for name in ["wte", "lm_head"] {
-            for (tensors, is_mean) in [
-                (&mut self.weights, true),
-                (&mut self.m, false),
-                (&mut self.v, false),
+            let new = &random[name];
+            let mut zeros = new.clone();
+            zeros.values.fill(0.0);
+            for (tensors, new) in [
+                (&mut self.weights, new),
+                (&mut self.m, &zeros),
+                (&mut self.v, &zeros),
             ] {
-                let tensor = tensors
-                    .get_mut(name)
-                    .expect("every model has these tensors");
-                *tensor = with_rows(tensor, &old_ids, is_mean);
+                let old = tensors.remove(name).expect("every model has these tensors");
+                tensors.insert(name.to_string(), with_rows_of(new, &old, &old_ids));
             }
         }
         self.meta.tokenizer = tokenizer;
@@ -119,35 +136,22 @@ impl Checkpoint {
     }
 }
 
-/// Returns the rows of the given indices; for `None`, the mean of all rows or zeros.
-fn with_rows(tensor: &NamedTensor, rows: &[Option<u32>], is_mean: bool) -> NamedTensor {
-    let width = tensor.shape[1];
-    let mut new_row = vec![0.0; width];
-    if is_mean {
-        for row in tensor.values.chunks_exact(width) {
-            new_row
-                .iter_mut()
-                .zip(row)
-                .for_each(|(sum, value)| *sum += value);
+/// Replaces rows of `new` by the rows of `old` with the given indices.
+fn with_rows_of(new: &NamedTensor, old: &NamedTensor, rows: &[Option<u32>]) -> NamedTensor {
+    let width = new.shape[1];
+    let mut tensor = new.clone();
+    for (row, old_row) in tensor.values.chunks_exact_mut(width).zip(rows) {
+        if let Some(old_row) = old_row {
+            row.copy_from_slice(&old.values[*old_row as usize * width..][..width]);
         }
-        let count = tensor.shape[0] as f32;
-        new_row.iter_mut().for_each(|sum| *sum /= count);
     }
-    let values = rows.iter().flat_map(|row| match row {
-        Some(row) => &tensor.values[*row as usize * width..][..width],
-        None => &new_row,
-    });
-    NamedTensor {
-        values: values.copied().collect(),
-        shape: vec![rows.len(), width],
-    }
+    tensor
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{CorpusKind, Tokenizer};
-    use crate::model::ModelConfig;
 
     #[test]
     fn known_tokens_keep_their_rows_in_another_vocabulary() {
@@ -159,14 +163,13 @@ mod tests {
         };
         let mut old = Checkpoint::initial(meta, 1);
         old.m = old.weights.clone();
-        let new = old.clone().with_vocabulary(tokenizer("abc"));
+        let new = old.clone().with_vocabulary(tokenizer("abc"), 1);
         let row = |tensors: &Tensors, id: usize| tensors["wte"].values[id * 16..][..16].to_vec();
         for (id, old_id) in [(0, 0), (2, 1), (3, 2)] {
             assert_eq!(row(&new.weights, id), row(&old.weights, old_id));
             assert_eq!(row(&new.m, id), row(&old.m, old_id));
         }
-        let mean = (0..3).map(|id| row(&old.weights, id)[5]).sum::<f32>() / 3.0;
-        assert!((row(&new.weights, 1)[5] - mean).abs() < 1e-6);
+        assert!(row(&new.weights, 1).iter().all(|value| *value != 0.0));
         assert_eq!(row(&new.m, 1), [0.0; 16]);
         assert_eq!(new.weights["lm_head"].shape, [4, 16]);
         assert_eq!(new.weights["wpe"], old.weights["wpe"]);

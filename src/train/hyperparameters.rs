@@ -34,6 +34,7 @@ pub struct Hyperparameters {
     pub beta2: f64,
     /// The fraction of the data held out for validation.
     pub validation_fraction: f64,
+    #[serde(skip_serializing_if = "LossOn::is_all")]
     pub loss_on: LossOn,
 }
 

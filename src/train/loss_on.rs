@@ -14,4 +14,9 @@ pub enum LossOn {
 
 impl LossOn {
     pub const NAMED: [(&str, Self); 2] = [("all", LossOn::All), ("assistant", LossOn::Assistant)];
+
+    /// Returns whether the loss is on all tokens, which train_state.json does not record.
+    pub fn is_all(&self) -> bool {
+        *self == LossOn::All
+    }
 }

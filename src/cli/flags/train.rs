@@ -239,8 +239,8 @@ const RUN: &[Flag] = &[
         .sets(|args| &mut args.train.resume),
     Flag::switch("extend", "Add characters to the resumed model")
         .details(
-            "Those of the input that it does not know, and the role of system messages. Their rows \
-            of the embedding and the output start as the mean of the others.",
+            "Those of the input that it does not know, and the role of system messages. They start \
+            with random weights; all other weights stay.",
         )
         .sets(|args| &mut args.train.extend)
         .rare(),

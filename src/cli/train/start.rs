@@ -121,7 +121,7 @@ impl Start {
             }
             Start::Initial(checkpoint) | Start::Resumed(checkpoint) => {
                 let tokenizer = checkpoint.meta.tokenizer.extended_by(&corpus.tokenizer());
-                Ok(checkpoint.with_vocabulary(tokenizer))
+                Ok(checkpoint.with_vocabulary(tokenizer, seed))
             }
         }
     }
