@@ -100,6 +100,7 @@ fn main() {
         println!();
     }
     bench.print_served(rounds);
+    bench.print_requests(rounds);
     bench.print_whole_runs();
 }
 
@@ -199,6 +200,19 @@ impl Bench {
              generate's;\nthe first token after {mean:.0} ms on average, after {ratio:.1} times that at \
              most"
         );
+    }
+
+    /// One-sample requests per second over 64 kept-alive connections.
+    fn print_requests(&self, rounds: usize) {
+        const CLIENTS: usize = 64;
+        let measure = |_| {
+            let mut server = Command::new(PROGRAM);
+            let model = self.dir.path().join("small");
+            server.arg("serve").arg("-m").arg(model);
+            serving::requests_per_second(server, CLIENTS)
+        };
+        let speed = common::median((0..rounds).map(measure).collect());
+        println!("16/4/1/16, {CLIENTS} clients: {speed:.0} requests of one sample per second");
     }
 
     /// Duration and peak memory of complete processes.

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The measurements of all clients.
 pub struct Served {
@@ -33,6 +33,61 @@ pub fn serve(server: Command, clients: usize, context: usize) -> Served {
     server.kill().expect("the server is running");
     server.wait().expect("the server ends");
     served
+}
+
+/// Starts a server and counts the samples that `clients` kept-alive connections get from it, one per
+/// request, per second.
+pub fn requests_per_second(server: Command, clients: usize) -> f64 {
+    const DURATION: Duration = Duration::from_secs(3);
+    let (mut server, address) = start(server);
+    let end = Instant::now() + DURATION;
+    let client = || {
+        let connection = TcpStream::connect(&address).expect("the server listens");
+        let mut responses = BufReader::new(&connection);
+        let mut count = 0;
+        while Instant::now() < end {
+            (&connection)
+                .write_all(SAMPLE_REQUEST)
+                .expect("the server reads");
+            read_response(&mut responses);
+            count += 1;
+        }
+        count
+    };
+    let count: u32 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        let counts = clients.into_iter().map(|client| client.join());
+        counts
+            .map(|count| count.expect("the client does not panic"))
+            .sum()
+    });
+    server.kill().expect("the server is running");
+    server.wait().expect("the server ends");
+    f64::from(count) / DURATION.as_secs_f64()
+}
+
+const SAMPLE_REQUEST: &[u8] = b"POST /microgpt/v1/generate HTTP/1.1\r\nHost: localhost\r\n\
+    Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
+fn read_response(connection: &mut impl BufRead) {
+    let (mut line, mut length) = (String::new(), 0);
+    loop {
+        line.clear();
+        connection
+            .read_line(&mut line)
+            .expect("the server responds");
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().expect("a number");
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    connection
+        .read_exact(&mut body)
+        .expect("the server responds");
+    assert!(body.starts_with(b"{\"samples\":["), "a sample");
 }
 
 fn start(mut server: Command) -> (Child, String) {
