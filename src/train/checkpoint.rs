@@ -54,8 +54,8 @@ impl Checkpoint {
     ///
     /// | new rows | names | text | conversations |
     /// |---|---|---|---|
-    /// | random | 2.657, 2.461 | 2.227, 2.048 | **2.041, 1.363** |
-    /// | zero | **2.642**, 2.461 | **2.225**, 2.047 | 2.124, 1.378 |
+    /// | random | 2.655, 2.464 | **2.195, 2.043** | **2.010, 1.365** |
+    /// | zero | **2.642, 2.461** | 2.225, 2.047 | 2.124, 1.378 |
     /// | mean of the old | 2.687, 2.462 | 2.272, 2.051 | 2.170, 1.376 |
     pub fn with_vocabulary(mut self, tokenizer: Tokenizer, seed: u64) -> Self {
         let old_ids = tokenizer.ids_in(&self.meta.tokenizer);
