@@ -31,7 +31,7 @@ pub fn chat_tokens(model: &InferenceGpt) -> Result<ChatTokens> {
     )?;
     let context = model.meta().config.block_size;
     if context < 3 {
-        bail!("the model's context of {context} tokens is too short to chat");
+        bail!("the model's context, {context}, is too short to chat");
     }
     Ok(tokens)
 }

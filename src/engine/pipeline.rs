@@ -61,7 +61,7 @@ impl<T: Send + 'static> Pipeline<T> {
                         let _ = jobs.messages.send(Err(anyhow!("a worker thread failed")));
                     }
                 })
-                .with_context(|| format!("cannot start {threads} threads"))?;
+                .context("cannot start a thread")?;
         }
         Ok(Self {
             messages,

@@ -33,7 +33,7 @@ impl ThreadGroup {
     pub fn start(threads: usize) -> Result<Self> {
         let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = (threads > 1).then(pool).transpose();
-        let pool = pool.with_context(|| format!("cannot start {threads} threads"))?;
+        let pool = pool.with_context(|| format!("cannot start a group of {threads} threads"))?;
         Ok(Self(pool.map(Mutex::new)))
     }
 

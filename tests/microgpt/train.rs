@@ -45,6 +45,17 @@ fn default_run_saves_a_model_and_prints_20_names() {
     let average = names.iter().map(|name| name.len()).sum::<usize>() as f64 / 20.0;
     assert!((3.0..10.0).contains(&average), "{names:?}");
 
+    // The built-in names, to count the samples among them.
+    let names_file = fs::read_to_string("src/data/names.txt").unwrap();
+    let known = names_file.lines().collect::<std::collections::HashSet<_>>();
+    let repeated = names.iter().filter(|name| known.contains(*name)).count();
+    let closing = format!("{repeated} of these 20 samples ");
+    assert!(
+        output.stderr.contains(&closing),
+        "{closing}: {}",
+        output.stderr
+    );
+
     for expected in [
         "built-in names",
         "4,192 parameters",
@@ -58,7 +69,8 @@ fn default_run_saves_a_model_and_prints_20_names() {
             output.stderr
         );
     }
-    let last = output.stderr.lines().last().unwrap();
+    let mut lines = output.stderr.lines();
+    let last = lines.find(|line| line.starts_with("1,000 steps, ")).unwrap();
     let figures: Vec<&str> = last.split(' ').collect();
     assert_eq!(
         (figures[0], figures[1], figures[3]),

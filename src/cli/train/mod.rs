@@ -1,6 +1,7 @@
 //! `microgpt train`: from a text to a model directory.
 
 mod input;
+mod known_documents;
 mod log;
 mod loss_curve;
 mod memory;
@@ -16,6 +17,8 @@ mod validation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 
@@ -28,6 +31,7 @@ use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
 use crate::store::{DirectoryLock, Snapshot, check_writable};
 use crate::train::{Checkpoint, StepReport, Trainer};
+use known_documents::KnownDocuments;
 use log::Log;
 use loss_curve::{LossCurve, Point};
 use plan::Plan;
@@ -71,6 +75,8 @@ struct Run {
     /// The entry of the input in train_state.json.
     input: Option<String>,
     checkpoint_every: u64,
+    known_documents: Option<KnownDocuments>,
+    quiet: bool,
 }
 
 /// The reason for the end of a run.
@@ -94,6 +100,7 @@ impl Run {
             validation_set,
             config,
             checkpoint,
+            known_documents,
         } = plan;
         let steps = config.steps;
         check_writable(&output)?;
@@ -131,6 +138,8 @@ impl Run {
             _lock: lock,
             input: input.to_state(),
             checkpoint_every: args.checkpoint_every,
+            known_documents,
+            quiet: args.quiet,
         };
         if let (Some(validation), Some(resumed)) = (&mut run.validation, &args.resume) {
             validation.set_baseline(resumed, &run.trainer, run.input.as_deref())?;
@@ -296,7 +305,8 @@ impl Run {
         // Frees the memory of the training before the samples.
         drop(self.trainer);
         allocator::release_freed_memory();
-        print_samples(&self.output, self.threads)
+        let known = self.known_documents.filter(|_| !self.quiet);
+        print_samples(&self.output, self.threads, known)
     }
 
     /// Plots the loss if stderr is a terminal.
@@ -315,8 +325,8 @@ impl Run {
     }
 }
 
-/// Prints samples of the model in a directory.
-fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
+/// Prints samples of the model in a directory, then the number of those that are `known` documents.
+fn print_samples(dir: &Path, threads: usize, known: Option<KnownDocuments>) -> Result<(), Failure> {
     let model = model_dir::load(Some(dir))?;
     // They fit a screen.
     let kind = model.meta().tokenizer.kind();
@@ -332,7 +342,28 @@ fn print_samples(dir: &Path, threads: usize) -> Result<(), Failure> {
             ..Default::default()
         },
     )?;
-    let format = move |index, sample: &Sample| SampleFormat::plain(kind).format(0, index, sample);
-    let samples = start_samples(generator, threads, 0, count, true, format)?;
-    print_all(samples)
+    let repeated = Arc::new(AtomicU64::new(0));
+    let counter = known.map(|known| (known, Arc::clone(&repeated)));
+    let has_counter = counter.is_some();
+    let format = move |index, sample: &Sample| {
+        if let (Some((known, counter)), Sample::Text(text)) = (&counter, sample)
+            && known.contains(text)
+        {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        SampleFormat::plain(kind).format(0, index, sample)
+    };
+    print_all(start_samples(generator, threads, 0, count, true, format)?)?;
+    if has_counter {
+        let repeated = repeated.load(Ordering::Relaxed);
+        let verb = if repeated == 1 {
+            "is a line"
+        } else {
+            "are lines"
+        };
+        console::eprintln(format_args!(
+            "{repeated} of these {count} samples {verb} of the training text"
+        ));
+    }
+    Ok(())
 }

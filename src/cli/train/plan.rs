@@ -9,6 +9,7 @@ use super::super::console;
 use super::super::failure::Failure;
 use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs};
 use super::input::Input;
+use super::known_documents::KnownDocuments;
 use super::output;
 use super::start::Start;
 use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
@@ -28,6 +29,7 @@ pub struct Plan {
     pub validation_set: Option<ValidationSet>,
     pub config: TrainConfig,
     pub checkpoint: Checkpoint,
+    pub known_documents: Option<KnownDocuments>,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             validation_set,
             config,
             checkpoint,
+            known_documents: KnownDocuments::new(&corpus),
             input,
             args,
         };
