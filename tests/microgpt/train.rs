@@ -70,7 +70,9 @@ fn default_run_saves_a_model_and_prints_20_names() {
         );
     }
     let mut lines = output.stderr.lines();
-    let last = lines.find(|line| line.starts_with("1,000 steps, ")).unwrap();
+    let last = lines
+        .find(|line| line.starts_with("1,000 steps, "))
+        .unwrap();
     let figures: Vec<&str> = last.split(' ').collect();
     assert_eq!(
         (figures[0], figures[1], figures[3]),
