@@ -10,6 +10,9 @@
 //! logits = lm_head · x                                      [V]
 //! ```
 //!
+//! The last layer computes only `k` and `v` of the columns whose logits are not asked for: half of those
+//! of a long line to score.
+//!
 //! Each rank computes a range of the rows of every matrix, and a range of the heads.
 
 use super::kv_cache::HeadShard;
@@ -75,12 +78,17 @@ impl Forward<'_> {
         rms_norm(simd, n_embd, &scratch.x, &mut scratch.normed);
         // [columns, E] → [columns, own]
         for (matrix, out) in [
-            (&layer.attn_wq, &mut scratch.query),
             (&layer.attn_wk, &mut scratch.key),
             (&layer.attn_wv, &mut scratch.value),
         ] {
             matrix.matmul(own.clone(), &scratch.normed, out);
         }
+        if index + 1 == self.config.n_layer {
+            self.drop_columns_without_logits(own.len());
+        }
+        let scratch = &mut *self.scratch;
+        let query = &mut scratch.query;
+        layer.attn_wq.matmul(own.clone(), &scratch.normed, query);
         self.attend(simd, index, heads.len());
         let Scratch {
             x,
@@ -94,6 +102,27 @@ impl Forward<'_> {
         self.rank.all_gather(partial, own, shape, attended);
         matmul_all_gather(&mut self.rank, &layer.attn_wo, attended, partial, normed);
         add_assign(x, normed);
+    }
+
+    /// Drops the columns whose logits are not asked for.
+    fn drop_columns_without_logits(&mut self, own: usize) {
+        let n_embd = self.config.n_embd;
+        let Scratch {
+            x, normed, query, ..
+        } = &mut *self.scratch;
+        let (mut kept, mut first) = (0, 0);
+        for shard in &mut self.shards {
+            let end = first + shard.tokens.len();
+            let columns = (first + shard.logits_from) * n_embd..end * n_embd;
+            x.copy_within(columns.clone(), kept * n_embd);
+            normed.copy_within(columns, kept * n_embd);
+            shard.queries_from = shard.logits_from;
+            kept += end - first - shard.logits_from;
+            first = end;
+        }
+        x.truncate(kept * n_embd);
+        normed.truncate(kept * n_embd);
+        query.truncate(kept * own);
     }
 
     /// Stores the keys and values of all columns, then computes `partial`, the attention of this
@@ -125,7 +154,10 @@ impl Forward<'_> {
         let stride = heads * head_dim;
         let mut offset = 0;
         for shard in &mut self.shards {
-            let positions = shard.positions();
+            let positions = shard.query_positions();
+            if positions.is_empty() {
+                continue;
+            }
             for head in 0..heads {
                 let offset = offset + head * head_dim;
                 let (queries, out) = (&query[offset..], &mut partial[offset..]);
@@ -154,26 +186,13 @@ impl Forward<'_> {
         add_assign(x, normed);
     }
 
-    /// `logits = lm_head · x`, for the tokens whose logits were asked for.
+    /// `logits = lm_head · x`.
     #[inline(always)]
     fn logits(&mut self) {
-        let n_embd = self.config.n_embd;
         let Scratch {
-            x,
-            normed,
-            partial,
-            logits,
-            ..
+            x, partial, logits, ..
         } = &mut *self.scratch;
-        normed.clear();
-        let mut first = 0;
-        for shard in &self.shards {
-            let end = first + shard.tokens.len();
-            normed.extend_from_slice(&x[(first + shard.logits_from) * n_embd..end * n_embd]);
-            first = end;
-        }
-        let lm_head = &self.weights.lm_head;
-        matmul_all_gather(&mut self.rank, lm_head, normed, partial, logits);
+        matmul_all_gather(&mut self.rank, &self.weights.lm_head, x, partial, logits);
     }
 }
 

@@ -109,6 +109,7 @@ impl Chunk<'_> {
                     .expect("the ranges cover the heads"),
                 tokens,
                 logits_from,
+                queries_from: 0,
             }
         })
     }
@@ -122,12 +123,19 @@ pub struct HeadShard<'a> {
     caches: &'a mut [HeadCache],
     pub tokens: &'a [u32],
     pub logits_from: usize,
+    /// The first of the tokens that still attends.
+    pub queries_from: usize,
 }
 
 impl HeadShard<'_> {
     /// The positions of the tokens in the sequence.
     pub fn positions(&self) -> Range<usize> {
         self.length..self.length + self.tokens.len()
+    }
+
+    /// The positions of the tokens that attend.
+    pub fn query_positions(&self) -> Range<usize> {
+        self.length + self.queries_from..self.positions().end
     }
 
     /// The cache of a head, counted from the rank's first, in a layer.

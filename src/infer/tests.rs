@@ -91,6 +91,39 @@ fn logits_have_the_same_bits_for_any_chunk_size() {
 }
 
 #[test]
+fn logits_have_the_same_bits_whichever_are_asked_for() {
+    for config in CONFIGS {
+        let model = model(config, Precision::F32);
+        let sequence = &sequences(config, 2)[1];
+        let expected = bits_alone(&model, sequence, 1);
+        for logits_from in 0..=sequence.len() {
+            let mut caches = [(); 3].map(|()| model.new_cache());
+            // Nothing is asked for of the last sequence.
+            let asked = [logits_from, 0, sequence.len()];
+            let chunks = caches
+                .iter_mut()
+                .zip(asked)
+                .map(|(cache, logits_from)| Chunk {
+                    logits_from,
+                    ..chunk(cache, sequence)
+                });
+            let mut workspace = Workspace::default();
+            model.forward(&mut workspace, &mut chunks.collect::<Vec<_>>());
+            let found: Vec<_> = workspace.all_logits().map(|logits| bits(logits)).collect();
+            assert_eq!(found, [&expected[logits_from..], &expected].concat());
+            for cache in &mut caches {
+                let mut next = model.new_cache();
+                next.copy_from(cache);
+                next.truncate(sequence.len() - 1);
+                let last = &sequence[sequence.len() - 1..];
+                model.forward(&mut workspace, &mut [chunk(&mut next, last)]);
+                assert_eq!(bits(workspace.logits(0)), *expected.last().unwrap());
+            }
+        }
+    }
+}
+
+#[test]
 fn logits_have_the_same_bits_in_any_batch() {
     for config in CONFIGS {
         let model = model(config, Precision::F32);
