@@ -41,7 +41,16 @@ pub fn eprintln(line: fmt::Arguments) {
 
 /// Returns whether stderr is a terminal that can move its cursor.
 pub fn is_terminal() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    io::stderr().is_terminal() && !is_dumb_terminal()
+}
+
+/// Returns whether colours on stdout are seen: it is a terminal that shows them, and `NO_COLOR` permits.
+pub fn stdout_has_colour() -> bool {
+    wants_colour() && io::stdout().is_terminal() && !is_dumb_terminal()
+}
+
+fn is_dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// The width of the terminal in columns.

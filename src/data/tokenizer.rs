@@ -51,6 +51,8 @@ pub struct Tokenizer {
     ids: HashMap<char, u32>,
     kind: CorpusKind,
     has_system: bool,
+    /// Unknown characters have ids.
+    keeps_unknown: bool,
 }
 
 impl Tokenizer {
@@ -67,6 +69,7 @@ impl Tokenizer {
             ids,
             kind,
             has_system: false,
+            keeps_unknown: false,
         })
     }
 
@@ -74,6 +77,15 @@ impl Tokenizer {
     pub fn with_system(self) -> Self {
         Self {
             has_system: self.kind == CorpusKind::Conversations,
+            ..self
+        }
+    }
+
+    /// Encodes an unknown character as the number of tokens plus its code point instead of dropping it.
+    /// No model has these ids.
+    pub fn keeping_unknown(self) -> Self {
+        Self {
+            keeps_unknown: true,
             ..self
         }
     }
@@ -188,12 +200,19 @@ impl Tokenizer {
 
     /// The character of an id; `None` for special tokens.
     pub fn char_of(&self, id: u32) -> Option<char> {
-        self.chars.get(id as usize).copied()
+        match id.checked_sub(self.vocab_size() as u32) {
+            Some(code_point) => char::from_u32(code_point),
+            None => self.chars.get(id as usize).copied(),
+        }
     }
 
-    /// Encodes a text and drops unknown characters.
+    /// Encodes a text and drops unknown characters, unless they are to be kept.
     pub fn encode<'a>(&'a self, text: &'a str) -> impl Iterator<Item = u32> + 'a {
-        text.chars().filter_map(|c| self.ids.get(&c).copied())
+        let unknown = self.keeps_unknown.then(|| self.vocab_size() as u32);
+        text.chars().filter_map(move |c| {
+            let id = self.ids.get(&c).copied();
+            id.or_else(|| Some(unknown? + u32::from(c)))
+        })
     }
 
     /// Returns the distinct unknown characters of texts, sorted.
@@ -224,7 +243,7 @@ impl Tokenizer {
     pub fn encode_line(&self, text: &str) -> Vec<u32> {
         let mut ids = vec![self.start_token()];
         ids.extend(self.encode(text));
-        ids.extend(self.encode("\n"));
+        ids.extend(self.ids.get(&'\n'));
         ids
     }
 
@@ -276,6 +295,14 @@ mod tests {
         assert_eq!((t.bos(), t.vocab_size(), t.chat_tokens()), (6, 7, None));
         assert_eq!(t.encode_document("hé"), [6, 2, 5, 6]);
         assert_eq!(t.unknown_chars(["xhx!"].into_iter()), ['!', 'x']);
+    }
+
+    #[test]
+    fn unknown_characters_have_ids_beyond_the_vocabulary_when_kept() {
+        let t = Tokenizer::from_texts(["ab"].into_iter(), CorpusKind::Continuous).keeping_unknown();
+        let encoded = t.encode_line("a#b\u{10ffff}");
+        assert_eq!(encoded, [2, 0, 3 + 35, 1, 3 + 0x10ffff]);
+        assert_eq!(t.decode(&encoded), "a#b\u{10ffff}");
     }
 
     #[test]

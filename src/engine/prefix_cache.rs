@@ -243,7 +243,9 @@ impl<T: Copy + Default> Rows<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DecodeBatch, GenerateOptions, Generator, SamplingOptions, Scorer};
+    use super::super::{
+        DecodeBatch, GenerateOptions, Generator, SamplingOptions, ScoreOptions, Scorer,
+    };
     use super::*;
     use crate::data::{CorpusKind, Tokenizer};
     use crate::model::{ModelConfig, ModelMeta, initial_weights};
@@ -331,9 +333,9 @@ mod tests {
         };
         let lines: Vec<_> = std::iter::repeat_with(&mut line).take(500).collect();
         let lines: Vec<&[u32]> = lines.iter().map(Vec::as_slice).collect();
-        let cached = Scorer::new(&model).score_tokens(&lines);
+        let cached = Scorer::new(&model, ScoreOptions::default()).score_tokens(&lines);
         for (line, cached) in lines.iter().zip(cached) {
-            let alone = Scorer::new(&model).score_tokens(&[line])[0];
+            let alone = &Scorer::new(&model, ScoreOptions::default()).score_tokens(&[line])[0];
             assert_eq!(alone.bits.to_bits(), cached.bits.to_bits(), "{line:?}");
         }
     }

@@ -1,5 +1,6 @@
 //! Scores: the bits per token of a line under a model.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -12,25 +13,76 @@ use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 /// Tokens per forward pass: enough to share every read of the weights.
 const MAX_PASS_TOKENS: usize = 256;
 
-/// The score of a line.
+/// The scoring of a character that the model does not know. In each case the model does not see it:
+/// the character after it is predicted from those before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UnknownCost {
+    /// Scored with these bits, as one more predicted token.
+    Bits(f64),
+    /// Left out.
+    Skip,
+}
+
+impl Default for UnknownCost {
+    /// `-log2` of a probability of 2⁻¹⁰ that a character is unknown, spread over the 2²⁰ of Unicode.
+    /// With it, the probabilities of all characters sum to 1 + 2⁻¹⁰. To normalize them would add the
+    /// same 0.0014 bits to each predicted token, which changes no comparison.
+    fn default() -> Self {
+        Self::Bits(30.0)
+    }
+}
+
+/// The options of a [`Scorer`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScoreOptions {
+    pub unknown: UnknownCost,
+    /// Fill [`Score::token_bits`].
+    pub keep_token_bits: bool,
+}
+
+/// The score of a line.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score {
-    /// The sum of `-log2 p` over the predicted tokens; infinite if a character is unknown.
+    /// The sum of `-log2 p` over the predicted tokens.
     pub bits: f64,
     /// The number of predicted tokens: the characters and the end.
     pub tokens: usize,
+    /// The number of unknown characters.
+    pub unknown: usize,
+    /// The bits of each predicted token.
+    pub token_bits: Vec<TokenBits>,
+}
+
+/// `-log2 p` of a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenBits {
+    /// As a tokenizer that [keeps unknown characters](Tokenizer::keeping_unknown) encodes it.
+    pub token: u32,
+    pub bits: f64,
 }
 
 impl Score {
     /// The mean bits of a predicted token.
     pub fn bits_per_token(&self) -> f64 {
-        self.bits / self.tokens as f64
+        // An empty line has no tokens if the vocabulary has no line break.
+        self.bits / self.tokens.max(1) as f64
+    }
+
+    fn add(&mut self, token: u32, bits: f64, options: ScoreOptions) {
+        self.bits += bits;
+        self.tokens += 1;
+        if options.keep_token_bits {
+            self.token_bits.push(TokenBits { token, bits });
+        }
     }
 }
 
 /// Scores lines with one model.
 pub struct Scorer<'a> {
     model: &'a InferenceGpt,
+    options: ScoreOptions,
+    /// The model's, but keeps unknown characters.
+    tokenizer: Tokenizer,
     workspace: Workspace,
     /// One per window of a pass.
     caches: Vec<SequenceCache>,
@@ -49,44 +101,72 @@ pub(super) struct Window<'t> {
 }
 
 impl<'a> Scorer<'a> {
-    pub fn new(model: &'a InferenceGpt) -> Self {
-        let start = model.meta().tokenizer.start_token();
-        let prefix = Arc::new(Prefix::new(model, &[start], neg_log2_probs));
+    pub fn new(model: &'a InferenceGpt, options: ScoreOptions) -> Self {
+        let tokenizer = model.meta().tokenizer.clone().keeping_unknown();
+        let prefix = Prefix::new(model, &[tokenizer.start_token()], neg_log2_probs);
         Self {
             model,
+            options,
+            tokenizer,
             workspace: Workspace::default(),
             caches: Vec::new(),
-            prefix_cache: PrefixCache::new(model, prefix),
+            prefix_cache: PrefixCache::new(model, Arc::new(prefix)),
         }
+    }
+
+    /// The tokenizer that decodes [`TokenBits::token`].
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// Scores lines: documents, lines of a continuous text, or conversations, by the model's kind. Errors
     /// name a line that is not a conversation, counted from `first`.
     pub fn score(&mut self, lines: &[&str], first: usize) -> Result<Vec<Score>> {
-        let tokenizer = &self.model.meta().tokenizer;
-        let tokens = lines.iter().enumerate().map(|(number, line)| {
-            tokens(tokenizer, line).with_context(|| format!("line {}", first + number))
+        let encoded = lines.iter().enumerate().map(|(number, line)| {
+            encode(&self.tokenizer, line).with_context(|| format!("line {}", first + number))
         });
-        let encoded: Vec<Option<Vec<u32>>> = tokens.collect::<Result<_>>()?;
-        let known: Vec<&[u32]> = encoded.iter().flatten().map(Vec::as_slice).collect();
-        let mut scores = self.score_tokens(&known).into_iter();
-        let unknown = Score {
-            bits: f64::INFINITY,
-            tokens: 0,
+        let encoded = encoded.collect::<Result<Vec<_>>>()?;
+        let is_known = |&token: &u32| (token as usize) < self.tokenizer.vocab_size();
+        let known = encoded.iter().map(|line| match line.iter().all(is_known) {
+            true => Cow::Borrowed(&line[..]),
+            false => line.iter().copied().filter(is_known).collect(),
+        });
+        let known: Vec<Cow<[u32]>> = known.collect();
+        let slices: Vec<&[u32]> = known.iter().map(|line| &**line).collect();
+        let mut scores = self.score_tokens(&slices);
+        for ((score, line), known) in scores.iter_mut().zip(&encoded).zip(&known) {
+            if line.len() > known.len() {
+                self.add_unknown(score, line);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Adds the unknown characters of an encoded line to the score of the others.
+    fn add_unknown(&self, score: &mut Score, line: &[u32]) {
+        let vocab_size = self.tokenizer.vocab_size();
+        let is_unknown = |&token: &u32| token as usize >= vocab_size;
+        score.unknown = line.iter().copied().filter(is_unknown).count();
+        let UnknownCost::Bits(bits) = self.options.unknown else {
+            return;
         };
-        let score = |line: &Option<_>| line.as_ref().and_then(|_| scores.next()).unwrap_or(unknown);
-        Ok(encoded.iter().map(score).collect())
+        score.bits += score.unknown as f64 * bits;
+        score.tokens += score.unknown;
+        if self.options.keep_token_bits {
+            let mut known = std::mem::take(&mut score.token_bits).into_iter();
+            let all = line[1..].iter().map(|&token| match is_unknown(&token) {
+                true => TokenBits { token, bits },
+                false => known.next().expect("each known token has bits"),
+            });
+            score.token_bits = all.collect();
+        }
     }
 
     /// Scores encoded lines: all tokens of each but the first are predicted.
     pub fn score_tokens(&mut self, lines: &[&[u32]]) -> Vec<Score> {
-        let score = |tokens: &&[u32]| Score {
-            bits: 0.0,
-            tokens: tokens.len().saturating_sub(1),
-        };
-        let mut scores: Vec<Score> = lines.iter().map(score).collect();
+        let mut scores = vec![Score::default(); lines.len()];
         let context = self.model.meta().config.block_size;
-        let start = self.model.meta().tokenizer.start_token();
+        let start = self.tokenizer.start_token();
         let (mut batch, mut size) = (Vec::new(), 0);
         for (line, tokens) in lines.iter().enumerate() {
             for (number, mut window) in windows(line, tokens, context).enumerate() {
@@ -96,7 +176,8 @@ impl<'a> Scorer<'a> {
                 let cache = &mut self.caches[batch.len()];
                 cache.truncate(0);
                 if number == 0 && tokens[0] == start {
-                    scores[line].bits += window.look_up(&mut self.prefix_cache, cache);
+                    let score = |token, bits| scores[line].add(token, bits, self.options);
+                    window.look_up(&mut self.prefix_cache, cache, score);
                 }
                 if window.tokens.is_empty() {
                     continue;
@@ -128,31 +209,37 @@ impl<'a> Scorer<'a> {
         for (window, cache) in windows.iter().zip(&self.caches) {
             let logits = logits.by_ref().take(window.targets.len());
             for (number, (logits, &token)) in logits.zip(window.targets).enumerate() {
-                if number == 0
+                let bits = if number == 0
                     && let Some(node) = window.missed
                 {
                     let bits = neg_log2_probs(logits);
-                    scores[window.line].bits += bits[token as usize];
                     let prefix_cache = &mut self.prefix_cache;
                     prefix_cache.insert(node, window.tokens[0], cache, &bits);
+                    bits[token as usize]
                 } else {
-                    scores[window.line].bits += neg_log2_prob(logits, token);
-                }
+                    neg_log2_prob(logits, token)
+                };
+                scores[window.line].add(token, bits, self.options);
             }
         }
     }
 }
 
 impl Window<'_> {
-    /// Moves the tokens that the prefix cache has to `cache`. Returns the bits of the tokens after each.
-    fn look_up(&mut self, prefix_cache: &mut PrefixCache, cache: &mut SequenceCache) -> f64 {
-        let mut bits = 0.0;
+    /// Moves the tokens that the prefix cache has to `cache`, and scores the token after each.
+    fn look_up(
+        &mut self,
+        prefix_cache: &mut PrefixCache,
+        cache: &mut SequenceCache,
+        mut score: impl FnMut(u32, f64),
+    ) {
         let mut node = prefix_cache.root();
         loop {
-            bits += prefix_cache.values(node)[self.targets[0] as usize];
+            let target = self.targets[0];
+            score(target, prefix_cache.values(node)[target as usize]);
             (self.tokens, self.targets) = (&self.tokens[1..], &self.targets[1..]);
             let [token, ..] = self.tokens else {
-                return bits;
+                return;
             };
             match prefix_cache.child(node, *token) {
                 Some(child) => node = child,
@@ -161,26 +248,20 @@ impl Window<'_> {
         }
         prefix_cache.copy_to(node, cache);
         self.missed = Some(node);
-        bits
     }
 }
 
-/// The tokens of a line; none if it has an unknown character. Errors for a chat model if it is not a
-/// conversation.
-fn tokens(tokenizer: &Tokenizer, line: &str) -> Result<Option<Vec<u32>>> {
+/// Encodes a line. Errors for a chat model if it is not a conversation.
+fn encode(tokenizer: &Tokenizer, line: &str) -> Result<Vec<u32>> {
     let Some(chat) = tokenizer.chat_tokens() else {
-        let tokens = match tokenizer.kind() {
-            CorpusKind::Continuous => Tokenizer::encode_line,
-            _ => Tokenizer::encode_document,
-        };
-        return Ok(tokenizer.can_encode(line).then(|| tokens(tokenizer, line)));
+        return Ok(match tokenizer.kind() {
+            CorpusKind::Continuous => tokenizer.encode_line(line),
+            _ => tokenizer.encode_document(line),
+        });
     };
     let messages = parse_conversation(line)
         .context("not a conversation, [{\"role\": \"user\", \"content\": \"…\"}, …]")?;
-    let known = messages
-        .iter()
-        .all(|message| tokenizer.can_encode(&message.content));
-    Ok(known.then(|| tokenizer.encode_conversation(chat, &messages)))
+    Ok(tokenizer.encode_conversation(chat, &messages))
 }
 
 /// Windows in which each token is predicted once. The first begins with the line; in the others, each

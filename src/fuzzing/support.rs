@@ -6,7 +6,7 @@ use anyhow::{Error, Result};
 
 use crate::cli::Failure;
 use crate::data::{CorpusKind, Tokenizer};
-use crate::engine::{GenerateOptions, Generator, SamplingOptions, Scorer};
+use crate::engine::{GenerateOptions, Generator, SamplingOptions, ScoreOptions, Scorer};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelConfig, ModelMeta, initial_weights};
 
@@ -51,7 +51,8 @@ pub fn generate_and_score(model: Arc<InferenceGpt>) {
     let tokens: Vec<u32> = (0..model.meta().tokenizer.vocab_size() as u32)
         .take(20)
         .collect();
-    let [score] = Scorer::new(&model).score_tokens(&[&tokens])[..] else {
+    let scores = Scorer::new(&model, ScoreOptions::default()).score_tokens(&[&tokens]);
+    let [score] = &scores[..] else {
         panic!("one sequence has one score");
     };
     assert!(score.bits >= 0.0, "{score:?}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use microgpt::data::{Batch, Corpus, CorpusKind, Dataset, Tokenizer};
-use microgpt::engine::Scorer;
+use microgpt::engine::{ScoreOptions, Scorer};
 use microgpt::infer::{Chunk, InferenceGpt, Workspace};
 use microgpt::model::{
     ModelConfig, ModelMeta, TensorGpt, initial_weights, to_named_tensor, unstack,
@@ -173,7 +173,7 @@ fn check_gradients(name: &str) {
     );
     assert!(error < 1e-9, "InferenceGpt's logits differ by {error}");
 
-    let scores = Scorer::new(&inference).score_tokens(&documents);
+    let scores = Scorer::new(&inference, ScoreOptions::default()).score_tokens(&documents);
     let bits: f64 = scores.iter().map(|score| score.bits).sum();
     let tokens: usize = scores.iter().map(|score| score.tokens).sum();
     let found = bits / tokens as f64 * std::f64::consts::LN_2;

@@ -49,6 +49,30 @@ fn terminal_shows_a_bar_lines_and_a_plot() {
 }
 
 #[test]
+fn score_shades_odd_characters_on_a_terminal() {
+    let program = env!("CARGO_BIN_EXE_microgpt");
+    for (environment, is_shaded) in [
+        ("TERM=xterm", true),
+        ("TERM=dumb", false),
+        ("NO_COLOR=1", false),
+    ] {
+        let line = format!(
+            "train --quiet --steps 5 --threads 1 > samples; \
+            printf 'a\\360\\237\\231\\202b\\n' | env -u NO_COLOR TERM=xterm {environment} {program} score"
+        );
+        let Some(text) = on_terminal("", &line) else {
+            return;
+        };
+        assert_eq!(
+            text.contains("\u{1b}[30;41m🙂\u{1b}[0m"),
+            is_shaded,
+            "{text:?}"
+        );
+        assert_eq!(text.contains(ESCAPE), is_shaded, "{text:?}");
+    }
+}
+
+#[test]
 fn plain_terminal_gets_ascii_without_colour() {
     let Some(text) = on_terminal("NO_COLOR=1", TRAIN) else {
         return;

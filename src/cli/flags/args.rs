@@ -1,11 +1,12 @@
 //! The typed arguments of the commands. A default holds where an option is not given.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use super::value::{Choice, HostName, Origin, Threads};
+use super::value::{Choice, HostName, Origin, Threads, Value};
 use crate::cli::failure::Failure;
 use crate::data::CorpusKind;
-use crate::engine::GenerateOptions;
+use crate::engine::{GenerateOptions, UnknownCost};
 use crate::model::{InvalidValue, ModelConfig};
 use crate::train::{Hyperparameters, LossOn, Schedule};
 
@@ -234,8 +235,28 @@ pub struct ScoreArgs {
     /// Standard input if empty.
     pub files: Vec<PathBuf>,
     pub summary: bool,
+    /// Print the bits of each token.
+    pub tokens: bool,
+    pub unknown: UnknownCost,
+    /// Minimum bits per token of the lines to print.
+    pub threshold: Option<f64>,
+    /// Maximum number of lines to print.
+    pub top: Option<usize>,
     pub json: bool,
+    pub color: ColorChoice,
     pub threads: Threads,
+}
+
+impl ScoreArgs {
+    /// Checks the range of numbers.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.threshold {
+            Some(threshold) if threshold.is_nan() || threshold < 0.0 => Err(Failure::Usage(
+                format!("--threshold must be >= 0, got {threshold}"),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -288,6 +309,41 @@ pub enum DeviceKind {
 impl Choice for DeviceKind {
     const NAMED: &'static [(&'static str, Self)] =
         &[("cpu", DeviceKind::Cpu), ("metal", DeviceKind::Metal)];
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ColorChoice {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl Choice for ColorChoice {
+    const NAMED: &'static [(&'static str, Self)] = &[
+        ("auto", ColorChoice::Auto),
+        ("always", ColorChoice::Always),
+        ("never", ColorChoice::Never),
+    ];
+}
+
+impl Value for UnknownCost {
+    fn set(&mut self, argument: &OsStr) -> Result<(), String> {
+        let text = argument.to_str().unwrap_or_default().trim();
+        *self = match text.parse() {
+            Ok(bits) if bits >= 0.0 => UnknownCost::Bits(bits),
+            Err(_) if text == "skip" => UnknownCost::Skip,
+            _ => return Err("a number >= 0, inf or skip".to_string()),
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            UnknownCost::Bits(bits) => bits.to_string(),
+            UnknownCost::Skip => "skip".to_string(),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

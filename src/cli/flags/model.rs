@@ -1,5 +1,6 @@
 //! The options of the other commands that read a model: `score`, `info`, `export` and `serve`.
 
+use super::args::ColorChoice;
 use super::command::{Command, Operand, ParsedCommand};
 use super::flag::Flag;
 use super::shared::{MODEL_DIR, THREADS};
@@ -9,10 +10,9 @@ pub const SCORE: Command = Command {
     name: "score",
     summary: "Score lines in bits per token",
     details: "Prints, for each line of the files or of standard input, its bits per token, a \
-        tab, and the line. The bits are the mean of -log2 p over its characters and its end, \
-        or inf if the model does not know a character. A line that is longer than the \
-        context is scored with a sliding window that moves by half of the context. For a \
-        chat model, each line is a conversation as JSON.",
+        tab, and the line. The bits are the mean of -log2 p over its characters and its end. \
+        A line that is longer than the context is scored with a sliding window that moves by \
+        half of the context. For a chat model, each line is a conversation as JSON.",
     operand: Some(Operand {
         name: "FILE",
         is_required: false,
@@ -24,28 +24,80 @@ pub const SCORE: Command = Command {
         &[
             MODEL_DIR.sets(|args| &mut args.score.model_dir),
             Flag::switch("summary", "Print one line for the whole input")
-                .details("The bits per token, and the number of lines and tokens.")
+                .details(
+                    "The bits per token, and the number of lines, tokens and unknown characters. \
+                    Infinite lines are left out of the bits and the tokens.",
+                )
                 .sets(|args| &mut args.score.summary),
+            Flag::switch("tokens", "Print the bits of each token, too")
+                .excludes("summary", "a summary has no lines")
+                .details(
+                    "Between the bits of the line and the line, after a tab: the bits of its \
+                    characters in order and of its end, separated by spaces. For a chat model, those \
+                    of the role and of the end of each message, too. With --json, the key token_bits \
+                    has an object with the keys token and bits for each.",
+                )
+                .sets(|args| &mut args.score.tokens),
+            Flag::value(
+                "threshold",
+                "BITS",
+                "Print only lines with at least BITS per token",
+            )
+            .aliases(&["min-bits", "cutoff"])
+            .excludes("summary", "a summary has no lines")
+            .sets(|args| &mut args.score.threshold),
+            Flag::integer("top", "Print only the N least likely lines")
+                .aliases(&["head", "lines", "limit"])
+                .excludes("summary", "a summary has no lines")
+                .details("At the end of the input, the least likely first. Memory holds N lines.")
+                .sets(|args| &mut args.score.top),
+            Flag::value(
+                "unknown",
+                "BITS|inf|skip",
+                "Cost of a character that the model does not know",
+            )
+            .aliases(&["unk"])
+            .details(
+                "30 bits stand for a probability of 2^-10 that a character is unknown, spread over the \
+                2^20 of Unicode. The model does not see the character: it predicts the next one from \
+                those before. inf makes the whole line infinite; skip scores the line without the \
+                character.",
+            )
+            .sets(|args| &mut args.score.unknown),
             Flag::switch("json", "Print one JSON object per line")
                 .details(
-                    "The keys are line, bits and tokens. The bits are the sum over the line; \
-                    null if the model does not know a character.",
+                    "The keys are line, bits (the sum over the line), tokens (their number) and, if there \
+                    are any, unknown (the number of unknown characters). Infinite bits are null.",
                 )
                 .sets(|args| &mut args.score.json),
+            Flag::choice::<ColorChoice>("color", "Shade each character by its bits")
+                .aliases(&["colour"])
+                .details(
+                    "From 5 bits on yellow, from 8 on a yellow ground, and from 12 on a red one. auto \
+                    shades on a terminal unless $NO_COLOR is set. Conversations and JSON are not shaded.",
+                )
+                .sets(|args| &mut args.score.color),
             THREADS.sets(|args| &mut args.score.threads),
         ],
     )],
     examples: &[
         (
-            "microgpt score < app.log | sort -rn | head",
+            "microgpt score --top 10 < app.log",
             "Print the ten least likely lines.",
+        ),
+        (
+            "tail -f app.log | microgpt score --threshold 5",
+            "Print unlikely lines as they come.",
         ),
         (
             "microgpt score --summary held-out.txt",
             "Print the bits per token of a file.",
         ),
     ],
-    finish: |args, _| Ok(ParsedCommand::Score(args.score)),
+    finish: |args, _| {
+        args.score.check()?;
+        Ok(ParsedCommand::Score(args.score))
+    },
 };
 
 pub const INFO: Command = Command {
@@ -162,7 +214,9 @@ mod tests {
 
     use super::super::value::Threads;
     use super::super::{ExportArgs, InfoArgs, ScoreArgs, ServeArgs};
+    use super::*;
     use crate::cli::parse::tests::{args, error};
+    use crate::engine::UnknownCost;
 
     #[test]
     fn score_options() {
@@ -171,6 +225,37 @@ mod tests {
         let given: ScoreArgs = args("score a --summary b --json");
         assert_eq!(given.files, [PathBuf::from("a"), PathBuf::from("b")]);
         assert!(given.summary && given.json);
+        assert_eq!(default.unknown, UnknownCost::Bits(30.0));
+        let line = "score --tokens --threshold 2.5 --top 3 --unknown skip --color never";
+        let given: ScoreArgs = args(line);
+        assert_eq!((given.threshold, given.top), (Some(2.5), Some(3)));
+        assert_eq!(given.unknown, UnknownCost::Skip);
+        assert_eq!((given.color, given.tokens), (ColorChoice::Never, true));
+        let given: ScoreArgs = args("score --unknown inf");
+        assert_eq!(given.unknown, UnknownCost::Bits(f64::INFINITY));
+        for (line, expected) in [
+            ("--threshold nan", "--threshold must be >= 0, got NaN"),
+            ("--threshold -1", "--threshold must be >= 0, got -1"),
+            (
+                "--unknown -1",
+                "--unknown must be a number >= 0, inf or skip, got \"-1\"",
+            ),
+            (
+                "--unknown x",
+                "--unknown must be a number >= 0, inf or skip, got \"x\"",
+            ),
+            ("--top 0", "--top must be a whole number >= 1, got \"0\""),
+            (
+                "--color red",
+                "--color must be auto, always or never, got \"red\"",
+            ),
+            (
+                "--top 3 --summary",
+                "--top and --summary cannot be combined: a summary has no lines",
+            ),
+        ] {
+            assert_eq!(error(&format!("score {line}")), expected);
+        }
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! The score of all lines together.
+
+use serde_json::json;
+
+use crate::cli::console;
+use crate::engine::Score;
+
+/// The sums over all lines.
+#[derive(Default)]
+pub struct Total {
+    lines: u64,
+    /// Of the lines whose bits are finite, as `tokens`.
+    bits: f64,
+    tokens: u64,
+    unknown: u64,
+    /// Lines with unknown characters.
+    unknown_lines: u64,
+    /// Lines whose bits are infinite.
+    left_out: u64,
+}
+
+impl Total {
+    pub fn add(&mut self, score: &Score) {
+        self.lines += 1;
+        self.unknown += score.unknown as u64;
+        self.unknown_lines += u64::from(score.unknown > 0);
+        if score.bits.is_finite() {
+            self.bits += score.bits;
+            self.tokens += score.tokens as u64;
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Returns the line that `--summary` prints.
+    pub fn describe(&self, as_json: bool) -> String {
+        let per_token = self.bits / self.tokens as f64;
+        if as_json {
+            // JSON has no NaN: it becomes null.
+            let mut json = json!({
+                "lines": self.lines,
+                "bits": self.bits,
+                "tokens": self.tokens,
+                "bits_per_token": per_token,
+                "lines_with_unknown_characters": self.unknown_lines,
+            });
+            if self.unknown > 0 {
+                json["unknown"] = self.unknown.into();
+            }
+            return format!("{json}\n");
+        }
+        let lines = console::pluralize(self.lines, "line");
+        let tokens = console::pluralize(self.tokens, "token");
+        let unknown = match (self.left_out, self.unknown) {
+            (0, 0) => String::new(),
+            (0, count) => format!(", {}", console::pluralize(count, "unknown character")),
+            (count, _) => format!(
+                ", {} left out for unknown characters",
+                console::group_thousands(count)
+            ),
+        };
+        format!("{per_token:.6}\t{lines}, {tokens}{unknown}\n")
+    }
+}
