@@ -1,7 +1,9 @@
 //! Scores: the bits per token of a line under a model.
 
 use std::borrow::Cow;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +14,10 @@ use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 
 /// Tokens per forward pass: enough to share every read of the weights.
 const MAX_PASS_TOKENS: usize = 256;
+
+/// The windows of a line that one thread scores before the next ones: tokens to predict. A line that is
+/// longer than all threads' is scored by all of them.
+const PART_TOKENS: usize = 16 << 10;
 
 /// The scoring of a character that the model does not know. In each case the model does not see it:
 /// the character after it is predicted from those before it.
@@ -38,6 +44,8 @@ pub struct ScoreOptions {
     pub unknown: UnknownCost,
     /// Fill [`Score::token_bits`].
     pub keep_token_bits: bool,
+    /// Threads that share a long line; none but the caller's if fewer than two.
+    pub threads: usize,
 }
 
 /// The score of a line.
@@ -83,11 +91,19 @@ pub struct Scorer<'a> {
     options: ScoreOptions,
     /// The model's, but keeps unknown characters.
     tokenizer: Tokenizer,
+    buffers: Buffers,
+    /// Those of the threads that share a long line.
+    thread_buffers: Vec<Buffers>,
+    /// The bits of each next token, `[V]`.
+    prefix_cache: PrefixCache,
+}
+
+/// The buffers of one thread's forward passes.
+#[derive(Default)]
+struct Buffers {
     workspace: Workspace,
     /// One per window of a pass.
     caches: Vec<SequenceCache>,
-    /// The bits of each next token, `[V]`.
-    prefix_cache: PrefixCache,
 }
 
 /// A part of a line that fits the context.
@@ -108,8 +124,8 @@ impl<'a> Scorer<'a> {
             model,
             options,
             tokenizer,
-            workspace: Workspace::default(),
-            caches: Vec::new(),
+            buffers: Buffers::default(),
+            thread_buffers: Vec::new(),
             prefix_cache: PrefixCache::new(model, Arc::new(prefix)),
         }
     }
@@ -169,12 +185,12 @@ impl<'a> Scorer<'a> {
         let start = self.tokenizer.start_token();
         let (mut batch, mut size) = (Vec::new(), 0);
         for (line, tokens) in lines.iter().enumerate() {
+            if self.options.threads > 1 && tokens.len() > self.options.threads * PART_TOKENS {
+                self.score_long_line(tokens, &mut scores[line]);
+                continue;
+            }
             for (number, mut window) in windows(line, tokens, context).enumerate() {
-                if self.caches.len() == batch.len() {
-                    self.caches.push(self.model.new_cache());
-                }
-                let cache = &mut self.caches[batch.len()];
-                cache.truncate(0);
+                let cache = self.buffers.cache(self.model, batch.len());
                 if number == 0 && tokens[0] == start {
                     let score = |token, bits| scores[line].add(token, bits, self.options);
                     window.look_up(&mut self.prefix_cache, cache, score);
@@ -197,16 +213,10 @@ impl<'a> Scorer<'a> {
 
     /// Adds the bits of windows, each with its cache, to the scores of their lines.
     fn score_windows(&mut self, windows: &[Window], scores: &mut [Score]) {
-        let chunks = windows.iter().zip(&mut self.caches);
-        let chunks = chunks.map(|(window, cache)| Chunk {
-            cache,
-            tokens: window.tokens,
-            logits_from: window.tokens.len() - window.targets.len(),
-        });
-        self.model
-            .forward(&mut self.workspace, &mut chunks.collect::<Vec<_>>());
-        let mut logits = self.workspace.all_logits();
-        for (window, cache) in windows.iter().zip(&self.caches) {
+        self.buffers.forward(self.model, windows);
+        let Buffers { workspace, caches } = &mut self.buffers;
+        let mut logits = workspace.all_logits();
+        for (window, cache) in windows.iter().zip(&*caches) {
             let logits = logits.by_ref().take(window.targets.len());
             for (number, (logits, &token)) in logits.zip(window.targets).enumerate() {
                 let bits = if number == 0
@@ -222,6 +232,76 @@ impl<'a> Scorer<'a> {
                 scores[window.line].add(token, bits, self.options);
             }
         }
+    }
+
+    /// Scores a line with all threads, each of which scores windows that follow one another. The prefix
+    /// cache would save nothing.
+    fn score_long_line(&mut self, tokens: &[u32], score: &mut Score) {
+        let (model, context) = (self.model, self.model.meta().config.block_size);
+        let threads = self.options.threads;
+        self.thread_buffers.resize_with(threads, Buffers::default);
+        let mut windows = windows(0, tokens, context);
+        let part_windows = (2 * PART_TOKENS / context).max(1);
+        loop {
+            let part = |_| windows.by_ref().take(part_windows).collect();
+            let parts: Vec<Vec<Window>> = (0..threads).map(part).collect();
+            if parts[0].is_empty() {
+                return;
+            }
+            thread::scope(|scope| {
+                let buffers = self.thread_buffers.iter_mut();
+                let scored = buffers
+                    .zip(&parts)
+                    .map(|(buffers, part)| scope.spawn(move || buffers.score(model, part)));
+                let running: Vec<_> = scored.collect();
+                for (part, thread) in parts.iter().zip(running) {
+                    let bits = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+                    let targets = part.iter().flat_map(|window| window.targets);
+                    for (&token, bits) in targets.zip(bits) {
+                        score.add(token, bits, self.options);
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl Buffers {
+    /// An empty cache for the window of this index in a pass.
+    fn cache(&mut self, model: &InferenceGpt, index: usize) -> &mut SequenceCache {
+        if self.caches.len() == index {
+            self.caches.push(model.new_cache());
+        }
+        let cache = &mut self.caches[index];
+        cache.truncate(0);
+        cache
+    }
+
+    /// Computes the logits of the targets of windows, each with its cache.
+    fn forward(&mut self, model: &InferenceGpt, windows: &[Window]) {
+        let chunks = windows.iter().zip(&mut self.caches);
+        let chunks = chunks.map(|(window, cache)| Chunk {
+            cache,
+            tokens: window.tokens,
+            logits_from: window.tokens.len() - window.targets.len(),
+        });
+        model.forward(&mut self.workspace, &mut chunks.collect::<Vec<_>>());
+    }
+
+    /// Returns the bits of the targets of windows of one line.
+    fn score(&mut self, model: &InferenceGpt, windows: &[Window]) -> Vec<f64> {
+        let context = model.meta().config.block_size;
+        let mut bits = Vec::with_capacity(windows.len() * context);
+        for windows in windows.chunks(MAX_PASS_TOKENS.div_ceil(context).min(MAX_BATCH)) {
+            for index in 0..windows.len() {
+                self.cache(model, index);
+            }
+            self.forward(model, windows);
+            let targets = windows.iter().flat_map(|window| window.targets);
+            let logits = self.workspace.all_logits().zip(targets);
+            bits.extend(logits.map(|(logits, &token)| neg_log2_prob(logits, token)));
+        }
+        bits
     }
 }
 

@@ -82,6 +82,7 @@ impl ChunkOptions {
             scoring: ScoreOptions {
                 unknown: args.unknown,
                 keep_token_bits: args.tokens || shade,
+                threads: args.threads.count(),
             },
             format: (!args.summary).then_some(format),
             threshold: args.threshold.unwrap_or(0.0),
