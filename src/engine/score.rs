@@ -15,8 +15,8 @@ use crate::kernels::softmax_f64::{neg_log2_prob, neg_log2_probs};
 /// Tokens per forward pass: enough to share every read of the weights.
 const MAX_PASS_TOKENS: usize = 256;
 
-/// The windows of a line that one thread scores before the next ones: tokens to predict. A line that is
-/// longer than all threads' is scored by all of them.
+/// Tokens of a long line that a thread scores at a time: some 20 ms of a small model, beside which the
+/// start of a thread is nothing. A line with more than that per thread is long.
 const PART_TOKENS: usize = 16 << 10;
 
 /// The scoring of a character that the model does not know. In each case the model does not see it:
