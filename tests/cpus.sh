@@ -16,7 +16,8 @@ for cpu in Haswell SandyBridge Nehalem; do
 	on_cpu generate --model-dir model -n 50 --threads 1 > there
 	cmp here there
 	# Heads of sixteen: short names and long ones go different ways through attention.
-	on_cpu train --n-embd 32 --n-head 2 --steps 60 --quiet --threads 2 --output trained --log log \
+	on_cpu train --n-embd 32 --n-head 2 --steps 60 --quiet --threads 2 --output trained --force \
+		--log log \
 		> /dev/null
 	grep -q '"step":60,"loss":2\.' log
 	echo "$cpu: trains, and makes the same samples"
