@@ -171,7 +171,7 @@ fn train(shape: &Shape, text: &Path, threads: usize, dir: &Path) -> Measured {
     ];
     let mut command = Command::new("/usr/bin/env");
     command.arg(env!("CARGO_BIN_EXE_microgpt"));
-    command.args(["train", "--quiet", "--lr", "0.001"]);
+    command.args(["train", "--quiet", "--force", "--lr", "0.001"]);
     for (name, value) in sizes {
         command.args([name, &value.to_string()]);
     }
