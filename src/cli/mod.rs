@@ -13,6 +13,7 @@ pub(crate) mod flags;
 mod generate;
 pub(crate) mod help;
 mod info;
+mod input_file;
 mod man;
 mod model_dir;
 pub(crate) mod parse;

@@ -1,13 +1,13 @@
 //! `--prompt-file`: a prompt per line.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use super::input_file;
 use crate::data::{TextReader, decode_utf8};
 use crate::engine::{GenerateOptions, Generator, SampleBlock};
 use crate::infer::InferenceGpt;
@@ -27,14 +27,7 @@ pub struct PromptLines {
 impl PromptLines {
     /// Opens a file, or standard input for `-`.
     pub fn open(path: &Path) -> Result<Self> {
-        let (source, file): (_, Box<dyn Read + Send>) = match path.to_str() {
-            Some("-") => ("standard input".to_string(), Box::new(io::stdin())),
-            _ => {
-                let source = path.display().to_string();
-                let file = File::open(path).with_context(|| format!("cannot read {source}"))?;
-                (source, Box::new(file))
-            }
-        };
+        let (source, file) = input_file::open(path)?;
         Ok(Self {
             source,
             file: BufReader::new(TextReader::new(file)),

@@ -189,10 +189,6 @@ impl Generator {
         })
     }
 
-    pub fn shared_model(&self) -> Arc<InferenceGpt> {
-        Arc::clone(&self.model)
-    }
-
     /// The number of tokens before those of the caller's prompt.
     pub fn start_tokens(&self) -> usize {
         self.start_tokens
@@ -203,7 +199,7 @@ impl Generator {
         &self.prompt
     }
 
-    pub fn model(&self) -> &InferenceGpt {
+    pub fn model(&self) -> &Arc<InferenceGpt> {
         &self.model
     }
 

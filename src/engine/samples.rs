@@ -41,7 +41,7 @@ pub fn start_samples<T: Send + 'static>(
     exact: bool,
     convert: impl Fn(u64, &Sample) -> T + Send + Sync + 'static,
 ) -> Result<Samples<T>> {
-    let model = generator.shared_model();
+    let model = Arc::clone(generator.model());
     let generator = Arc::new(generator);
     let active = (threads as u64).min(min_count).max(1);
     let per_thread = min_count.div_ceil(active);

@@ -1,12 +1,12 @@
 //! The lines of a file, in chunks.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use super::super::input_file;
 use crate::data::TextReader;
 
 /// Bytes per read, and so about the size of a chunk.
@@ -32,12 +32,8 @@ pub struct LineReader<R> {
 
 /// Opens a file, or standard input for `-`.
 pub fn open(path: &Path) -> Result<LineReader<Box<dyn Read + Send>>> {
-    if path.as_os_str() == "-" {
-        return Ok(LineReader::new("standard input", Box::new(io::stdin())));
-    }
-    let source = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("cannot read {source}"))?;
-    Ok(LineReader::new(&source, Box::new(file)))
+    let (source, file) = input_file::open(path)?;
+    Ok(LineReader::new(&source, file))
 }
 
 impl<R: Read> LineReader<R> {
