@@ -64,7 +64,8 @@ impl CompletionRequest {
         Ok((sequence, prompt_tokens))
     }
 
-    /// The prompt of a choice, if it is to be repeated before the generated text.
+    /// The prompt of a choice, if it is to be repeated before the generated text: the same for all choices
+    /// of the prompt.
     fn echo(&self, index: u64) -> Echo {
         match self.generator(index) {
             Some(generator) if self.options.echo => Echo::new(generator, self.options.top_logprobs),
@@ -84,7 +85,7 @@ impl CompletionRequest {
         // All choices are queued before the first is waited for.
         let pending = (0..self.choices()).map(submit);
         let pending: Vec<_> = pending.collect::<Result<_, HttpError>>()?;
-        let mut usage = Usage::default();
+        let (mut usage, mut echo) = (Usage::default(), Echo::default());
         let mut choices = Vec::with_capacity(pending.len());
         for (index, (handle, prompt_tokens)) in (0..).zip(pending) {
             let completion = match handle {
@@ -93,7 +94,11 @@ impl CompletionRequest {
             };
             app.metrics.count_prompt(prompt_tokens);
             usage.add(self.is_first_choice(index), prompt_tokens, &completion);
-            choices.push(self.choice(app, index, completion).to_json(self.format()));
+            if self.is_first_choice(index) {
+                echo = self.echo(index);
+            }
+            let choice = self.choice(app, index, echo.clone(), completion);
+            choices.push(choice.to_json(self.format()));
         }
         let mut body = self.format().envelope(MODEL);
         body["choices"] = Value::Array(choices);
@@ -101,11 +106,17 @@ impl CompletionRequest {
         Ok(Response::json(&body))
     }
 
-    fn choice<'a>(&self, app: &'a AppState, index: u64, completion: Completion) -> Choice<'a> {
+    fn choice<'a>(
+        &self,
+        app: &'a AppState,
+        index: u64,
+        echo: Echo,
+        completion: Completion,
+    ) -> Choice<'a> {
         let Echo {
             mut text,
             mut tokens,
-        } = self.echo(index);
+        } = echo;
         let tokenizer = &app.model.meta().tokenizer;
         let end = self.end_token(app, &completion);
         // The tokens of a stop sequence are not part of the text.
@@ -149,7 +160,7 @@ impl CompletionRequest {
             send(&event.to_string())
         };
         let tokenizer = &app.model.meta().tokenizer;
-        let mut usage = Usage::default();
+        let (mut usage, mut echo) = (Usage::default(), Echo::default());
         for index in 0..self.choices() {
             if format == Format::ChatEvent {
                 send_event(json!([Choice::first_event(index)]), Value::Null)?;
@@ -170,9 +181,11 @@ impl CompletionRequest {
                 send_event(json!([choice.to_json(format)]), Value::Null)
             };
             let (sequence, prompt_tokens) = self.sequence(app, index).map_err(stream_error)?;
-            let echo = self.echo(index);
+            if self.is_first_choice(index) {
+                echo = self.echo(index);
+            }
             if !echo.text.is_empty() {
-                send_text(echo.text, echo.tokens)?;
+                send_text(echo.text.clone(), echo.tokens.clone())?;
             }
             let mut sent = Ok(());
             let visit = |text: &str, logprobs: &[TokenLogprob]| {

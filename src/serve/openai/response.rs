@@ -45,7 +45,7 @@ impl From<TokenLogprob> for LoggedToken {
 }
 
 /// A prompt that is repeated before the generated text.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Echo {
     pub text: String,
     /// Empty unless log-probabilities are asked for.
