@@ -137,11 +137,13 @@ test-clients: ## Test the server with OpenAI's client, lm-evaluation-harness, sc
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
 	done
 
-test-web: ## Test the web page in a headless Chromium
+test-web: ## Test the web pages in a headless Chromium
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-web needs: make clients" >&2; exit 1; }
 	@[ -x $(CHROMIUM) ] || { echo "test-web needs: apt-get install chromium" >&2; exit 1; }
 	$(CARGO) build --locked
-	$(CLIENTS)/bin/python tests/clients/web.py target/debug/microgpt target/screenshots
+	for test in web html_export; do \
+		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt target/screenshots || exit 1; \
+	done
 
 soak: build ## Load the server for ten minutes
 	python3 tests/clients/soak.py target/release/microgpt

@@ -1,9 +1,14 @@
-//! `microgpt export`: a copy of a model without its training state, in full or half precision.
+//! `microgpt export`: a copy of a model without its training state, or as a web page.
 
-use anyhow::Context;
+mod html;
+mod sha256;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
 
 use super::failure::Failure;
-use super::flags::ExportArgs;
+use super::flags::{ExportArgs, ExportFormat};
 use super::{console, model_dir};
 use crate::model::ModelMeta;
 use crate::store::{
@@ -15,36 +20,50 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     let output = args.output.expect("the parser requires --output");
     let snapshot = model_dir::open(args.model_dir.as_deref())?;
     let (meta, weights) = ModelMeta::load(&snapshot)?;
-    if output.exists() && Snapshot::open(&output)?.has(TRAIN_STATE) {
-        return Err(Failure::from(anyhow::anyhow!(
-            "{} holds a model with training state, which the export would overwrite; choose another \
-            --output",
-            output.display()
-        )));
-    }
-    std::fs::create_dir_all(&output)
-        .with_context(|| format!("cannot create {}", output.display()))?;
-    let _lock = DirectoryLock::acquire(&output)?;
     let precision = if args.half {
         Precision::F16
     } else {
         weights.precision
     };
-    let tensors = weights.to_tensors();
-    save(&output, &[WEIGHTS, META], |name| match name {
-        WEIGHTS => encode_tensors(&tensors, precision).context("cannot export the weights"),
-        _ => Ok(meta.to_json().to_string().into_bytes()),
-    })?;
-    let exported = output.join(WEIGHTS);
-    let size = std::fs::metadata(&exported)
-        .with_context(|| exported.display().to_string())?
-        .len();
+    match args.format {
+        ExportFormat::Microgpt => check_directory(&output)?,
+        ExportFormat::Html => html::check(&meta, &output)?,
+    }
+    let encoded = encode_tensors(&weights.to_tensors(), precision);
+    let encoded = encoded.context("cannot export the weights")?;
+    let size = match args.format {
+        ExportFormat::Microgpt => write_directory(&meta, &encoded, &output)?,
+        ExportFormat::Html => html::write(&meta, &encoded, &output)?,
+    };
     console::eprintln(format_args!(
         "exported {} {} weights, {} bytes, to {}",
         console::group_thousands(meta.parameters()? as u64),
         precision.name(),
-        console::group_thousands(size),
+        console::group_thousands(size as u64),
         output.display()
     ));
     Ok(())
+}
+
+/// Checks that no model with training state would be overwritten.
+fn check_directory(output: &Path) -> Result<()> {
+    ensure!(
+        !(output.exists() && Snapshot::open(output)?.has(TRAIN_STATE)),
+        "{} holds a model with training state, which the export would overwrite; choose another \
+        --output",
+        output.display()
+    );
+    Ok(())
+}
+
+/// Writes a model directory. Returns the size of its weights.
+fn write_directory(meta: &ModelMeta, weights: &[u8], output: &Path) -> Result<usize> {
+    std::fs::create_dir_all(output)
+        .with_context(|| format!("cannot create {}", output.display()))?;
+    let _lock = DirectoryLock::acquire(output)?;
+    save(output, &[WEIGHTS, META], |name| match name {
+        WEIGHTS => Ok(weights.to_vec()),
+        _ => Ok(meta.to_json().to_string().into_bytes()),
+    })?;
+    Ok(weights.len())
 }

@@ -53,7 +53,7 @@ pub fn early_option(name: &str) -> String {
 /// first option that takes one.
 pub fn operand(command: &Command, value: &str) -> String {
     let mut flags = command.flags();
-    match flags.find(|flag| matches!(flag.takes, Takes::File | Takes::Dir)) {
+    match flags.find(|flag| matches!(flag.takes, Takes::File | Takes::Dir | Takes::Path)) {
         Some(flag) if Path::new(value).exists() => {
             format!("did you mean --{} {value}?", flag.name)
         }

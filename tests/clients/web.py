@@ -11,14 +11,10 @@ import tempfile
 
 from playwright.sync_api import expect, sync_playwright
 
+import browser as chromium
 from program import Server, train
 
 SCREENSHOTS = os.path.abspath(sys.argv[2])
-BROWSER = dict(
-    executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-    args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-          "--disable-background-networking"],
-)
 
 
 class Session:
@@ -255,7 +251,7 @@ def main():
         train(directory, "slow-model", "--chat", "--steps", "1", "--batch-size", "1", "--block-size", "20000",
               "--n-embd", "256", "--n-layer", "4")
         train(directory, "text-model", "--steps", "200")
-        browser = playwright.chromium.launch(**BROWSER)
+        browser = playwright.chromium.launch(**chromium.OPTIONS)
         for model, tests in (
             ("chat-model", [test_chat, test_settings, test_regenerate_and_copy, test_error, test_layout]),
             ("slow-model", [test_stop]),

@@ -112,7 +112,7 @@ fn command_line_errors_exit_with_2() {
         ("generate --top-k 0", "--top-k"),
         ("generate --min-p 2", "--min-p"),
         ("generate --unique=1", "--unique takes no value, got \"1\""),
-        ("export", "--output DIR"),
+        ("export", "--output PATH"),
         ("help nothing", "unknown command"),
     ];
     for (line, expected) in cases {

@@ -95,6 +95,39 @@ fn exported_model_generates_the_same_samples() {
     }
 }
 
+#[test]
+fn page_replaces_only_a_page() {
+    let dir = text_model_dir();
+    let dir = dir.path();
+    let export = |output: &str| run_in(dir, &format!("export -m model --format html -o {output}"));
+    let message = export("names.html").ok().stderr;
+    let page = fs::read_to_string(dir.join("names.html")).unwrap();
+    assert!(
+        message.starts_with("exported 4,192 f32 weights, "),
+        "{message}"
+    );
+    assert!(message.ends_with(" bytes, to names.html\n"), "{message}");
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(export("-").ok().stdout == page);
+    export("names.html --half").ok();
+    assert!(fs::metadata(dir.join("names.html")).unwrap().len() < page.len() as u64);
+
+    fs::write(dir.join("names.txt"), "anna\n").unwrap();
+    let error = export("names.txt").error(1);
+    assert!(
+        error.contains("names.txt is not a page of microgpt"),
+        "{error}"
+    );
+    assert_eq!(fs::read(dir.join("names.txt")).unwrap(), b"anna\n");
+    let error = export("model").error(1);
+    assert!(
+        error.contains("model is a directory; --format html writes a file"),
+        "{error}"
+    );
+    let error = export("missing/names.html").error(1);
+    assert!(error.contains("cannot write missing/names.html"), "{error}");
+}
+
 /// Changes a file of a copied model and returns the error of `generate`.
 fn error_of_changed(dir: &Path, file: &str, change: impl Fn(&mut Vec<u8>)) -> String {
     let copy = dir.join("broken");

@@ -74,7 +74,7 @@ fn values(flag: &Flag) -> Option<String> {
     let action = match flag.takes {
         Takes::Nothing => return None,
         Takes::Value(_) => "return".to_string(),
-        Takes::File => "kind=-f".to_string(),
+        Takes::File | Takes::Path => "kind=-f".to_string(),
         Takes::Dir => "kind=-d".to_string(),
         Takes::OneOf(choices) => format!("offer='{}'", choices().join(" ")),
     };

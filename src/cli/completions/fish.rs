@@ -50,7 +50,7 @@ fn arguments(flag: &Flag) -> String {
     let value = match flag.takes {
         Takes::Nothing => String::new(),
         Takes::Value(_) => " -x".to_string(),
-        Takes::File => " -r -F".to_string(),
+        Takes::File | Takes::Path => " -r -F".to_string(),
         Takes::Dir => " -x -a '(__fish_complete_directories)'".to_string(),
         Takes::OneOf(choices) => format!(" -x -a {}", quote(&choices().join(" "))),
     };

@@ -70,6 +70,7 @@ fn specification(flag: &Flag) -> String {
         Takes::Nothing => String::new(),
         Takes::Value(name) => format!(":{name}: "),
         Takes::File => ":FILE:_files".to_string(),
+        Takes::Path => ":PATH:_files".to_string(),
         Takes::Dir => ":DIR:_files -/".to_string(),
         Takes::OneOf(choices) => format!(":{}:({})", flag.name, choices().join(" ")),
     };

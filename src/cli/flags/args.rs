@@ -268,9 +268,24 @@ pub struct InfoArgs {
 #[derive(Default)]
 pub struct ExportArgs {
     pub model_dir: Option<PathBuf>,
+    pub format: ExportFormat,
     /// Required.
     pub output: Option<PathBuf>,
     pub half: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ExportFormat {
+    #[default]
+    Microgpt,
+    Html,
+}
+
+impl Choice for ExportFormat {
+    const NAMED: &'static [(&'static str, Self)] = &[
+        ("microgpt", ExportFormat::Microgpt),
+        ("html", ExportFormat::Html),
+    ];
 }
 
 pub struct ServeArgs {

@@ -43,6 +43,8 @@ pub enum Takes {
     Value(&'static str),
     File,
     Dir,
+    /// A file or a directory.
+    Path,
     OneOf(fn() -> Vec<&'static str>),
 }
 
@@ -86,6 +88,10 @@ impl Flag {
 
     pub const fn dir(name: &'static str, help: &'static str) -> Self {
         Self::new(name, Takes::Dir, help)
+    }
+
+    pub const fn path(name: &'static str, help: &'static str) -> Self {
+        Self::new(name, Takes::Path, help)
     }
 
     pub const fn choice<T: Choice>(name: &'static str, help: &'static str) -> Self {
@@ -151,6 +157,7 @@ impl Flag {
             Takes::Value(name) => Some(name.to_string()),
             Takes::File => Some("FILE".to_string()),
             Takes::Dir => Some("DIR".to_string()),
+            Takes::Path => Some("PATH".to_string()),
             Takes::OneOf(choices) => Some(choices().join("|")),
         }
     }

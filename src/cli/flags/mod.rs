@@ -15,8 +15,8 @@ mod train;
 mod value;
 
 pub use args::{
-    ChatArgs, ColorChoice, DeviceKind, ExportArgs, GenerateArgs, InfoArgs, ScoreArgs, ServeArgs,
-    Shell, TrainArgs,
+    ChatArgs, ColorChoice, DeviceKind, ExportArgs, ExportFormat, GenerateArgs, InfoArgs, ScoreArgs,
+    ServeArgs, Shell, TrainArgs,
 };
 pub use command::{Command, ParsedCommand};
 pub use commands::{COMMANDS, find_command};

@@ -1,6 +1,6 @@
 //! The options of the other commands that read a model: `score`, `info`, `export` and `serve`.
 
-use super::args::ColorChoice;
+use super::args::{ColorChoice, ExportFormat};
 use super::command::{Command, Operand, ParsedCommand};
 use super::flag::Flag;
 use super::shared::{MODEL_DIR, THREADS};
@@ -121,29 +121,43 @@ pub const INFO: Command = Command {
 
 pub const EXPORT: Command = Command {
     name: "export",
-    summary: "Copy a model without its training state",
+    summary: "Copy a model without its training state, or as a web page",
     details: "",
     operand: None,
     groups: &[(
         "",
         &[
             MODEL_DIR.sets(|args| &mut args.export.model_dir),
-            Flag::dir("output", "Model directory to write; required")
+            Flag::path("output", "Directory or file to write; required")
                 .short('o')
                 .sets(|args| &mut args.export.output),
+            Flag::choice::<ExportFormat>("format", "Model directory, or web page")
+                .aliases(&["type", "to"])
+                .details(
+                    "html writes one file with the weights and a program in JavaScript, which generates the \
+                    samples of `microgpt generate`, or chats, in any browser and without a network; - is \
+                    standard output. It may have 2,000,000 parameters.",
+                )
+                .sets(|args| &mut args.export.format),
             Flag::switch("half", "Store the weights in half precision, f16")
                 .aliases(&["f16", "float16", "fp16"])
                 .sets(|args| &mut args.export.half),
         ],
     )],
-    examples: &[(
-        "microgpt export --half --output small-model",
-        "Write a model of a sixth of the size.",
-    )],
+    examples: &[
+        (
+            "microgpt export --half --output small-model",
+            "Write a model of a sixth of the size.",
+        ),
+        (
+            "microgpt export --format html --output names.html",
+            "Write a web page to send to others.",
+        ),
+    ],
     finish: |args, _| match args.export.output {
         Some(_) => Ok(ParsedCommand::Export(args.export)),
         None => Err(Failure::Usage(
-            "export needs --output DIR, the model directory to write".to_string(),
+            "export needs --output PATH, the directory or file to write".to_string(),
         )),
     },
 };
@@ -269,7 +283,10 @@ mod tests {
         let given: ExportArgs = args("export -o dir --half");
         assert_eq!(given.output, Some(PathBuf::from("dir")));
         assert!(given.half && !args::<ExportArgs>("export -o dir").half);
-        assert!(error("export").starts_with("export needs --output DIR"));
+        assert_eq!(given.format, ExportFormat::Microgpt);
+        let given: ExportArgs = args("export -o names.html --format html");
+        assert_eq!(given.format, ExportFormat::Html);
+        assert!(error("export").starts_with("export needs --output PATH"));
     }
 
     #[test]
