@@ -14,11 +14,13 @@ FUZZ_SECONDS ?= 900
 FUZZ_TARGETS ?= weights meta train_state conversations text command_line http_body http_requests
 # Python environment and browser of the client tests.
 CLIENTS := target/clients
+# Python environment of the tests of examples/.
+EXAMPLES := target/examples
 CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
 	unit-and-program-tests doc-check metal-check formula-check deny-check advisories asan bench clients \
-	test-clients test-web soak fuzz
+	test-clients test-web examples test-examples soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +145,22 @@ test-web: ## Test the web pages in a headless Chromium
 	$(CARGO) build --locked
 	for test in web html_export; do \
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt target/screenshots || exit 1; \
+	done
+
+examples: ## Install the dependencies of test-examples in target/examples
+	python3 -m venv $(EXAMPLES)
+	$(EXAMPLES)/bin/pip install --quiet --requirement tests/examples/requirements.txt
+
+test-examples: ## Test examples/ with Spark, GNU parallel, Slurm and the schemas of Kubernetes
+	@[ -x $(EXAMPLES)/bin/python ] || { echo "test-examples needs: make examples" >&2; exit 1; }
+	@PATH="$$PATH:/usr/sbin"; for tool in java:openjdk-17-jre-headless parallel:parallel slurmctld:slurm-wlm; do \
+		command -v $${tool%%:*} >/dev/null || \
+			{ echo "test-examples needs: apt-get install $${tool#*:}" >&2; exit 1; }; \
+	done
+	$(CARGO) build --locked
+	$(EXAMPLES)/bin/python tests/examples/manifests.py
+	for test in generate_parts spark_score; do \
+		PYTHONPATH=tests/clients $(EXAMPLES)/bin/python tests/examples/$$test.py target/debug/microgpt || exit 1; \
 	done
 
 soak: build ## Load the server for ten minutes

@@ -16,11 +16,11 @@ def train(directory, name, *options):
 
 
 class Server:
-    """A server of one model on a free port."""
+    """A server of one model, by default on a free port."""
 
-    def __init__(self, directory, model, *options):
+    def __init__(self, directory, model, *options, port=0):
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--model-dir", model, "--port", "0", "--quiet", *options],
+            [PROGRAM, "serve", "--model-dir", model, "--port", str(port), "--quiet", *options],
             cwd=directory, stderr=subprocess.PIPE, text=True,
         )
         self.url = re.search(r"http://\S+", self.process.stderr.readline()).group()

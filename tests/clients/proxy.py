@@ -1,5 +1,6 @@
 """Puts nginx in front of a server, with kept-alive connections to it: no request of 10,000 is lost, and
-no event is held back.
+no event is held back. Puts it in front of two, with the configuration in examples/nginx, and kills and
+stops them under load: no request is lost that was not already being answered.
 
 usage: python proxy.py PATH_TO_MICROGPT
 """
@@ -12,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import program
@@ -32,7 +34,12 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    upstream microgpt {{ server {server}; keepalive 8; }}
+    {servers}
+}}
+"""
+
+ONE_SERVER = """
+    upstream microgpt {{ server {address}; keepalive 8; }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -42,8 +49,9 @@ http {{
             proxy_set_header Host $http_host;
         }}
     }}
-}}
 """
+
+BALANCER = os.path.join(os.path.dirname(__file__), "..", "..", "examples", "nginx", "microgpt.conf")
 
 
 def free_port():
@@ -52,14 +60,32 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def one_server(address, port):
+    return ONE_SERVER.format(address=address, port=port)
+
+
+def two_servers(addresses, port):
+    """The balancer's configuration for these addresses."""
+    with open(BALANCER) as file:
+        text = file.read()
+    for old, new in [
+        ("10.0.0.1:8080", addresses[0]), ("10.0.0.2:8080", addresses[1]), ("listen 80;", f"listen 127.0.0.1:{port};"),
+    ]:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
 class Nginx:
-    def __init__(self, directory, server):
+    """nginx in front of the servers of a configuration, on a free port."""
+
+    def __init__(self, directory, configuration, addresses):
         nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
         assert nginx, "this test needs nginx"
         self.port = free_port()
         path = os.path.join(directory, "nginx.conf")
         with open(path, "w") as file:
-            file.write(CONFIGURATION.format(directory=directory, server=server, port=self.port))
+            file.write(CONFIGURATION.format(directory=directory, servers=configuration(addresses, self.port)))
         self.process = subprocess.Popen([nginx, "-c", path, "-p", directory])
 
     def __enter__(self):
@@ -119,6 +145,75 @@ def test_events_are_not_buffered(nginx):
     assert until_first < until_last / 4, (until_first, until_last)
 
 
+class Load:
+    """Clients that send requests until the load is left, every other one for a stream."""
+
+    def __init__(self, nginx):
+        self.nginx = nginx
+        self.done = threading.Event()
+        self.counters = threading.Lock()
+        self.answered = 0
+        self.cut_streams = 0
+        self.clients = concurrent.futures.ThreadPoolExecutor(CLIENTS)
+
+    def __enter__(self):
+        self.results = [self.clients.submit(self.client) for _ in range(CLIENTS)]
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        for result in self.results:
+            result.result()
+
+    def client(self):
+        while not self.done.is_set():
+            response = post(self.nginx.connect(), "/microgpt/v1/generate", {"num_samples": 2})
+            body = json.loads(response.read())
+            assert response.status == 200 and len(body["samples"]) == 2, (response.status, body)
+
+            body = {"prompt": "a", "stream": True, "n": 8, "max_tokens": 200, "temperature": 3}
+            response = post(self.nginx.connect(), "/v1/completions", body)
+            assert response.status == 200, (response.status, response.read())
+            try:
+                complete = response.read().endswith(b"data: [DONE]\n\n")
+            except (http.client.IncompleteRead, ConnectionError):
+                complete = False
+            with self.counters:
+                self.cut_streams += not complete
+                self.answered += 2
+
+    def wait_for(self, requests):
+        """Waits until this many more requests are answered."""
+        goal = self.answered + requests
+        while self.answered < goal:
+            for result in self.results:
+                assert not result.done(), result.result()
+            time.sleep(0.05)
+
+
+def test_two_servers_killed_and_stopped_under_load(directory, model):
+    first, second = program.Server(directory, model), program.Server(directory, model)
+    addresses = [server.url.removeprefix("http://") for server in (first, second)]
+    with Nginx(directory, two_servers, addresses) as nginx:
+        with Load(nginx) as load:
+            load.wait_for(4 * CLIENTS)
+            first.process.kill()
+            first.process.wait()
+            load.wait_for(4 * CLIENTS)
+        # Each client has at most one stream in progress.
+        print(f"killed: {load.answered} requests answered, {load.cut_streams} streams cut")
+        assert load.cut_streams <= CLIENTS, load.cut_streams
+
+        first = program.Server(directory, model, port=addresses[0].split(":")[1])
+        time.sleep(2)  # nginx tries a failed server again after a second
+        with first, Load(nginx) as load:
+            load.wait_for(4 * CLIENTS)
+            second.stop()
+            load.wait_for(4 * CLIENTS)
+        print(f"stopped: {load.answered} requests answered, {load.cut_streams} streams cut")
+        assert load.cut_streams == 0
+
+
 def main():
     with tempfile.TemporaryDirectory() as directory:
         program.train(directory, "model", "--steps", "30")
@@ -131,10 +226,12 @@ def main():
             ("slow", (test_events_are_not_buffered,)),
         ]:
             with program.Server(directory, model) as server:
-                with Nginx(directory, server.url.removeprefix("http://")) as nginx:
+                with Nginx(directory, one_server, server.url.removeprefix("http://")) as nginx:
                     for test in tests:
                         test(nginx)
                         print(f"{test.__name__}: ok")
+        test_two_servers_killed_and_stopped_under_load(directory, "slow")
+        print("test_two_servers_killed_and_stopped_under_load: ok")
 
 
 if __name__ == "__main__":
