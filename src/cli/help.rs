@@ -190,7 +190,7 @@ mod tests {
         };
         for (command, flag, expected) in [
             ("train", "steps", Some("1000")),
-            ("train", "lr", Some("0.01")),
+            ("train", "lr", Some("auto")),
             ("train", "schedule", Some("linear")),
             ("train", "grad-clip", None),
             ("generate", "temperature", Some("0.5")),

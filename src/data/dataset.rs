@@ -155,8 +155,15 @@ impl Dataset {
             .into_iter()
             .filter(|shard| !shard.is_empty())
             .map(|shard| {
+                let numbers = shard
+                    .iter()
+                    .map(|&i| first.wrapping_add(i as u64))
+                    .collect();
                 let examples: Vec<&[u32]> = shard.into_iter().map(|i| examples[i]).collect();
-                Batch::new(&examples).with_targets_in(&examples, self.replies)
+                Batch {
+                    numbers,
+                    ..Batch::new(&examples).with_targets_in(&examples, self.replies)
+                }
             })
             .collect()
     }
@@ -253,6 +260,8 @@ pub struct Batch {
     pub target_rows: Option<Arc<[u32]>>,
     /// The bounds of the documents: document `d` is `offsets[d]..offsets[d + 1]` of the above.
     pub offsets: Arc<[usize]>,
+    /// The number of each document in training order; empty for one outside of training.
+    pub numbers: Arc<[u64]>,
 }
 
 impl Batch {
@@ -272,6 +281,7 @@ impl Batch {
             targets: targets.into(),
             target_rows: None,
             offsets: offsets.into(),
+            numbers: [].into(),
         }
     }
 

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 
 use super::config::ModelConfig;
+use super::dropout::Dropout;
 use crate::data::Batch;
 use crate::ops;
 use crate::store::{NamedTensor, Tensors};
@@ -63,29 +64,41 @@ impl TensorGpt {
 
     /// Returns the logits `[N, vocab_size]` of the token after each of the batch's `N` tokens.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        ops::linear(&self.hidden(batch)?, &self.lm_head)
+        ops::linear(&self.hidden(batch, None)?, &self.lm_head)
     }
 
     /// Returns the output `[N, n_embd]` of the last layer.
-    fn hidden(&self, batch: &Batch) -> Result<Tensor> {
+    fn hidden(&self, batch: &Batch, dropout: Option<Dropout>) -> Result<Tensor> {
         let mut x = ops::rms_norm(&ops::embedding(
             &self.wte,
             &self.wpe,
             &batch.tokens,
             &batch.positions,
         )?)?;
+        if let Some(dropout) = dropout {
+            x = dropout.apply(&x, batch, 0)?;
+        }
         let n_head = self.config.n_head;
-        for layer in &self.layers {
-            x = ops::attention_block(&x, &layer.attn_qkv, &layer.attn_wo, &batch.offsets, n_head)?;
-            x = ops::mlp_block(&x, &layer.mlp_fc1, &layer.mlp_fc2)?;
+        for (site, layer) in (1..).step_by(2).zip(&self.layers) {
+            let y =
+                ops::attention_block(&x, &layer.attn_qkv, &layer.attn_wo, &batch.offsets, n_head)?;
+            x = match dropout {
+                Some(dropout) => dropout.apply_to_block(&x, y, batch, site)?,
+                None => y,
+            };
+            let y = ops::mlp_block(&x, &layer.mlp_fc1, &layer.mlp_fc2)?;
+            x = match dropout {
+                Some(dropout) => dropout.apply_to_block(&x, y, batch, site + 1)?,
+                None => y,
+            };
         }
         Ok(x)
     }
 
     /// Returns the sum of the cross-entropies over a shard of a batch, divided by `count`, the number
     /// of predictions in the whole batch: a scalar in nats.
-    pub fn loss(&self, batch: &Batch, count: usize) -> Result<Tensor> {
-        let mut x = self.hidden(batch)?;
+    pub fn loss(&self, batch: &Batch, count: usize, dropout: Option<Dropout>) -> Result<Tensor> {
+        let mut x = self.hidden(batch, dropout)?;
         if let Some(rows) = &batch.target_rows {
             x = x.index_select(&Tensor::new(&rows[..], x.device())?, 0)?;
         }

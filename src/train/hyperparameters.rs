@@ -32,6 +32,9 @@ pub struct Hyperparameters {
     /// Adam's decay rates of the first and the second moments.
     pub beta1: f64,
     pub beta2: f64,
+    /// The probability that a value is dropped ([`Dropout`](crate::model::Dropout)).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// The fraction of the data held out for validation.
     pub validation_fraction: f64,
     #[serde(skip_serializing_if = "LossOn::is_all")]
@@ -50,6 +53,7 @@ impl Default for Hyperparameters {
             grad_clip: None,
             beta1: 0.85,
             beta2: 0.99,
+            dropout: 0.0,
             validation_fraction: 0.0,
             loss_on: LossOn::All,
         }
@@ -87,6 +91,7 @@ impl Hyperparameters {
             .map_or(Ok(()), |norm| positive("grad_clip", norm))?;
         fraction("beta1", self.beta1)?;
         fraction("beta2", self.beta2)?;
+        fraction("dropout", self.dropout)?;
         fraction("validation_fraction", self.validation_fraction)
     }
 
@@ -117,6 +122,7 @@ impl Hyperparameters {
             grad_clip: state.get_number("grad_clip")?,
             beta1: number("beta1", default.beta1)?,
             beta2: number("beta2", default.beta2)?,
+            dropout: number("dropout", default.dropout)?,
             validation_fraction: number("validation_fraction", default.validation_fraction)?,
             loss_on: state
                 .get_as("loss_on", "\"all\" or \"assistant\"", loss_on)?
@@ -125,6 +131,10 @@ impl Hyperparameters {
         hyperparameters.validate()?;
         Ok(hyperparameters)
     }
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 fn loss_on(value: &Value) -> Option<LossOn> {
@@ -152,6 +162,7 @@ mod tests {
             grad_clip: Some(1.5),
             beta1: 0.5,
             beta2: 0.75,
+            dropout: 0.375,
             validation_fraction: 0.125,
             loss_on: LossOn::Assistant,
         };
@@ -165,7 +176,7 @@ mod tests {
         }
         assert!(read(json!({ "batch_size": 1_000_001 })).is_err());
         assert!(read(json!({ "loss_on": "user" })).is_err());
-        for key in ["beta1", "beta2", "validation_fraction"] {
+        for key in ["beta1", "beta2", "dropout", "validation_fraction"] {
             assert!(read(json!({ key: 1 })).is_err(), "{key}");
         }
     }

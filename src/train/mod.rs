@@ -3,6 +3,7 @@
 mod adam;
 mod checkpoint;
 mod hyperparameters;
+mod learning_rate;
 mod loss_on;
 mod schedule;
 mod state;
@@ -11,6 +12,7 @@ mod workers;
 
 pub use checkpoint::Checkpoint;
 pub use hyperparameters::{Hyperparameters, MAX_BATCH_SIZE};
+pub use learning_rate::LearningRate;
 pub use loss_on::LossOn;
 pub use schedule::Schedule;
 pub use state::{TrainState, nats_to_bits};

@@ -12,7 +12,7 @@ use super::hyperparameters::Hyperparameters;
 use super::state::TrainState;
 use super::workers::Workers;
 use crate::data::{Batch, Dataset};
-use crate::model::{ModelMeta, TensorGpt};
+use crate::model::{Dropout, ModelMeta, TensorGpt};
 
 /// The settings of a run.
 #[derive(Clone, Debug)]
@@ -151,8 +151,13 @@ impl Trainer {
         count: usize,
     ) -> Result<(f64, Vec<GradStore>)> {
         let model = Arc::clone(&self.model);
+        let Hyperparameters { dropout, seed, .. } = self.config.hyperparameters;
+        let dropout = (dropout > 0.0).then_some(Dropout {
+            rate: dropout,
+            seed,
+        });
         let differentiate = move |shard: Batch| -> candle_core::Result<(f32, GradStore)> {
-            let loss = model.loss(&shard, count)?;
+            let loss = model.loss(&shard, count, dropout)?;
             let gradients = loss.backward()?;
             Ok((loss.to_scalar()?, gradients))
         };
@@ -166,7 +171,7 @@ impl Trainer {
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let count = batches.iter().map(|batch| batch.targets.len()).sum();
         let model = Arc::clone(&self.model);
-        let loss = move |batch: Batch| model.loss(&batch, count)?.to_scalar::<f32>();
+        let loss = move |batch: Batch| model.loss(&batch, count, None)?.to_scalar::<f32>();
         let losses = self.workers.map(batches.to_vec(), loss)?;
         let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
         Ok(losses.into_iter().map(f64::from).sum())

@@ -28,7 +28,10 @@ fn command_line_errors_exit_with_2() {
             "--steps must be a whole number >= 1, got \"0\"",
         ),
         ("train --steps 1e3", "got \"1e3\""),
-        ("train --lr -1", "--lr must be > 0, got -1"),
+        (
+            "train --lr -1",
+            "--lr must be auto or a number > 0, got \"-1\"",
+        ),
         ("train --lr nan", "--lr"),
         (
             "train --schedule sine",

@@ -144,7 +144,7 @@ fn check_gradients(name: &str) {
     let model = TensorGpt::from_tensors(config, &weights, &Device::Cpu).unwrap();
 
     let batch = Batch::new(&documents);
-    let loss = model.loss(&batch, batch.targets.len()).unwrap();
+    let loss = model.loss(&batch, batch.targets.len(), None).unwrap();
     let expected = json["loss"].as_f64().unwrap();
     let found = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!(
@@ -319,7 +319,7 @@ fn gradients_match_finite_differences() {
     let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
     let batch = Batch::new(&documents);
     let count = batch.targets.len();
-    let gradients = model.loss(&batch, count).unwrap().backward().unwrap();
+    let gradients = model.loss(&batch, count, None).unwrap().backward().unwrap();
     let meta = ModelMeta {
         config: ODD,
         tokenizer: tokenizer(7),

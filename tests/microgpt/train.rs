@@ -102,6 +102,25 @@ fn default_run_saves_a_model_and_prints_20_names() {
 }
 
 #[test]
+fn dropout_changes_the_training_loss_alike_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = |name: &str, options: &str| -> Vec<f64> {
+        let line = format!("train --steps 3 -q -o {name} --log {name}.log {options}");
+        run_in(dir.path(), &line).ok();
+        let lines = log(&dir.path().join(format!("{name}.log")));
+        let loss = |line: &Value| line["loss"].as_f64().unwrap();
+        lines.iter().map(loss).collect()
+    };
+    let without = losses("without", "--threads 1");
+    let one = losses("one", "--dropout 0.4 --threads 1");
+    let two = losses("two", "--dropout 0.4 --threads 2");
+    for ((without, one), two) in without.iter().zip(&one).zip(&two) {
+        assert!((one - without).abs() > 1e-3, "{one} {without}");
+        assert!((one - two).abs() < 1e-5, "{one} {two}");
+    }
+}
+
+#[test]
 fn loss_on_all_names_is_in_the_expected_range() {
     let Some(names) = shared("data/names.txt") else {
         return;
@@ -181,7 +200,12 @@ fn resume_matches_uninterrupted_run_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let chat = "--chat --block-size 32";
     let replies = format!("{chat} --loss-on assistant");
-    for (kind, more) in [("text", ""), ("chat", chat), ("replies", &replies)] {
+    for (kind, more) in [
+        ("text", ""),
+        ("chat", chat),
+        ("replies", &replies),
+        ("dropout", "--dropout 0.3"),
+    ] {
         let options = format!("--schedule constant --batch-size 5 --threads 2 --seed 3 {more}");
         run_in(
             dir.path(),

@@ -8,7 +8,7 @@ use crate::cli::failure::Failure;
 use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, UnknownCost};
 use crate::model::{InvalidValue, ModelConfig};
-use crate::train::{Hyperparameters, LossOn, Schedule};
+use crate::train::{Hyperparameters, LearningRate, LossOn, Schedule};
 
 /// The arguments of all commands, of which a command line sets those of one.
 #[derive(Default)]
@@ -38,6 +38,8 @@ pub struct TrainArgs {
     pub steps: usize,
     /// Those of a new run; a resumed one inherits those not given.
     pub hyperparameters: Hyperparameters,
+    /// That of a new run by default: [`LearningRate::Auto`].
+    pub lr: Option<LearningRate>,
     pub eval_every: Option<usize>,
     pub patience: Option<usize>,
     pub resume: Option<PathBuf>,
@@ -64,6 +66,7 @@ impl Default for TrainArgs {
             config: ModelConfig::default(),
             steps: 1000,
             hyperparameters: Hyperparameters::default(),
+            lr: None,
             eval_every: None,
             patience: None,
             resume: None,

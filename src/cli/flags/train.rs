@@ -164,12 +164,13 @@ const OPTIMIZATION: &[Flag] = &[
     Flag::integer("batch-size", "Documents per step")
         .sets(|args| &mut args.train.hyperparameters.batch_size),
     Flag::number("lr", "Peak learning rate")
+        .computed_default("auto")
         .aliases(&["learning-rate", "rate"])
         .details(
-            "Wide models need a lower one: start with 0.003 at --n-embd 128 and with 0.002 at \
-            256.",
+            "auto chooses it by --n-embd, --n-layer and --batch-size: 0.01 for the default model, \
+            less for larger ones.",
         )
-        .sets(|args| &mut args.train.hyperparameters.lr),
+        .sets(|args| &mut args.train.lr),
     Flag::choice::<Schedule>("schedule", "Learning rate schedule")
         .details("linear and cosine decay to 0; constant does not decay.")
         .sets(|args| &mut args.train.hyperparameters.schedule)
@@ -189,6 +190,13 @@ const OPTIMIZATION: &[Flag] = &[
         .aliases(&["clip", "max-grad-norm"])
         .details("Without it, gradients are not clipped.")
         .sets(|args| &mut args.train.hyperparameters.grad_clip)
+        .rare(),
+    Flag::number("dropout", "Drop each value with probability X")
+        .details(
+            "Of the embeddings and of each block's output, in training only. It helps where the \
+            data is small for the model.",
+        )
+        .sets(|args| &mut args.train.hyperparameters.dropout)
         .rare(),
     Flag::number("beta1", "Adam's decay rate of the first moment")
         .sets(|args| &mut args.train.hyperparameters.beta1)
@@ -290,6 +298,7 @@ mod tests {
     use crate::cli::parse::tests::{args, error, parse_line};
     use crate::data::CorpusKind;
     use crate::model::ModelConfig;
+    use crate::train::LearningRate;
 
     #[test]
     fn data_options() {
@@ -336,30 +345,36 @@ mod tests {
     fn optimization_options_override_those_of_a_resumed_run() {
         let line = "train --steps 5 --batch-size 3 --lr 0.5 --schedule cosine --warmup-steps 2 \
             --weight-decay 0.25 --grad-clip 2 --beta1 0.5 --beta2 0.75 --seed 7 \
-            --validation-fraction 0.125";
+            --dropout 0.375 --validation-fraction 0.125";
         let all: TrainArgs = args(line);
         let expected = Hyperparameters {
             seed: 7,
             batch_size: 3,
-            lr: 0.5,
             schedule: Schedule::Cosine,
             warmup_steps: 2,
             weight_decay: 0.25,
             grad_clip: Some(2.0),
             beta1: 0.5,
             beta2: 0.75,
+            dropout: 0.375,
             validation_fraction: 0.125,
             loss_on: LossOn::All,
+            ..Hyperparameters::default()
         };
         assert_eq!((all.steps, all.hyperparameters), (5, expected));
-        let Ok(ParsedCommand::Train(_, raw)) = parse_line("train --resume dir --lr 2") else {
+        assert_eq!(all.lr, Some(LearningRate::Value(0.5)));
+        assert_eq!(
+            args::<TrainArgs>("train --lr auto").lr,
+            Some(LearningRate::Auto)
+        );
+        let Ok(ParsedCommand::Train(_, raw)) = parse_line("train --resume dir --beta1 0.25") else {
             panic!("the line is valid");
         };
         let overridden = override_hyperparameters(expected, &raw).unwrap();
         assert_eq!(
             overridden,
             Hyperparameters {
-                lr: 2.0,
+                beta1: 0.25,
                 ..expected
             }
         );
@@ -368,7 +383,7 @@ mod tests {
                 "--batch-size 1000001",
                 "--batch-size must be from 1 to 1000000, got 1000001",
             ),
-            ("--lr 0", "--lr must be > 0, got 0"),
+            ("--lr 0", "--lr must be auto or a number > 0, got \"0\""),
             ("--grad-clip nan", "--grad-clip must be > 0, got NaN"),
             ("--beta2 1", "--beta2 must be >= 0 and < 1, got 1"),
             (

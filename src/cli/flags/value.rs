@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::kernels::cpu::cores;
+use crate::train::LearningRate;
 
 /// The maximum number of threads. A larger one is taken for a mistake.
 const MAX_THREADS: u64 = 1024;
@@ -120,6 +121,25 @@ impl Value for f64 {
 
     fn show(&self) -> Option<String> {
         Some(self.to_string())
+    }
+}
+
+impl Value for LearningRate {
+    fn set(&mut self, argument: &OsStr) -> Result<(), String> {
+        if argument == "auto" {
+            *self = LearningRate::Auto;
+            return Ok(());
+        }
+        let mut lr = 0.0;
+        let is_valid = lr.set(argument).is_ok() && lr > 0.0 && lr.is_finite();
+        *self = is_valid
+            .then_some(LearningRate::Value(lr))
+            .ok_or("auto or a number > 0")?;
+        Ok(())
+    }
+
+    fn show(&self) -> Option<String> {
+        None
     }
 }
 

@@ -11,7 +11,7 @@ use super::input::Input;
 use super::memory;
 use crate::data::{Corpus, CorpusKind, Tokenizer, quote_chars};
 use crate::model::ModelMeta;
-use crate::train::{Checkpoint, Hyperparameters};
+use crate::train::{Checkpoint, Hyperparameters, LearningRate};
 
 /// The model that a run starts from.
 pub enum Start {
@@ -89,12 +89,24 @@ impl Start {
         args: &TrainArgs,
         raw: &RawArgs,
     ) -> Result<Hyperparameters, Failure> {
-        match self {
-            Start::Resumed(checkpoint) => {
-                override_hyperparameters(checkpoint.state.hyperparameters, raw)
+        let (config, hyperparameters, lr) = match self {
+            Start::New => (args.config, args.hyperparameters, LearningRate::default()),
+            Start::Initial(checkpoint) => {
+                let config = checkpoint.meta.config;
+                (config, args.hyperparameters, LearningRate::default())
             }
-            _ => Ok(args.hyperparameters),
-        }
+            Start::Resumed(checkpoint) => {
+                let resumed = checkpoint.state.hyperparameters;
+                let hyperparameters = override_hyperparameters(resumed, raw)?;
+                let lr = LearningRate::Value(resumed.lr);
+                (checkpoint.meta.config, hyperparameters, lr)
+            }
+        };
+        let lr = args.lr.unwrap_or(lr);
+        Ok(Hyperparameters {
+            lr: lr.resolve(config, hyperparameters.batch_size),
+            ..hyperparameters
+        })
     }
 
     /// Returns the checkpoint before the first step, with a vocabulary for the text. Errors if the
