@@ -104,7 +104,7 @@ impl Start {
         };
         let lr = args.lr.unwrap_or(lr);
         Ok(Hyperparameters {
-            lr: lr.resolve(config, hyperparameters.batch_size),
+            lr: lr.resolve(config),
             ..hyperparameters
         })
     }
