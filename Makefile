@@ -151,9 +151,9 @@ examples: ## Install the dependencies of test-examples in target/examples
 	python3 -m venv $(EXAMPLES)
 	$(EXAMPLES)/bin/pip install --quiet --requirement tests/examples/requirements.txt
 
-test-examples: ## Test examples/ with Spark, GNU parallel, Slurm and the schemas of Kubernetes
+test-examples: ## Test examples/ with Spark, GNU parallel, ssh, Slurm and the schemas of Kubernetes
 	@[ -x $(EXAMPLES)/bin/python ] || { echo "test-examples needs: make examples" >&2; exit 1; }
-	@PATH="$$PATH:/usr/sbin"; for tool in java:openjdk-17-jre-headless parallel:parallel slurmctld:slurm-wlm; do \
+	@PATH="$$PATH:/usr/sbin"; for tool in java:openjdk-17-jre-headless parallel:parallel sshd:openssh-server slurmctld:slurm-wlm; do \
 		command -v $${tool%%:*} >/dev/null || \
 			{ echo "test-examples needs: apt-get install $${tool#*:}" >&2; exit 1; }; \
 	done

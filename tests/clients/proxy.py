@@ -6,6 +6,7 @@ usage: python proxy.py PATH_TO_MICROGPT
 """
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -168,8 +169,9 @@ class Load:
     def client(self):
         while not self.done.is_set():
             response = post(self.nginx.connect(), "/microgpt/v1/generate", {"num_samples": 2})
-            body = json.loads(response.read())
-            assert response.status == 200 and len(body["samples"]) == 2, (response.status, body)
+            body = response.read()
+            assert response.status == 200, (response.status, body)
+            assert len(json.loads(body)["samples"]) == 2, body
 
             body = {"prompt": "a", "stream": True, "n": 8, "max_tokens": 200, "temperature": 3}
             response = post(self.nginx.connect(), "/v1/completions", body)
@@ -192,9 +194,16 @@ class Load:
 
 
 def test_two_servers_killed_and_stopped_under_load(directory, model):
-    first, second = program.Server(directory, model), program.Server(directory, model)
-    addresses = [server.url.removeprefix("http://") for server in (first, second)]
-    with Nginx(directory, two_servers, addresses) as nginx:
+    with contextlib.ExitStack() as servers:
+
+        def serve(port=0):
+            server = program.Server(directory, model, port=port)
+            servers.callback(server.process.kill)
+            return server
+
+        first, second = serve(), serve()
+        addresses = [server.url.removeprefix("http://") for server in (first, second)]
+        nginx = servers.enter_context(Nginx(directory, two_servers, addresses))
         with Load(nginx) as load:
             load.wait_for(4 * CLIENTS)
             first.process.kill()
@@ -204,14 +213,15 @@ def test_two_servers_killed_and_stopped_under_load(directory, model):
         print(f"killed: {load.answered} requests answered, {load.cut_streams} streams cut")
         assert load.cut_streams <= CLIENTS, load.cut_streams
 
-        first = program.Server(directory, model, port=addresses[0].split(":")[1])
+        first = serve(port=addresses[0].split(":")[1])
         time.sleep(2)  # nginx tries a failed server again after a second
-        with first, Load(nginx) as load:
+        with Load(nginx) as load:
             load.wait_for(4 * CLIENTS)
             second.stop()
             load.wait_for(4 * CLIENTS)
         print(f"stopped: {load.answered} requests answered, {load.cut_streams} streams cut")
         assert load.cut_streams == 0
+        first.stop()
 
 
 def main():

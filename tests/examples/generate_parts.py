@@ -1,4 +1,4 @@
-"""Generates samples in parts with GNU parallel, with an array of a Slurm cluster of one node that this
+"""Generates samples in parts with GNU parallel, here and over ssh, with an array of a Slurm cluster of one node that this
 test starts, and with the command of the Kubernetes Job: the concatenation of the parts is the output of
 one process.
 
@@ -52,6 +52,12 @@ def test_parallel_fails_with_a_part(directory, _):
     raise AssertionError("the script succeeded without a model")
 
 
+def test_parallel_over_ssh(directory, whole):
+    with SshServer(directory) as login:
+        script = os.path.abspath(f"{EXAMPLES}/parallel/generate.sh")
+        assert run([script], directory, PARTS=str(PARTS), SSHLOGINS=f"1/{login}") == whole
+
+
 def test_kubernetes_job(directory, whole):
     with open(f"{EXAMPLES}/kubernetes/generate-job.yaml") as file:
         container = yaml.safe_load(file)["spec"]["template"]["spec"]["containers"][0]
@@ -68,6 +74,7 @@ def test_kubernetes_job(directory, whole):
 def test_slurm_array(directory, whole):
     with Slurm(directory) as configuration:
         script = os.path.abspath(f"{EXAMPLES}/slurm/generate.sh")
+
         def submit(array):
             run(["sbatch", "--wait", f"--array={array}", script], directory, SLURM_CONF=configuration)
 
@@ -81,7 +88,7 @@ def test_slurm_array(directory, whole):
         assert read_parts(parts) == whole
 
 
-CONFIGURATION = """
+SLURM_CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
@@ -107,6 +114,44 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def find(command):
+    path = shutil.which(command, path=os.environ["PATH"] + ":/usr/sbin")
+    assert path, f"this test needs {command}"
+    return path
+
+
+class SshServer:
+    """An ssh server on a free port of this machine; entering it returns the command that logs in."""
+
+    def __init__(self, directory):
+        self.key = os.path.join(directory, "ssh-key")
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
+        self.port = free_port()
+        options = {
+            "ListenAddress": "127.0.0.1", "AuthorizedKeysFile": f"{self.key}.pub", "StrictModes": "no",
+            "UsePAM": "no", "PidFile": "none",
+            "SetEnv": f"PATH={os.path.dirname(program.PROGRAM)}:/usr/bin:/bin",
+        }
+        os.makedirs("/run/sshd", exist_ok=True)
+        self.process = subprocess.Popen(
+            [find("sshd"), "-D", "-f", "/dev/null", "-p", str(self.port), "-h", self.key]
+            + [f"-o{name}={value}" for name, value in options.items()],
+        )
+
+    def __enter__(self):
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", self.port)) == 0:
+                    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+                    return f"ssh -p {self.port} -i {self.key} {options} 127.0.0.1"
+            time.sleep(0.1)
+        raise AssertionError("sshd does not listen")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+
 class Slurm:
     """A Slurm cluster of this machine alone; entering it returns the path of its configuration."""
 
@@ -117,8 +162,7 @@ class Slurm:
         self.daemons = []
 
     def start(self, command, *options):
-        path = shutil.which(command, path=os.environ["PATH"] + ":/usr/sbin")
-        assert path, f"this test needs {command}"
+        path = find(command)
         log = open(os.path.join(self.directory, f"{command}.log"), "w")
         environment = {**os.environ, "SLURM_CONF": self.configuration}
         self.daemons.append(
@@ -127,7 +171,7 @@ class Slurm:
 
     def __enter__(self):
         with open(self.configuration, "w") as file:
-            file.write(CONFIGURATION.format(
+            file.write(SLURM_CONFIGURATION.format(
                 directory=self.directory, host=socket.gethostname().split(".")[0],
                 user=os.getuid(), controller_port=free_port(), node_port=free_port(),
             ))
@@ -168,7 +212,10 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         program.train(directory, "model", "--steps", "30")
         whole = run(["microgpt", "generate", "-n", str(PARTS * SAMPLES)], directory)
-        for test in (test_parallel, test_parallel_fails_with_a_part, test_kubernetes_job, test_slurm_array):
+        for test in (
+            test_parallel, test_parallel_fails_with_a_part, test_parallel_over_ssh, test_kubernetes_job,
+            test_slurm_array,
+        ):
             test(directory, whole)
             print(f"{test.__name__}: ok")
 
