@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::train::FailedElsewhere;
+
 /// An unsuccessful end of a command.
 #[derive(Debug)]
 pub enum Failure {
@@ -13,6 +15,8 @@ pub enum Failure {
     Error(anyhow::Error),
     /// A clean stop by a signal, given by its number.
     Signal(i32),
+    /// An end whose message is printed already, by its exit code.
+    Reported(u8),
 }
 
 /// A failed write to standard output.
@@ -30,14 +34,20 @@ impl std::error::Error for StdoutError {}
 impl Failure {
     /// Prints the message to stderr and returns the exit code.
     pub fn report(self) -> ExitCode {
+        ExitCode::from(self.print())
+    }
+
+    /// Prints the message to stderr and returns the number of the exit code.
+    pub fn print(&self) -> u8 {
         if let Some(message) = self.message() {
             let _ = writeln!(io::stderr(), "microgpt: error: {message}");
         }
         match self {
-            Failure::Usage(_) => ExitCode::from(2),
-            Failure::Error(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-            Failure::Error(_) => ExitCode::FAILURE,
-            Failure::Signal(number) => ExitCode::from(128 + number as u8),
+            Failure::Usage(_) => 2,
+            Failure::Error(error) if is_broken_pipe(error) => 0,
+            Failure::Error(_) => 1,
+            Failure::Signal(number) => 128 + *number as u8,
+            Failure::Reported(code) => *code,
         }
     }
 
@@ -47,8 +57,9 @@ impl Failure {
             Failure::Usage(message) => Some(one_line(message)),
             // A reader that stops early, as in `microgpt generate | head -3`, is a success.
             Failure::Error(error) if is_broken_pipe(error) => None,
+            Failure::Error(error) if error.is::<FailedElsewhere>() => None,
             Failure::Error(error) => Some(one_line(&error_chain(error))),
-            Failure::Signal(_) => None,
+            Failure::Signal(_) | Failure::Reported(_) => None,
         }
     }
 }

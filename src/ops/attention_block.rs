@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::choice::has_custom_ops;
 use super::slices::{as_slice, gradient, with_slices};
 use super::{reference, rms_norm};
 use crate::kernels::attention_f32::{AttentionOutput, PackedAttention};
@@ -44,7 +45,7 @@ pub fn attention_block(
             documents at {offsets:?}"
         );
     }
-    if !x.device().is_cpu() {
+    if !has_custom_ops(x.device()) {
         return reference::attention_block(x, qkv_weight, out_weight, offsets, n_head);
     }
     let op = AttentionBlock {

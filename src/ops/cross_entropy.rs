@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use super::choice::has_custom_ops;
 use super::reference;
 use super::slices::{as_slice, gradient, with_slices};
 use crate::kernels::math_f32::softmax_in_place;
@@ -23,7 +24,7 @@ use crate::kernels::simd::dispatch;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn cross_entropy(logits: &Tensor, targets: &Arc<[u32]>, count: usize) -> Result<Tensor> {
-    if logits.device().is_cpu() {
+    if has_custom_ops(logits.device()) {
         logits.apply_op1(CrossEntropy {
             targets: targets.clone(),
             count,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+use super::choice::has_custom_ops;
 use super::reference;
 use super::slices::{as_slice, gradient, with_slices};
 
@@ -24,7 +25,7 @@ pub fn embedding(
     tokens: &Arc<[u32]>,
     positions: &Arc<[u32]>,
 ) -> Result<Tensor> {
-    if wte.device().is_cpu() {
+    if has_custom_ops(wte.device()) {
         wte.apply_op2(
             wpe,
             Embedding {

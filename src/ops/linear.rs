@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+use super::choice::has_custom_ops;
 use super::reference;
 use super::slices::{as_slice, gradient, with_slices};
 use crate::kernels::matmul_f32::{MatrixView, matmul};
@@ -16,7 +17,7 @@ use crate::kernels::matmul_f32::{MatrixView, matmul};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_custom_ops(x.device()) {
         x.apply_op2(weight, Linear)
     } else {
         reference::linear(x, weight)

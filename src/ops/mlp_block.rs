@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::choice::has_custom_ops;
 use super::slices::{as_slice, gradient, with_slices};
 use super::{reference, rms_norm};
 use crate::kernels::math_f32::heaviside;
@@ -24,7 +25,7 @@ use crate::kernels::simd::dispatch;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn mlp_block(x: &Tensor, fc1: &Tensor, fc2: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
+    if !has_custom_ops(x.device()) {
         return reference::mlp_block(x, fc1, fc2);
     }
     x.apply_op3(fc1, fc2, MlpBlock::default())

@@ -10,6 +10,7 @@
 //! tokens in the batch, `E` is `n_embd`, `H` is the hidden width, `V` is `vocab_size`.
 
 mod attention_block;
+pub mod choice;
 mod cross_entropy;
 mod embedding;
 mod linear;

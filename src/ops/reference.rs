@@ -78,10 +78,14 @@ fn attention(
         .index_select(&Tensor::new(packed, q.device())?, 0)
 }
 
-/// The mask `[tokens, tokens]`, added to scores: 0 up to the diagonal, then minus infinity.
+/// Added to the scores that a query must not see. Their weights become 0, as for minus infinity,
+/// which the kernels of candle's Metal backend must not meet: they are compiled with fast math.
+const MASKED: f32 = -1e30;
+
+/// The mask `[tokens, tokens]`, added to scores: 0 up to the diagonal, then [`MASKED`].
 fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
     let mask: Vec<f32> = (0..tokens)
-        .flat_map(|i| (0..tokens).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY }))
+        .flat_map(|i| (0..tokens).map(move |j| if j <= i { 0.0 } else { MASKED }))
         .collect();
     Tensor::from_vec(mask, (tokens, tokens), device)
 }

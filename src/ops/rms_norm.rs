@@ -3,6 +3,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::choice::has_custom_ops;
 use super::reference;
 use super::slices::{as_slice, gradient, with_slices};
 use crate::kernels::layers_f64::RMS_NORM_EPS;
@@ -19,7 +20,7 @@ use crate::kernels::simd::dispatch;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_custom_ops(x.device()) {
         x.apply_op1(RmsNorm)
     } else {
         reference::rms_norm(x)

@@ -6,13 +6,15 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 
 use super::hyperparameters::Hyperparameters;
+use super::ranks::Ranks;
 use super::workers::Workers;
 use crate::data::partition;
 use crate::kernels::simd::dispatch;
 use crate::model::{TensorGpt, stack, to_named_tensor, unstack};
+use crate::ops::choice::has_custom_ops;
 use crate::ops::{with_all_slices, with_slice_mut};
 use crate::store::Tensors;
 
@@ -109,6 +111,32 @@ impl Adam {
         Ok((collect(|p| &p.m)?, collect(|p| &p.v)?))
     }
 
+    /// Returns the sum of the gradients of all shards of a batch on all ranks, from those of this
+    /// rank's shards.
+    pub fn all_reduce(
+        &self,
+        shards: Vec<GradStore>,
+        ranks: &Ranks,
+        workers: &Workers,
+    ) -> anyhow::Result<GradStore> {
+        let sum = move |p: &Parameter| p.sum(&p.gradients(&shards))?.flatten_all()?.to_vec1();
+        let mut values: Vec<f32> = ranks.agree(self.map_parameters(workers, sum))?.concat();
+        ranks.sum(&mut values);
+        // A store has no other constructor.
+        let mut sums = Tensor::new(0f32, &Device::Cpu)?.backward()?;
+        let mut values = &values[..];
+        for parameter in &*self.parameters {
+            let weight = &lock(parameter).weight;
+            let (own, rest) = values.split_at(weight.elem_count());
+            sums.insert(
+                weight,
+                Tensor::from_slice(own, weight.shape(), weight.device())?,
+            );
+            values = rest;
+        }
+        Ok(sums)
+    }
+
     /// Updates the weights by the sum of the gradients of a batch's shards.
     pub fn update(
         &mut self,
@@ -178,10 +206,19 @@ impl Parameter {
         gradients.collect()
     }
 
+    /// Returns the sum of the gradients; zeros without any.
+    fn sum(&self, gradients: &[&Tensor]) -> Result<Tensor> {
+        let Some((first, rest)) = gradients.split_first() else {
+            return self.weight.zeros_like();
+        };
+        rest.iter()
+            .try_fold((*first).clone(), |sum, gradient| sum + *gradient)
+    }
+
     /// Returns the squared norm of the sum of the gradients.
     fn squared_norm(&self, gradients: &[&Tensor]) -> Result<f64> {
-        if !self.weight.device().is_cpu() {
-            let gradient = sum(gradients, &self.weight)?;
+        if !has_custom_ops(self.weight.device()) {
+            let gradient = self.sum(gradients)?;
             return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
         }
         let mut squared_norm = 0.0;
@@ -195,8 +232,8 @@ impl Parameter {
     }
 
     fn update(&self, gradients: &[&Tensor], factors: Factors) -> Result<()> {
-        if !self.weight.device().is_cpu() {
-            return self.update_reference(&sum(gradients, &self.weight)?, factors);
+        if !has_custom_ops(self.weight.device()) {
+            return self.update_reference(&self.sum(gradients)?, factors);
         }
         with_all_slices(gradients, |gradients| self.update_cpu(gradients, factors))?
     }
@@ -269,19 +306,8 @@ fn for_each_sum_chunk(
     }
 }
 
-/// Returns the sum of a parameter's gradients; zeros without any.
-fn sum(gradients: &[&Tensor], weight: &Var) -> Result<Tensor> {
-    let Some((first, rest)) = gradients.split_first() else {
-        return weight.zeros_like();
-    };
-    rest.iter()
-        .try_fold((*first).clone(), |sum, gradient| sum + *gradient)
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn parameter(values: &[f32]) -> Parameter {
@@ -320,7 +346,7 @@ mod tests {
             let factors = adam.factors(0.01, 0.5);
             assert!((cpu.squared_norm(&gradients).unwrap() - squared_norm).abs() < 1e-6);
             cpu.update(&gradients, factors).unwrap();
-            let gradient = sum(&gradients, &reference.weight).unwrap();
+            let gradient = reference.sum(&gradients).unwrap();
             reference.update_reference(&gradient, factors).unwrap();
             for i in 0..3 {
                 let g = 0.5 * g[i];

@@ -1,14 +1,16 @@
 //! The training loop, one step at a time.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
 
 use super::adam::Adam;
 use super::checkpoint::Checkpoint;
 use super::hyperparameters::Hyperparameters;
+use super::ranks::Ranks;
 use super::state::TrainState;
 use super::workers::Workers;
 use crate::data::{Batch, Dataset};
@@ -48,6 +50,9 @@ pub struct Trainer {
     step: u64,
     last_step: u64,
     workers: Workers,
+    ranks: Rc<Ranks>,
+    /// The number of shards of a batch.
+    shards: usize,
 }
 
 impl Trainer {
@@ -86,6 +91,8 @@ impl Trainer {
             threads,
         )?;
         Ok(Self {
+            ranks: Rc::default(),
+            shards: threads,
             config,
             meta,
             model,
@@ -96,6 +103,15 @@ impl Trainer {
             last_step,
             workers,
         })
+    }
+
+    /// Trains with the other processes of `ranks`, which have the same data and settings.
+    pub fn on_ranks(mut self, ranks: Rc<Ranks>) -> Self {
+        // The same number on each, so that all agree on the shards.
+        let [threads] = ranks.max([self.workers.count() as u64]);
+        self.shards = threads as usize * ranks.count();
+        self.ranks = ranks;
+        self
     }
 
     pub fn is_done(&self) -> bool {
@@ -121,8 +137,16 @@ impl Trainer {
         let shards = self.next_batch();
         let tokens = shards.iter().map(|shard| shard.targets.len()).sum();
         let lr = self.config.hyperparameters.lr_at(self.step, self.last_step);
-        let (loss, gradients) = self.loss_and_gradients(shards, tokens)?;
+        let (loss, mut gradients) = self
+            .ranks
+            .agree_on_loss(self.loss_and_gradients(shards, tokens))?;
         self.check_loss(loss)?;
+        if self.ranks.count() > 1 {
+            let sums = self
+                .adam
+                .all_reduce(gradients, &self.ranks, &self.workers)?;
+            gradients = vec![sums];
+        }
         self.adam.update(gradients, lr, &self.workers)?;
         let batch_size = self.config.hyperparameters.batch_size as u64;
         self.documents = self.documents.wrapping_add(batch_size);
@@ -135,16 +159,21 @@ impl Trainer {
         })
     }
 
-    /// Returns the batch of the next step, in one shard per worker.
+    /// Returns the batch of the next step, in one shard per worker of all ranks.
     fn next_batch(&self) -> Vec<Batch> {
         let Hyperparameters { batch_size, .. } = self.config.hyperparameters;
-        let shards = self.workers.count();
-        self.dataset.batch(self.documents, batch_size, shards)
+        self.dataset.batch(self.documents, batch_size, self.shards)
     }
 
-    /// Returns the loss of a batch of `count` predictions, and the gradients of each shard. The
-    /// losses are added in the order of the shards, so that the result depends on their number but
-    /// not on their timing.
+    /// Returns this rank's share of shards or batches.
+    fn own(&self, batches: Vec<Batch>) -> Vec<Batch> {
+        let (rank, count) = (self.ranks.rank(), self.ranks.count());
+        batches.into_iter().skip(rank).step_by(count).collect()
+    }
+
+    /// Returns the loss of this rank's shards of a batch of `count` predictions, and the gradients of
+    /// each of them. The losses are added in the order of the shards, so that the result depends on
+    /// their number but not on their timing.
     fn loss_and_gradients(
         &self,
         shards: Vec<Batch>,
@@ -161,7 +190,7 @@ impl Trainer {
             let gradients = loss.backward()?;
             Ok((loss.to_scalar()?, gradients))
         };
-        let results = self.workers.map(shards, differentiate)?;
+        let results = self.workers.map(self.own(shards), differentiate)?;
         let results: Vec<_> = results.into_iter().collect::<candle_core::Result<_>>()?;
         let (losses, gradients): (Vec<f32>, Vec<GradStore>) = results.into_iter().unzip();
         Ok((losses.into_iter().map(f64::from).sum(), gradients))
@@ -172,9 +201,12 @@ impl Trainer {
         let count = batches.iter().map(|batch| batch.targets.len()).sum();
         let model = Arc::clone(&self.model);
         let loss = move |batch: Batch| model.loss(&batch, count, None)?.to_scalar::<f32>();
-        let losses = self.workers.map(batches.to_vec(), loss)?;
-        let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
-        Ok(losses.into_iter().map(f64::from).sum())
+        let losses = self.workers.map(self.own(batches.to_vec()), loss);
+        let sum = losses.and_then(|losses| {
+            let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
+            Ok((losses.into_iter().map(f64::from).sum(), ()))
+        });
+        Ok(self.ranks.agree_on_loss(sum)?.0)
     }
 
     /// Returns [`Self::checkpoint`] if training can continue from it. Errors if the loss of the next
@@ -186,13 +218,14 @@ impl Trainer {
     ) -> Result<Checkpoint> {
         self.check_loss(self.evaluate(&self.next_batch())?)?;
         let checkpoint = self.checkpoint(input, validation_loss)?;
-        ensure!(
-            checkpoint.is_finite(),
-            "the weights or their moments became infinite at step {}: {}",
-            self.step,
-            self.divergence_hint()
-        );
-        Ok(checkpoint)
+        self.ranks.agree_on_same(match checkpoint.is_finite() {
+            true => Ok(checkpoint),
+            false => Err(anyhow!(
+                "the weights or their moments became infinite at step {}: {}",
+                self.step,
+                self.divergence_hint()
+            )),
+        })
     }
 
     /// Returns the current checkpoint. `input` is the path of the training text; `validation_loss`
@@ -222,17 +255,81 @@ impl Trainer {
 
     /// Errors if the loss of the next step is not finite.
     fn check_loss(&self, loss: f64) -> Result<()> {
-        ensure!(
-            loss.is_finite(),
-            "the loss became {loss} at step {}: {}",
-            self.step + 1,
-            self.divergence_hint()
-        );
-        Ok(())
+        self.ranks.agree_on_same(match loss.is_finite() {
+            true => Ok(()),
+            false => Err(anyhow!(
+                "the loss became {loss} at step {}: {}",
+                self.step + 1,
+                self.divergence_hint()
+            )),
+        })
     }
 
     fn divergence_hint(&self) -> String {
         let lr = self.config.hyperparameters.lr;
         format!("training diverges with --lr {lr:?}; try a smaller one")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Corpus;
+    use crate::model::ModelConfig;
+    use crate::ops::choice::test_override::with_reference;
+
+    const STEPS: u64 = 50;
+
+    /// Trains a model, and returns the loss of each step and the checkpoint at the end.
+    fn train(corpus: &Corpus, config: ModelConfig) -> (Vec<f64>, Checkpoint) {
+        let tokenizer = corpus.tokenizer();
+        let dataset = Dataset::new(corpus, &tokenizer, config.block_size, 1).unwrap();
+        let hyperparameters = Hyperparameters {
+            batch_size: 4,
+            grad_clip: Some(1.0),
+            weight_decay: 0.1,
+            ..Default::default()
+        };
+        let run = TrainConfig {
+            steps: STEPS,
+            hyperparameters,
+            threads: 1,
+        };
+        let checkpoint = Checkpoint::initial(ModelMeta { config, tokenizer }, 1);
+        let mut trainer = Trainer::new(run, checkpoint, dataset, &Device::Cpu).unwrap();
+        let losses = (0..STEPS).map(|_| trainer.step().unwrap().loss).collect();
+        (losses, trainer.checked_checkpoint(None, None).unwrap())
+    }
+
+    /// Other devices train with the reference implementations.
+    #[test]
+    fn training_with_the_reference_implementations_matches_the_custom_operations() {
+        let text = "the quick brown fox\njumps over\na lazy dog\nand\nruns away\n";
+        let config = ModelConfig {
+            n_embd: 16,
+            n_head: 4,
+            n_layer: 2,
+            block_size: 12,
+        };
+        for corpus in [Corpus::documents(text), Corpus::continuous(text)] {
+            let corpus = corpus.unwrap();
+            let (losses, custom) = train(&corpus, config);
+            let (reference_losses, reference) = with_reference(|| train(&corpus, config));
+            assert!(losses[49] < 0.8 * losses[0], "{losses:?}");
+            for (step, (found, expected)) in reference_losses.iter().zip(&losses).enumerate() {
+                let error = (found - expected).abs();
+                assert!(error < 1e-4, "step {step}: {found}, expected {expected}");
+            }
+            for (name, tensor) in &custom.weights {
+                let pairs = tensor.values.iter().zip(&reference.weights[name].values);
+                let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                eprintln!("{name}: {error}");
+                assert!(error < 1e-3, "{name} differs by {error}");
+            }
+            assert!(
+                losses != reference_losses,
+                "both are the same implementation"
+            );
+        }
     }
 }

@@ -211,6 +211,14 @@ impl Threads {
             Threads::Count(count) => count,
         }
     }
+
+    /// Returns the number for each of the processes that share the cores.
+    pub fn count_per_process(self, processes: usize) -> usize {
+        match self {
+            Threads::AllCores => (cores() / processes).max(1),
+            Threads::Count(count) => count,
+        }
+    }
 }
 
 impl Value for Threads {

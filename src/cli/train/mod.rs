@@ -7,6 +7,7 @@ mod loss_curve;
 mod memory;
 mod output;
 mod plan;
+mod requests;
 mod signals;
 mod start;
 mod svg_plot;
@@ -17,6 +18,7 @@ mod validation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,11 +32,12 @@ use super::{allocator, console, model_dir};
 use crate::data::CorpusKind;
 use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
 use crate::store::{DirectoryLock, Snapshot, check_writable};
-use crate::train::{Checkpoint, StepReport, Trainer};
+use crate::train::{Checkpoint, FailedElsewhere, Ranks, StepReport, Trainer};
 use known_documents::KnownDocuments;
 use log::Log;
 use loss_curve::{LossCurve, Point};
 use plan::Plan;
+use requests::Requests;
 use signals::Signals;
 use terminal_plot::Charset;
 use validation::Validation;
@@ -45,18 +48,51 @@ const MAX_SAMPLE_TOKENS: usize = 1000;
 
 /// Runs `microgpt train`.
 pub fn run(args: TrainArgs, raw: &RawArgs) -> Result<(), Failure> {
+    let ranks = Rc::new(Ranks::connect()?);
+    let trained = train(args, raw, &ranks);
+    let (run, end) = trained.map_err(|failure| report_on(&ranks, failure))?;
+    // The end of the other ranks waits for this one's, so that its messages come first.
+    drop(ranks);
+    match (run.ranks.is_first(), end) {
+        (true, end) => run.finish(end),
+        (false, End::Done) => Ok(()),
+        (false, End::Signal(signal)) => Err(Failure::Signal(signal)),
+    }
+}
+
+/// Trains on all ranks, and saves the model.
+fn train(args: TrainArgs, raw: &RawArgs, ranks: &Rc<Ranks>) -> Result<(Run, End), Failure> {
     let signals = Signals::install()?;
-    let plan = Plan::new(args, raw)?;
-    let created = plan.lock.is_none().then(|| plan.output.clone());
-    let ended = Run::start(plan, signals).and_then(|mut run| match run.train() {
+    let plan = ranks.agree(Plan::new(args, raw, ranks))?;
+    ranks.agree(plan.check_same(ranks))?;
+    let is_new = ranks.is_first() && plan.lock.is_none();
+    let created = is_new.then(|| plan.output.clone());
+    let ended = Run::start(plan, signals, ranks).and_then(|mut run| match run.train() {
         Ok(end) => Ok((run, end)),
-        Err(error) => Err(error.context(run.describe_saved())),
+        Err(error) if ranks.is_first() => Err(error.context(run.describe_saved())),
+        Err(error) => Err(error),
     });
-    let (run, end) = ended.inspect_err(|_| {
+    ended.map_err(|error| {
         // Fails, as it should, if the directory is not empty.
         let _ = created.map(fs::remove_dir);
-    })?;
-    run.finish(end)
+        Failure::Error(error)
+    })
+}
+
+/// Reports a failure of one of several ranks before it ends, which makes `mpirun` end the others.
+fn report_on(ranks: &Ranks, failure: Failure) -> Failure {
+    if ranks.count() == 1 {
+        return failure;
+    }
+    let code = match failure {
+        Failure::Error(error) if !ranks.is_first() && !error.is::<FailedElsewhere>() => {
+            let rank = format!("rank {} of {}", ranks.rank(), ranks.count());
+            Failure::Error(error.context(rank)).print()
+        }
+        failure => failure.print(),
+    };
+    ranks.abort_unless_agreed();
+    Failure::Reported(code)
 }
 
 /// An active training run.
@@ -65,51 +101,39 @@ struct Run {
     progress: ProgressMeter,
     curve: LossCurve,
     validation: Option<Validation>,
-    log: Option<Log>,
-    plot: Option<PathBuf>,
+    outputs: Outputs,
     signals: Signals,
     /// Threads of the samples at the end.
     threads: usize,
     output: PathBuf,
-    _lock: DirectoryLock,
     /// The entry of the input in train_state.json.
     input: Option<String>,
     checkpoint_every: u64,
     known_documents: Option<KnownDocuments>,
     quiet: bool,
+    ranks: Rc<Ranks>,
 }
 
-/// The reason for the end of a run.
-enum End {
-    /// The last step, or early stopping.
-    Done,
-    /// A signal, by its number.
-    Signal(i32),
+/// What a run writes beside the model; nothing on other ranks than 0.
+#[derive(Default)]
+struct Outputs {
+    /// The lock of the model's directory.
+    _lock: Option<DirectoryLock>,
+    log: Option<Log>,
+    plot: Option<PathBuf>,
 }
 
-impl Run {
+impl Outputs {
     /// Opens and checks all outputs, so that errors come before the training rather than after it.
-    fn start(plan: Plan, signals: Signals) -> Result<Self> {
-        let Plan {
-            args,
-            input,
-            output,
-            lock,
-            device,
-            dataset,
-            validation_set,
-            config,
-            checkpoint,
-            known_documents,
-        } = plan;
-        let steps = config.steps;
-        check_writable(&output)?;
-        let lock = match lock {
+    fn open(plan: &mut Plan) -> Result<Self> {
+        let Plan { args, output, .. } = plan;
+        check_writable(output)?;
+        let lock = match plan.lock.take() {
             Some(lock) => lock,
             None => {
-                let lock = DirectoryLock::acquire(&output)?;
+                let lock = DirectoryLock::acquire(output)?;
                 // Another run may have created the directory in the meantime.
-                output::check_replaceable(&args, &output)?;
+                output::check_replaceable(args, output)?;
                 lock
             }
         };
@@ -121,25 +145,67 @@ impl Run {
         if let Some(path) = &args.plot {
             svg_plot::check_writable(path)?;
         }
-        let trainer = Trainer::new(config, checkpoint, dataset, &device)?;
+        Ok(Self {
+            _lock: Some(lock),
+            log,
+            plot: args.plot.take(),
+        })
+    }
+}
+
+/// The reason for the end of a run.
+enum End {
+    /// The last step, or early stopping.
+    Done,
+    /// A signal, by its number.
+    Signal(i32),
+}
+
+impl Run {
+    /// Prepares a run. Rank 0 opens all outputs.
+    fn start(mut plan: Plan, signals: Signals, ranks: &Rc<Ranks>) -> Result<Self> {
+        let outputs = ranks.is_first().then(|| Outputs::open(&mut plan));
+        let outputs = ranks.agree(outputs.transpose())?.unwrap_or_default();
+        let Plan {
+            args,
+            input,
+            output,
+            lock: _,
+            device,
+            dataset,
+            validation_set,
+            config,
+            checkpoint,
+            known_documents,
+        } = plan;
+        let steps = config.steps;
+        let trainer = ranks.agree(Trainer::new(config, checkpoint, dataset, &device))?;
+        let trainer = trainer.on_ranks(Rc::clone(ranks));
+        let quiet = args.quiet || !ranks.is_first();
         let mut run = Self {
-            progress: ProgressMeter::new(steps, trainer.last_step(), args.quiet),
+            progress: ProgressMeter::new(steps, trainer.last_step(), quiet),
             trainer,
             curve: LossCurve::new(),
             validation: validation_set.map(|validation_set| {
                 let patience = args.patience.map(|patience| patience as u64);
-                Validation::new(&validation_set, args.eval_interval(), patience, &output)
+                let interval = args.eval_interval();
+                Validation::new(
+                    &validation_set,
+                    interval,
+                    patience,
+                    &output,
+                    Rc::clone(ranks),
+                )
             }),
-            log,
-            plot: args.plot,
+            outputs,
             signals,
             threads: args.threads.count(),
             output,
-            _lock: lock,
             input: input.to_state(),
             checkpoint_every: args.checkpoint_every,
             known_documents,
-            quiet: args.quiet,
+            quiet,
+            ranks: Rc::clone(ranks),
         };
         if let (Some(validation), Some(resumed)) = (&mut run.validation, &args.resume) {
             validation.set_baseline(resumed, &run.trainer, run.input.as_deref())?;
@@ -151,28 +217,24 @@ impl Run {
     /// Trains until the last step, early stopping or a signal, and saves.
     fn train(&mut self) -> Result<End> {
         let mut saved = None;
-        let mut signal = None;
+        let mut requests = Requests::default();
         let mut logged = Ok(());
-        while !self.trainer.is_done()
-            && signal.is_none()
-            && logged.is_ok()
-            && !self.is_out_of_patience()
-        {
+        while !self.trainer.is_done() && !requests.stop() && !self.is_out_of_patience() {
             let report = self.trainer.step()?;
             self.progress.record(&report);
             self.curve.add(&report);
             let validation_loss = self.validate()?;
-            logged = match &mut self.log {
+            logged = match &mut self.outputs.log {
                 Some(log) => log.write(&report, validation_loss, &self.progress),
                 None => Ok(()),
             };
-            if self.save_if_due(&report, validation_loss)? {
+            requests = Requests::of_all(&self.ranks, &self.signals, logged.is_err());
+            if self.save_if_due(&report, validation_loss, requests.save)? {
                 saved = Some(report.step);
             }
-            signal = self.signals.received();
         }
         self.progress.finish();
-        if let (Some(log), Ok(())) = (&mut self.log, &logged) {
+        if let (Some(log), Ok(())) = (&mut self.outputs.log, &logged) {
             logged = log.flush();
         }
         // Even if the log failed, so that no training is lost.
@@ -180,33 +242,43 @@ impl Run {
             let step = self.trainer.step_count();
             let validation = self.validation.as_ref();
             let loss = validation.and_then(|validation| validation.loss_at(step));
-            self.checkpoint(loss)?.save(&self.output)?;
+            let checkpoint = self.checkpoint(loss)?;
+            self.ranks.on_first(|| checkpoint.save(&self.output))?;
         }
-        logged?;
-        if let Some(path) = &self.plot {
-            svg_plot::write(path, &self.curve)?;
-        }
-        if let Some(signal) = signal {
+        self.ranks.agree(logged)?;
+        self.ranks.on_first(|| match &self.outputs.plot {
+            Some(path) => svg_plot::write(path, &self.curve),
+            None => Ok(()),
+        })?;
+        if let Some(signal) = requests.signal {
             return Ok(End::Signal(signal));
         }
         if let Some(validation) = &self.validation {
-            validation.promote_best(&self.output)?;
+            let promote = || validation.promote_best(&self.output);
+            self.ranks.on_first(promote)?;
         }
         Ok(End::Done)
     }
 
-    /// Saves a checkpoint if one is due or SIGUSR1 requests one, and returns whether it did.
-    fn save_if_due(&mut self, report: &StepReport, validation_loss: Option<f64>) -> Result<bool> {
+    /// Saves a checkpoint if one is due or requested, and returns whether it did.
+    fn save_if_due(
+        &mut self,
+        report: &StepReport,
+        validation_loss: Option<f64>,
+        is_requested: bool,
+    ) -> Result<bool> {
         let step = report.step;
         let is_due = self.checkpoint_every > 0 && step.is_multiple_of(self.checkpoint_every);
-        let is_requested = self.signals.take_save_request();
         if !is_due && !is_requested {
             return Ok(false);
         }
-        if let Err(error) = self.checkpoint(validation_loss)?.save(&self.output) {
+        let checkpoint = self.checkpoint(validation_loss)?;
+        if let Err(error) = self.ranks.on_first(|| checkpoint.save(&self.output)) {
             // The previous checkpoint is intact, and a later save may succeed.
             let line = format!("microgpt: warning: no checkpoint at step {step}: {error:#}");
-            self.progress.warn(&line);
+            if self.ranks.is_first() {
+                self.progress.warn(&line);
+            }
             return Ok(false);
         }
         if is_requested {

@@ -1,8 +1,9 @@
 //! The plan of a training run, from its arguments, its text, and the resumed model.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 
 use super::super::console;
@@ -15,7 +16,7 @@ use super::start::Start;
 use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
 use crate::model::ModelConfig;
 use crate::store::DirectoryLock;
-use crate::train::{Checkpoint, Hyperparameters, LossOn, TrainConfig};
+use crate::train::{Checkpoint, Hyperparameters, LossOn, Ranks, TrainConfig};
 
 /// A valid training run before its first write.
 pub struct Plan {
@@ -33,19 +34,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the resumed model and the training text, and prints the plan.
-    pub fn new(args: TrainArgs, raw: &RawArgs) -> Result<Self, Failure> {
+    /// Reads the resumed model and the training text, and prints the plan on rank 0.
+    pub fn new(args: TrainArgs, raw: &RawArgs, ranks: &Ranks) -> Result<Self, Failure> {
         let output = output::directory(&args);
         // Before the resumed model is read, so that no other run replaces it afterwards.
-        let lock = match output.is_dir() {
+        let lock = match output.is_dir() && ranks.is_first() {
             true => Some(DirectoryLock::acquire(&output)?),
             false => None,
         };
-        output::check_replaceable(&args, &output)?;
+        if ranks.is_first() {
+            output::check_replaceable(&args, &output)?;
+        }
         let device = open_device(args.device)?;
         let start = Start::load(&args)?;
         let kind = start.kind(&args)?;
         let input = start.input(&args)?;
+        check_ranks(&args, &input, ranks)?;
         let mut text = String::new();
         let corpus = input.read(kind, &mut text)?;
         let hyperparameters = start.hyperparameters(&args, raw)?;
@@ -53,7 +57,7 @@ impl Plan {
         let config = TrainConfig {
             steps: args.steps as u64,
             hyperparameters,
-            threads: args.threads.count(),
+            threads: args.threads.count_per_process(ranks.sharing_cores()),
         };
         let known = start.vocab_size();
         let checkpoint = start.checkpoint(&args, &corpus, &input, hyperparameters.seed)?;
@@ -87,13 +91,51 @@ impl Plan {
             input,
             args,
         };
-        plan.print(&corpus, new_tokens.unwrap_or(0))?;
+        plan.print(&corpus, new_tokens.unwrap_or(0), ranks)?;
         Ok(plan)
     }
 
+    /// Errors if a rank has another text, model or settings.
+    pub fn check_same(&self, ranks: &Ranks) -> Result<()> {
+        if ranks.count() == 1 {
+            return Ok(());
+        }
+        let (args, state) = (&self.args, &self.checkpoint.state);
+        let mut hasher = DefaultHasher::new();
+        let meta = &self.checkpoint.meta;
+        format!("{:?} {:?}", meta.config, self.config.hyperparameters).hash(&mut hasher);
+        meta.tokenizer.vocab_size().hash(&mut hasher);
+        (self.config.steps, state.step, state.documents).hash(&mut hasher);
+        (args.checkpoint_every, args.eval_interval(), args.patience).hash(&mut hasher);
+        for tensors in [
+            &self.checkpoint.weights,
+            &self.checkpoint.m,
+            &self.checkpoint.v,
+        ] {
+            for tensor in tensors.values() {
+                let bits = tensor.values.iter().map(|value| value.to_bits());
+                bits.for_each(|bits| bits.hash(&mut hasher));
+            }
+        }
+        let batch_size = self.config.hyperparameters.batch_size;
+        for batch in self
+            .dataset
+            .batch(state.documents.unwrap_or(0), batch_size, 1)
+        {
+            batch.tokens.hash(&mut hasher);
+        }
+        ensure!(
+            ranks.is_same(hasher.finish()),
+            "the {} processes differ in the text, the options or the model to start from; copy the \
+            same files to all machines",
+            ranks.count()
+        );
+        Ok(())
+    }
+
     /// Prints the plan to stderr. `new_tokens` were added to the vocabulary of the given model.
-    fn print(&self, corpus: &Corpus, new_tokens: usize) -> Result<()> {
-        if self.args.quiet {
+    fn print(&self, corpus: &Corpus, new_tokens: usize, ranks: &Ranks) -> Result<()> {
+        if self.args.quiet || !ranks.is_first() {
             return Ok(());
         }
         self.print_text(corpus);
@@ -121,7 +163,12 @@ impl Plan {
         self.print_training(corpus.kind());
         let device = self.args.device.name();
         let threads = console::pluralize(self.config.threads as u64, "thread");
-        console::eprintln(format_args!("on      {device}, {threads}"));
+        match ranks.count() {
+            1 => console::eprintln(format_args!("on      {device}, {threads}")),
+            count => console::eprintln(format_args!(
+                "on      {device}, {count} processes of {threads}"
+            )),
+        }
         Ok(())
     }
 
@@ -191,6 +238,27 @@ impl Plan {
             schedule.name(),
         ));
     }
+}
+
+/// Errors for a run of several processes on an input or a device of which there is only one.
+fn check_ranks(args: &TrainArgs, input: &Input, ranks: &Ranks) -> Result<(), Failure> {
+    if ranks.count() == 1 {
+        return Ok(());
+    }
+    if *input == Input::Stdin {
+        return Err(Failure::Usage(
+            "only one of several processes gets the standard input; give a file, which all can \
+            read, with --input"
+                .to_string(),
+        ));
+    }
+    if args.device != DeviceKind::Cpu {
+        return Err(Failure::Usage(format!(
+            "several processes train on CPUs only, not with --device {}",
+            args.device.name()
+        )));
+    }
+    Ok(())
 }
 
 /// Opens a device. Errors if this build or this machine has none of the kind.

@@ -4,13 +4,14 @@
 //! the output itself holds the latest one, to resume from. At the end, the best replaces it.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
 use super::super::console;
 use crate::data::{Batch, ValidationSet};
 use crate::store::Snapshot;
-use crate::train::{Checkpoint, Trainer};
+use crate::train::{Checkpoint, Ranks, Trainer};
 
 /// The minimum number of tokens per validation batch, about that of a training batch.
 const BATCH_TOKENS: usize = 2048;
@@ -23,6 +24,7 @@ pub struct Validation {
     patience: Option<u64>,
     /// The directory of the best checkpoint.
     dir: PathBuf,
+    ranks: Rc<Ranks>,
     best: Option<Evaluation>,
     latest: Option<Evaluation>,
     /// Evaluations since the best one.
@@ -43,12 +45,14 @@ impl Validation {
         interval: u64,
         patience: Option<u64>,
         output: &Path,
+        ranks: Rc<Ranks>,
     ) -> Self {
         Self {
             batches: validation_set.batches(BATCH_TOKENS),
             interval,
             patience,
             dir: output.join("best"),
+            ranks,
             best: None,
             latest: None,
             since_best: 0,
@@ -64,9 +68,31 @@ impl Validation {
         input: Option<&str>,
     ) -> Result<()> {
         self.evaluate(trainer, input)?;
+        let kept = match self.ranks.is_first() {
+            true => self.keep_best_of(resumed, trainer, input),
+            false => Ok(None),
+        };
+        // Only the machine of rank 0 needs to have the directory.
+        let kept = self.ranks.agree(kept)?;
+        let values = kept.map_or([0; 3], |best| [1, best.step, best.loss.to_bits()]);
+        if let [1, step, loss] = self.ranks.of_first(values) {
+            let loss = f64::from_bits(loss);
+            self.best = Some(Evaluation { step, loss });
+        }
+        Ok(())
+    }
+
+    /// Copies the best checkpoint of the resumed run to this one, if it was measured on the same data
+    /// and is better than the resumed checkpoint.
+    fn keep_best_of(
+        &self,
+        resumed: &Path,
+        trainer: &Trainer,
+        input: Option<&str>,
+    ) -> Result<Option<Evaluation>> {
         let dir = resumed.join("best");
         if !dir.exists() {
-            return Ok(());
+            return Ok(None);
         }
         let checkpoint = Checkpoint::load(&Snapshot::open(&dir)?)?;
         let validation_loss = checkpoint.state.validation_loss;
@@ -80,9 +106,9 @@ impl Validation {
         {
             checkpoint.save(&self.dir)?;
             let step = checkpoint.state.step;
-            self.best = Some(Evaluation { step, loss });
+            return Ok(Some(Evaluation { step, loss }));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Returns whether an evaluation is due after the latest step.
@@ -99,9 +125,9 @@ impl Validation {
         let is_best = self.best.is_none_or(|best| loss < best.loss);
         if is_best {
             let checkpoint = trainer.checked_checkpoint(input.map(str::to_string), Some(loss))?;
-            checkpoint
-                .save(&self.dir)
-                .context("cannot save the best model so far")?;
+            let save = || checkpoint.save(&self.dir);
+            let saved = self.ranks.on_first(save);
+            saved.context("cannot save the best model so far")?;
             self.best = self.latest;
             self.since_best = 0;
         } else {
