@@ -16,9 +16,9 @@ import time
 
 PROGRAM = os.path.abspath(sys.argv[1])
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
-# mpirun kills processes this many seconds after SIGTERM; a save on a busy machine may take longer than
-# the default of 1.
-MPIRUN += ["--mca", "odls_base_sigkill_timeout", "60"]
+# mpirun kills processes this many seconds after SIGTERM, and waits as long if they end sooner. A save on
+# a busy machine may take longer than the default of 1.
+MPIRUN += ["--mca", "odls_base_sigkill_timeout", "10"]
 MODEL = ["--n-embd", "32", "--batch-size", "12", "--block-size", "16", "--threads", "1", "--seed", "3"]
 
 
