@@ -20,7 +20,7 @@ CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
 	unit-and-program-tests doc-check metal-check formula-check deny-check advisories asan bench clients \
-	test-clients test-web examples test-examples soak fuzz
+	test-clients test-web examples test-examples test-mpi soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -162,6 +162,17 @@ test-examples: ## Test examples/ with Spark, GNU parallel, ssh, Slurm and the sc
 	for test in generate_parts spark_score; do \
 		PYTHONPATH=tests/clients $(EXAMPLES)/bin/python tests/examples/$$test.py target/debug/microgpt || exit 1; \
 	done
+
+# Two hosts are network namespaces, which need root and iproute2.
+test-mpi: ## Test data-parallel training with Open MPI, if installed
+	@if command -v mpirun >/dev/null; then \
+		$(CARGO) clippy --locked --features mpi --all-targets -- -D warnings && \
+		$(CARGO) build --locked --features mpi && python3 tests/mpi.py target/debug/microgpt; \
+	elif [ -n "$$MICROGPT_REQUIRE_TOOLS" ]; then \
+		echo "test-mpi needs: apt-get install openmpi-bin libopenmpi-dev libclang-dev iproute2" >&2; exit 1; \
+	else \
+		echo "skipped: test-mpi needs: apt-get install openmpi-bin libopenmpi-dev libclang-dev iproute2"; \
+	fi
 
 soak: build ## Load the server for ten minutes
 	python3 tests/clients/soak.py target/release/microgpt

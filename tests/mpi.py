@@ -58,7 +58,7 @@ def ours(run):
 
 def test_losses_equal_one_process():
     options = [*MODEL, "--steps", "60", "--validation-fraction", "0.1", "--eval-every", "20"]
-    options += ["--grad-clip", "1", "--weight-decay", "0.1"]
+    options += ["--grad-clip", "1", "--weight-decay", "0.1", "--dropout", "0.1"]
     train(*options, "-o", "one", "--log", "one.log")
     for name in ["two", "again"]:
         run = train(*options, "-o", name, "--log", f"{name}.log", processes=2)
