@@ -11,7 +11,7 @@ DESTDIR ?=
 BINARY ?= target/release/microgpt
 # Seconds per fuzz target, and the targets.
 FUZZ_SECONDS ?= 900
-FUZZ_TARGETS ?= weights meta train_state conversations text command_line http_body http_requests
+FUZZ_TARGETS ?= weights meta tokenizer train_state conversations text command_line http_body http_requests
 # Python environment and browser of the client tests.
 CLIENTS := target/clients
 # Python environment of the tests of examples/.
@@ -130,7 +130,7 @@ clients: ## Install the dependencies of test-clients and test-web in target/clie
 	python3 -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 
-test-clients: ## Test the server with OpenAI's client, lm-evaluation-harness, schemathesis and nginx
+test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis, nginx and tokenizers
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-clients needs: make clients" >&2; exit 1; }
 	$(CARGO) build --locked
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
@@ -138,6 +138,7 @@ test-clients: ## Test the server with OpenAI's client, lm-evaluation-harness, sc
 	for test in openai_api harness schema proxy; do \
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
 	done
+	$(CLIENTS)/bin/python tests/clients/tokenizer.py target/debug/microgpt ../shared/data
 
 test-web: ## Test the web pages in a headless Chromium
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-web needs: make clients" >&2; exit 1; }

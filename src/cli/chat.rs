@@ -106,9 +106,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs a command or replies to a message. `visit` receives the characters of the reply as they
-    /// are generated, and ends it by returning false.
-    fn process(&mut self, line: &str, visit: impl FnMut(char) -> bool) -> Result<Turn, Failure> {
+    /// Runs a command or replies to a message. `visit` receives the text of the reply as it is
+    /// generated, and ends it by returning false.
+    fn process(&mut self, line: &str, visit: impl FnMut(&str) -> bool) -> Result<Turn, Failure> {
         match line.trim() {
             "" => return Ok(Turn::Silent),
             "/quit" => return Ok(Turn::Quit),
@@ -140,8 +140,8 @@ fn chat_on_pipes(mut session: Session, mut lines: PromptLines) -> Result<(), Fai
     let mut output = console::Output::new();
     while let Some(line) = lines.next_line()? {
         let mut reply = String::new();
-        let turn = session.process(&line, |c| {
-            reply.push(c);
+        let turn = session.process(&line, |text| {
+            reply += text;
             true
         })?;
         match turn {
@@ -217,8 +217,8 @@ fn chat_on_terminal(mut session: Session, history: Option<PathBuf>) -> Result<()
         }
         interrupted.store(false, Ordering::Relaxed);
         let mut failed = None;
-        let turn = session.process(&line, |c| {
-            failed = console::print(c.encode_utf8(&mut [0; 4])).err();
+        let turn = session.process(&line, |text| {
+            failed = console::print(text).err();
             failed.is_none() && !interrupted.load(Ordering::Relaxed)
         });
         if let Some(failure) = failed {

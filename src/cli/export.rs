@@ -12,7 +12,7 @@ use super::flags::{ExportArgs, ExportFormat};
 use super::{console, model_dir};
 use crate::model::ModelMeta;
 use crate::store::{
-    DirectoryLock, META, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save,
+    DirectoryLock, Precision, Snapshot, TRAIN_STATE, WEIGHTS, encode_tensors, save,
 };
 
 /// Runs `microgpt export`.
@@ -61,9 +61,10 @@ fn write_directory(meta: &ModelMeta, weights: &[u8], output: &Path) -> Result<us
     std::fs::create_dir_all(output)
         .with_context(|| format!("cannot create {}", output.display()))?;
     let _lock = DirectoryLock::acquire(output)?;
-    save(output, &[WEIGHTS, META], |name| match name {
+    let names = [&[WEIGHTS], meta.files()].concat();
+    save(output, &names, |name| match name {
         WEIGHTS => Ok(weights.to_vec()),
-        _ => Ok(meta.to_json().to_string().into_bytes()),
+        name => meta.encode(name),
     })?;
     Ok(weights.len())
 }

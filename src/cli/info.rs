@@ -41,7 +41,7 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
          training     {training}\n",
         kind(&meta),
         meta.tokenizer.vocab_size(),
-        characters(&meta.tokenizer),
+        describe_tokens(&meta.tokenizer),
         console::group_thousands(meta.parameters()? as u64),
         weights.precision.name(),
         console::group_thousands(snapshot.size_on_disk()?),
@@ -69,16 +69,19 @@ fn kind(meta: &ModelMeta) -> &'static str {
     }
 }
 
-/// The characters of a vocabulary on one line, at most 100 of them.
-fn characters(tokenizer: &Tokenizer) -> String {
+/// The tokens of a vocabulary on one line, at most 100 of its characters.
+fn describe_tokens(tokenizer: &Tokenizer) -> String {
     const MAX_CHARS: usize = 100;
-    let chars = tokenizer.chars();
+    let special = tokenizer.vocab_size() - tokenizer.text_tokens();
+    let Some(chars) = tokenizer.chars() else {
+        let learned = console::group_thousands(tokenizer.text_tokens() as u64);
+        return format!("{learned} of byte-level BPE and {special} special");
+    };
     let shown: String = chars
         .iter()
         .take(MAX_CHARS)
         .flat_map(|c| c.escape_debug())
         .collect();
     let more = if chars.len() > MAX_CHARS { "…" } else { "" };
-    let special = tokenizer.vocab_size() - chars.len();
     format!("{shown}{more} and {special} special")
 }

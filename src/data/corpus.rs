@@ -104,7 +104,7 @@ impl<'a> Corpus<'a> {
                     .for_each(|text| visit(tokenizer.encode_document(text)));
             }
             (Corpus::Continuous(text), CorpusKind::Continuous) => {
-                visit(tokenizer.encode(text).collect())
+                visit(tokenizer.encode(text));
             }
             (Corpus::Conversations(conversations), CorpusKind::Conversations) => {
                 let chat = tokenizer.chat_tokens().expect("the kind is checked");

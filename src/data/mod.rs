@@ -17,5 +17,6 @@ pub use dataset::{Batch, Dataset, ValidationSet, partition};
 pub use message::{Message, Role, parse_conversation};
 pub use text_reader::{TextReader, decode_utf8};
 pub use tokenizer::{
-    ChatTokens, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer, quote_chars,
+    ChatTokens, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, TextDecoder, Tokenizer, TokenizerJson,
+    quote_chars,
 };

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::sequence::{FinishReason, Grammar, Limits, Sequence};
 use super::{GenerateOptions, Sampler};
-use crate::data::{ChatTokens, Message, chat_prompt};
+use crate::data::{ChatTokens, Message, TextDecoder, chat_prompt};
 use crate::infer::{InferenceGpt, SequenceCache, Workspace};
 
 /// A reply of the model.
@@ -82,14 +82,14 @@ impl<'a> Chat<'a> {
         })
     }
 
-    /// Replies to a conversation. `visit` gets each character as it is generated, and ends the reply by
-    /// returning false. Errors as [`chat_tokens`].
+    /// Replies to a conversation. `visit` gets the text of each token as it is generated, and ends the
+    /// reply by returning false. Errors as [`chat_tokens`].
     pub fn reply(
         &mut self,
         messages: &[Message],
         options: &GenerateOptions,
         index: u64,
-        mut visit: impl FnMut(char) -> bool,
+        mut visit: impl FnMut(&str) -> bool,
     ) -> Result<Reply> {
         let mut reply = PendingReply::new(self.model, messages, options, index)?;
         let prompt = reply.sequence.tokens();
@@ -97,17 +97,20 @@ impl<'a> Chat<'a> {
         // The prompt's last token is computed again in any case: its logits are needed.
         self.cache.truncate(common.count().min(prompt.len() - 1));
         let mut text = String::new();
-        let take = |token: u32| match self.model.meta().tokenizer.char_of(token) {
-            Some(c) => {
-                text.push(c);
-                visit(c)
-            }
-            None => true,
+        let mut decoder = TextDecoder::default();
+        let mut take_text = |part: String| {
+            text += &part;
+            part.is_empty() || visit(&part)
+        };
+        let take = |token: u32| {
+            let bytes = self.model.meta().tokenizer.bytes_of(token);
+            bytes.is_none_or(|bytes| take_text(decoder.push(bytes)))
         };
         let _: FinishReason =
             reply
                 .sequence
                 .decode(self.model, &mut self.cache, &mut self.workspace, take);
+        take_text(decoder.finish());
         self.cached.clear();
         let tokens = &reply.sequence.tokens()[..self.cache.length()];
         self.cached.extend_from_slice(tokens);

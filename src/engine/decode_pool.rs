@@ -15,6 +15,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::{DecodeBatch, FinishReason, Sequence, StopFilter, TokenLogprob};
+use crate::data::TextDecoder;
 use crate::infer::{InferenceGpt, ThreadGroup};
 
 /// Decode steps for a lone sequence before polling the queue: starting the thread group takes as
@@ -23,8 +24,10 @@ const LONE_STEPS: usize = 16;
 
 /// The output of a finished sequence.
 pub struct Completion {
-    /// The sampled characters up to a stop sequence.
+    /// The sampled text up to a stop sequence.
     pub text: String,
+    /// The number of tokens that begin in the text.
+    pub text_tokens: usize,
     /// The sampled tokens.
     pub tokens: Vec<u32>,
     /// Their log-probabilities, if the sequence records them.
@@ -53,8 +56,15 @@ enum Update {
 
 /// The receiving side of a sequence in a batch.
 struct DecodeJob {
+    decoder: TextDecoder,
     filter: StopFilter,
+    /// The position in the decoded text at which each token begins, in characters.
+    starts: Vec<usize>,
+    /// The length of the decoded text in characters.
+    decoded: usize,
     streamed: bool,
+    /// The number of characters and tokens sent.
+    sent: (usize, usize),
     /// Those that a streamed sequence has not sent yet.
     logprobs: Vec<TokenLogprob>,
     updates: Sender<Update>,
@@ -131,8 +141,12 @@ impl DecodePool {
     fn enqueue(&self, sequence: Sequence, stop: &[String], streamed: bool) -> CompletionHandle {
         let (updates, receiver) = channel();
         let job = DecodeJob {
+            decoder: TextDecoder::default(),
             filter: StopFilter::new(stop.to_vec()),
+            starts: Vec::new(),
+            decoded: 0,
             streamed,
+            sent: (0, 0),
             logprobs: Vec::new(),
             updates,
         };
@@ -208,8 +222,8 @@ impl Shared {
         let tokenizer = &self.model.meta().tokenizer;
         let visit = |job: &mut DecodeJob, token, logprob: Option<&TokenLogprob>| {
             tokenizer
-                .char_of(token)
-                .is_none_or(|c| job.push(c, logprob))
+                .bytes_of(token)
+                .is_none_or(|bytes| job.push(bytes, logprob))
         };
         let done = |job: DecodeJob, sequence: Sequence, finish| {
             let tokens = sequence.sampled().to_vec();
@@ -222,31 +236,57 @@ impl Shared {
 }
 
 impl DecodeJob {
-    /// Takes a character. Returns whether the sequence continues: a stop sequence ends it, and a
-    /// caller that no longer listens.
-    fn push(&mut self, c: char, logprob: Option<&TokenLogprob>) -> bool {
-        let text = self.filter.push(c);
+    /// Takes the bytes of a token. Returns whether the sequence continues: a stop sequence ends it, and
+    /// a caller that no longer listens.
+    fn push(&mut self, bytes: &[u8], logprob: Option<&TokenLogprob>) -> bool {
+        self.starts.push(self.decoded);
         if self.streamed {
             self.logprobs.extend(logprob.cloned());
         }
-        let received = !self.streamed || text.is_empty() || self.send(text);
-        received && !self.filter.stopped
+        let text = self.decoder.push(bytes);
+        self.push_text(&text) && !self.filter.stopped
     }
 
-    /// Sends text with the log-probabilities of its characters. Returns whether the caller listens.
+    /// Takes decoded text, and sends what cannot belong to a stop sequence. Returns whether the caller
+    /// listens.
+    fn push_text(&mut self, text: &str) -> bool {
+        let mut certain = String::new();
+        for c in text.chars() {
+            self.decoded += 1;
+            certain += &self.filter.push(c);
+            if self.filter.stopped {
+                break;
+            }
+        }
+        self.send(certain)
+    }
+
+    /// Sends the text of a streamed sequence with the log-probabilities of the tokens that begin in it.
+    /// Returns whether the caller listens.
     fn send(&mut self, text: String) -> bool {
-        let count = text.chars().count().min(self.logprobs.len());
+        if !self.streamed || text.is_empty() {
+            return true;
+        }
+        let (characters, tokens) = &mut self.sent;
+        *characters += text.chars().count();
+        let begun = self.starts.partition_point(|start| start < characters);
+        let count = (begun - *tokens).min(self.logprobs.len());
+        *tokens = begun;
         let logprobs = self.logprobs.drain(..count).collect();
         self.updates.send(Update::Text(text, logprobs)).is_ok()
     }
 
     /// Sends the end of the sequence. A caller that no longer listens is not an error.
     fn finish(mut self, tokens: Vec<u32>, logprobs: Vec<TokenLogprob>, finish: FinishReason) {
-        let rest = self.filter.finish();
-        if self.streamed && !rest.is_empty() {
-            self.send(rest);
+        if !self.filter.stopped {
+            let incomplete = self.decoder.finish();
+            self.push_text(&incomplete);
         }
+        let rest = self.filter.finish();
+        self.send(rest);
+        let characters = self.filter.text.chars().count();
         let _ = self.updates.send(Update::Finished(Completion {
+            text_tokens: self.starts.partition_point(|start| *start < characters),
             text: self.filter.text,
             tokens,
             logprobs,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::pattern::Pattern;
 use super::prefix_cache::Prefix;
 use super::sequence::{Grammar, Limits, Sequence};
+use super::stop::StopMatcher;
 use super::{Sampler, SamplingOptions};
 use crate::data::{CorpusKind, Message, Tokenizer, quote_chars};
 use crate::infer::{InferenceGpt, Workspace};
@@ -54,7 +55,7 @@ impl GenerateOptions {
         let state = |expression: &String| -> Result<_> {
             let pattern = Pattern::new(expression, tokenizer, max_tokens)
                 .with_context(|| format!("cannot use the pattern {expression:?}"))?;
-            let mut tokens = tokenizer.encode(prompt);
+            let mut tokens = tokenizer.encode(prompt).into_iter();
             let state =
                 tokens.try_fold(Pattern::START, |state, token| pattern.advance(state, token));
             match state {
@@ -71,13 +72,11 @@ impl GenerateOptions {
                 ),
             }
         };
-        // A string with unknown characters is never generated.
-        let stop = self.stop.iter().filter(|stop| tokenizer.can_encode(stop));
         Ok(Limits {
             max_tokens,
             min_tokens,
             pattern: self.pattern.as_ref().map(state).transpose()?,
-            stop: stop.map(|stop| tokenizer.encode(stop).collect()).collect(),
+            stop: StopMatcher::new(&self.stop, tokenizer),
         })
     }
 }
@@ -255,7 +254,7 @@ impl Generator {
         let mut sequence = self.sequence(index);
         let (mut cache, mut workspace) = (self.model.new_cache(), Workspace::default());
         sequence.decode(&self.model, &mut cache, &mut workspace, |_| true);
-        self.decode(sequence.sampled_before_stop())
+        self.decode(&sequence.sampled_before_stop())
     }
 }
 
@@ -276,5 +275,5 @@ fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
             quote_chars(&unknown)
         );
     }
-    Ok(tokenizer.encode(prompt).collect())
+    Ok(tokenizer.encode(prompt))
 }

@@ -31,6 +31,6 @@ pub use pipeline::{Jobs, Pipeline};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use samples::{SampleBlock, Samples, start_prompts, start_samples};
 pub use scheduler::DecodeBatch;
-pub use score::{Score, ScoreOptions, Scorer, TokenBits, UnknownCost};
+pub use score::{Score, ScoreOptions, ScoreUnit, Scorer, TokenBits, UnknownCost};
 pub use sequence::{DEFAULT_CONTINUOUS_TOKENS, FinishReason, Sequence};
 pub use stop::StopFilter;

@@ -5,7 +5,7 @@
 //! many. A token that leads to no match within the limits is masked, so that every sample matches and
 //! none is discarded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, bail, ensure};
@@ -25,13 +25,14 @@ const MAX_TABLE: usize = 8 << 20;
 /// No state: the token cannot belong to a match.
 const DEAD: u32 = u32::MAX;
 
-/// A regular expression over the characters of one vocabulary.
+/// A regular expression over the tokens of one vocabulary.
 #[derive(Debug)]
 pub struct Pattern {
-    chars: usize,
-    /// `[states, chars]`: the state after each character, or [`DEAD`]. State 0 is the start.
+    /// The number of tokens, special ones not counted.
+    tokens: usize,
+    /// `[states, tokens]`: the state after each token, or [`DEAD`]. State 0 is the start.
     next: Vec<u32>,
-    /// `[states, words]`: bit `n` is set if `n` more characters can complete a match.
+    /// `[states, words]`: bit `n` is set if `n` more tokens can complete a match.
     completions: Vec<u64>,
     words: usize,
 }
@@ -42,10 +43,9 @@ pub type PatternState = u32;
 impl Pattern {
     pub const START: PatternState = 0;
 
-    /// Compiles an expression, which matches whole texts of up to `max_tokens` characters. Errors if it
-    /// is malformed or too large.
+    /// Compiles an expression, which matches whole texts of up to `max_tokens` tokens. Errors if it is
+    /// malformed or too large.
     pub fn new(expression: &str, tokenizer: &Tokenizer, max_tokens: usize) -> Result<Self> {
-        let chars = tokenizer.chars();
         let config = dense::Config::new()
             // All matches of a text, not the leftmost-first one, so that the longest counts.
             .match_kind(MatchKind::All)
@@ -58,24 +58,25 @@ impl Pattern {
         let Ok(start) = start else {
             bail!("it cannot be matched from the start of a text");
         };
-        let (next, accepting) = tabulate(&dfa, start, chars)?;
+        let (next, accepting) = tabulate(&dfa, start, tokenizer)?;
+        let tokens = tokenizer.text_tokens();
         let words = max_tokens / 64 + 1;
         ensure!(
             accepting.len().saturating_mul(words) <= MAX_TABLE,
             "it is too large for samples of {max_tokens} tokens"
         );
-        let completions = completions(&next, &accepting, chars.len(), max_tokens);
+        let completions = completions(&next, &accepting, tokens, max_tokens);
         Ok(Self {
-            chars: chars.len(),
+            tokens,
             next,
             completions,
             words,
         })
     }
 
-    /// The state after a character's token, if a match can still follow.
+    /// The state after a token, if a match can still follow.
     pub fn advance(&self, state: PatternState, token: u32) -> Option<PatternState> {
-        let next = self.next[state as usize * self.chars..][..self.chars].get(token as usize);
+        let next = self.next[state as usize * self.tokens..][..self.tokens].get(token as usize);
         next.copied().filter(|next| *next != DEAD)
     }
 
@@ -84,7 +85,7 @@ impl Pattern {
         self.completions[state as usize * self.words] & 1 == 1
     }
 
-    /// Returns whether a number of more characters in this range can complete a match.
+    /// Returns whether a number of more tokens in this range can complete a match.
     pub fn can_complete(&self, state: PatternState, lengths: RangeInclusive<usize>) -> bool {
         let bits = &self.completions[state as usize * self.words..][..self.words];
         let (first, last) = lengths.into_inner();
@@ -113,21 +114,20 @@ fn describe(error: &dense::BuildError) -> String {
     last.trim_start_matches("error: ").to_string()
 }
 
-/// The transitions `[states, chars]` from the start by each character, and the accepting states.
+/// The transitions `[states, tokens]` from the start by each token, and the accepting states.
 fn tabulate(
     dfa: &dense::DFA<Vec<u32>>,
     start: StateID,
-    chars: &[char],
+    tokenizer: &Tokenizer,
 ) -> Result<(Vec<u32>, Vec<bool>)> {
     let mut states = vec![start];
     let mut indices = HashMap::from([(start, 0)]);
     let (mut next, mut accepting) = (Vec::new(), Vec::new());
-    let mut buffer = [0; 4];
     while let Some(&state) = states.get(accepting.len()) {
         accepting.push(dfa.is_match_state(dfa.next_eoi_state(state)));
-        for c in chars {
-            let bytes = c.encode_utf8(&mut buffer).bytes();
-            let after = bytes.fold(state, |state, byte| dfa.next_state(state, byte));
+        for token in 0..tokenizer.text_tokens() as u32 {
+            let bytes = tokenizer.bytes_of(token).unwrap_or_default().iter();
+            let after = bytes.fold(state, |state, &byte| dfa.next_state(state, byte));
             if dfa.is_dead_state(after) || dfa.is_quit_state(after) {
                 next.push(DEAD);
                 continue;
@@ -143,8 +143,14 @@ fn tabulate(
     Ok((next, accepting))
 }
 
-/// For each state the set of numbers of characters that complete a match, as bits.
-fn completions(next: &[u32], accepting: &[bool], chars: usize, max_tokens: usize) -> Vec<u64> {
+/// For each state the set of numbers of tokens that complete a match, as bits.
+fn completions(next: &[u32], accepting: &[bool], tokens: usize, max_tokens: usize) -> Vec<u64> {
+    // Most tokens of a state lead to a few states.
+    let distinct = |next: &[u32]| {
+        let live = next.iter().copied().filter(|after| *after != DEAD);
+        Vec::from_iter(BTreeSet::from_iter(live))
+    };
+    let successors: Vec<Vec<u32>> = next.chunks(tokens.max(1)).map(distinct).collect();
     let words = max_tokens / 64 + 1;
     let mut bits = vec![0; accepting.len() * words];
     let mut reachable: Vec<bool> = accepting.to_vec();
@@ -153,8 +159,8 @@ fn completions(next: &[u32], accepting: &[bool], chars: usize, max_tokens: usize
             bits[state * words + length / 64] |= 1 << (length % 64);
         }
         let is_reachable = |state: usize| {
-            let mut after = next[state * chars..][..chars].iter();
-            after.any(|&after| after != DEAD && reachable[after as usize])
+            let mut after = successors.get(state).into_iter().flatten();
+            after.any(|&after| reachable[after as usize])
         };
         reachable = (0..accepting.len()).map(is_reachable).collect();
     }
@@ -173,7 +179,7 @@ mod tests {
     /// The state after a text, or none.
     fn state(pattern: &Pattern, text: &str) -> Option<PatternState> {
         let tokenizer = tokenizer();
-        let mut tokens = tokenizer.encode(text);
+        let mut tokens = tokenizer.encode(text).into_iter();
         tokens.try_fold(Pattern::START, |state, token| pattern.advance(state, token))
     }
 

@@ -179,7 +179,7 @@ fn make_samples<T>(
                 samples,
                 missing,
             } = pending.get_mut(&number).expect("the block is in progress");
-            let sample = block.generator.decode(sequence.sampled_before_stop());
+            let sample = block.generator.decode(&sequence.sampled_before_stop());
             let position = (index - block.indices.start) as usize;
             samples[position] = Some(convert(block.prompt, index, &sample));
             *missing -= 1;

@@ -53,8 +53,11 @@ pub struct ScoreOptions {
 pub struct Score {
     /// The sum of `-log2 p` over the predicted tokens.
     pub bits: f64,
-    /// The number of predicted tokens: the characters and the end.
+    /// The number of predicted tokens: those of the text and the end.
     pub tokens: usize,
+    /// The number of bytes that they stand for, one for each special token. It does not depend on the
+    /// vocabulary.
+    pub bytes: usize,
     /// The number of unknown characters.
     pub unknown: usize,
     /// The bits of each predicted token.
@@ -69,11 +72,24 @@ pub struct TokenBits {
     pub bits: f64,
 }
 
+/// The unit of text over which bits are averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScoreUnit {
+    #[default]
+    Token,
+    /// Comparable between models with different vocabularies.
+    Byte,
+}
+
 impl Score {
-    /// The mean bits of a predicted token.
-    pub fn bits_per_token(&self) -> f64 {
+    /// The mean bits of a unit of the line.
+    pub fn bits_per(&self, unit: ScoreUnit) -> f64 {
+        let count = match unit {
+            ScoreUnit::Token => self.tokens,
+            ScoreUnit::Byte => self.bytes,
+        };
         // An empty line has no tokens if the vocabulary has no line break.
-        self.bits / self.tokens.max(1) as f64
+        self.bits / count.max(1) as f64
     }
 
     fn add(&mut self, token: u32, bits: f64, options: ScoreOptions) {
@@ -151,6 +167,8 @@ impl<'a> Scorer<'a> {
         let slices: Vec<&[u32]> = known.iter().map(|line| &**line).collect();
         let mut scores = self.score_tokens(&slices);
         for ((score, line), known) in scores.iter_mut().zip(&encoded).zip(&known) {
+            let bytes_of = |&id: &u32| self.tokenizer.bytes_of(id).map_or(1, <[u8]>::len);
+            score.bytes = known.iter().skip(1).map(bytes_of).sum();
             if line.len() > known.len() {
                 self.add_unknown(score, line);
             }
@@ -168,6 +186,10 @@ impl<'a> Scorer<'a> {
         };
         score.bits += score.unknown as f64 * bits;
         score.tokens += score.unknown;
+        let unknown = line
+            .iter()
+            .filter_map(|&id| self.tokenizer.unknown_char(id));
+        score.bytes += unknown.map(char::len_utf8).sum::<usize>();
         if self.options.keep_token_bits {
             let mut known = std::mem::take(&mut score.token_bits).into_iter();
             let all = line[1..].iter().map(|&token| match is_unknown(&token) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::logprobs::TokenLogprob;
 use super::pattern::{Pattern, PatternState};
 use super::sampler::{Distribution, History, Sampler};
+use super::stop::StopMatcher;
 use crate::data::ChatTokens;
 use crate::infer::{Chunk, InferenceGpt, SequenceCache, Workspace};
 
@@ -76,8 +77,8 @@ pub struct Limits {
     pub min_tokens: usize,
     /// The expression that the text must match, and its state after the prompt.
     pub pattern: Option<(Arc<Pattern>, PatternState)>,
-    /// Tokens that end the sequence.
-    pub stop: Arc<[Vec<u32>]>,
+    /// Strings that end the sequence.
+    pub stop: Option<StopMatcher>,
 }
 
 impl Limits {
@@ -111,10 +112,17 @@ impl Limits {
         next.is_some_and(|next| pattern.can_complete(next, lengths))
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(StopMatcher::is_stopped)
+    }
+
     fn advance(&mut self, token: u32) {
         if let Some((pattern, state)) = &mut self.pattern {
             // An end token leaves the state as it is.
             *state = pattern.advance(*state, token).unwrap_or(*state);
+        }
+        if let Some(stop) = &mut self.stop {
+            stop.push(token);
         }
     }
 }
@@ -180,16 +188,13 @@ impl Sequence {
         &self.sampled
     }
 
-    /// The sampled tokens without the stop sequence at their end, if there is one.
-    pub fn sampled_before_stop(&self) -> &[u32] {
-        &self.sampled[..self.sampled.len() - self.stop_length()]
-    }
-
-    /// The length of the longest stop sequence with which the sampled tokens end, or 0.
-    fn stop_length(&self) -> usize {
-        let stops = self.limits.stop.iter();
-        let found = stops.filter(|stop| self.sampled.ends_with(stop));
-        found.map(Vec::len).max().unwrap_or(0)
+    /// The sampled tokens up to a stop sequence, if there is one.
+    pub fn sampled_before_stop(&self) -> Vec<u32> {
+        let mut tokens = self.sampled.clone();
+        if let Some(stop) = &self.limits.stop {
+            stop.truncate(&mut tokens);
+        }
+        tokens
     }
 
     /// The prompt and the sampled tokens, as far as they are in the context.
@@ -269,7 +274,7 @@ impl Sequence {
             recorder.logprobs.push(logprob);
             &recorder.logprobs[recorder.logprobs.len() - 1]
         });
-        if !visit(token, logprob) || self.grammar.is_end(token) || self.stop_length() > 0 {
+        if !visit(token, logprob) || self.grammar.is_end(token) || self.limits.is_stopped() {
             return Some(FinishReason::Stop);
         }
         (self.sampled.len() == self.limits.max_tokens).then_some(FinishReason::Length)

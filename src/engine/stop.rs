@@ -1,5 +1,67 @@
 //! Stop sequences, before which a generated text ends.
 
+use std::sync::Arc;
+
+use crate::data::Tokenizer;
+
+/// Finds the first stop sequence in the bytes of tokens.
+#[derive(Clone, Debug)]
+pub struct StopMatcher {
+    stops: Arc<[String]>,
+    tokenizer: Tokenizer,
+    /// The bytes of the tokens since the last special token.
+    text: Vec<u8>,
+    /// The start of the stop sequence in `text`.
+    found: Option<usize>,
+}
+
+impl StopMatcher {
+    /// `None` without stop sequences.
+    pub fn new(stops: &[String], tokenizer: &Tokenizer) -> Option<Self> {
+        let stops: Arc<[String]> = stops
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .cloned()
+            .collect();
+        (!stops.is_empty()).then(|| Self {
+            stops,
+            tokenizer: tokenizer.clone(),
+            text: Vec::new(),
+            found: None,
+        })
+    }
+
+    /// Takes a token. No stop sequence extends over a special token.
+    pub fn push(&mut self, token: u32) {
+        let Some(bytes) = self.tokenizer.bytes_of(token) else {
+            self.text.clear();
+            return;
+        };
+        let length = self.text.len();
+        self.text.extend_from_slice(bytes);
+        let find = |stop: &String| {
+            let from = (length + 1).saturating_sub(stop.len());
+            let mut windows = self.text[from..].windows(stop.len());
+            let start = from + windows.position(|window| window == stop.as_bytes())?;
+            Some((start + stop.len(), start))
+        };
+        // Of those that end first, the longest.
+        let first = self.stops.iter().filter_map(find).min();
+        self.found = first.map(|(_, start)| start);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// Removes the text from the stop sequence on.
+    pub fn truncate(&self, tokens: &mut Vec<u32>) {
+        if let Some(start) = self.found {
+            self.tokenizer.truncate(tokens, self.text.len() - start);
+        }
+    }
+}
+
 /// Passes text on up to the first stop sequence, and holds back a suffix that may become one.
 pub struct StopFilter {
     stops: Vec<String>,

@@ -16,5 +16,5 @@ mod texts;
 pub use command_line::command_line;
 pub use http_body::http_body;
 pub use http_requests::http_requests;
-pub use model_files::{meta, train_state, weights};
+pub use model_files::{meta, tokenizer, train_state, weights};
 pub use texts::{conversations, text};

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use candle_core::Device;
 
 use super::support::{CHARACTERS, accepted, generate_and_score, small_meta};
-use crate::data::{Corpus, CorpusKind, Dataset};
+use crate::data::{Corpus, CorpusKind, Dataset, Tokenizer, TokenizerJson};
 use crate::infer::InferenceGpt;
 use crate::model::{ModelMeta, initial_weights};
 use crate::store::{FileBytes, JsonObject, Precision, TensorFile, encode_tensors};
@@ -36,7 +36,7 @@ pub fn meta(input: &[u8]) {
         let weights = initial_weights(meta.config, meta.tokenizer.vocab_size(), 1);
         encode_tensors(&weights, Precision::F32).expect("they are finite")
     });
-    let read = |bytes: &[u8]| ModelMeta::from_json(&JsonObject::parse(bytes)?);
+    let read = |bytes: &[u8]| ModelMeta::from_json(&JsonObject::parse(bytes)?, None);
     let Some(meta) = accepted(read(input)) else {
         return;
     };
@@ -49,9 +49,9 @@ pub fn meta(input: &[u8]) {
         .expect("they were counted when it was read");
     assert!(meta.config.head_dim() >= 1);
     let tokenizer = &meta.tokenizer;
-    let text: String = tokenizer.chars().iter().collect();
-    let ids: Vec<u32> = tokenizer.encode(&text).collect();
-    assert!(ids.iter().copied().eq(0..tokenizer.chars().len() as u32));
+    let text: String = tokenizer.chars().into_iter().flatten().collect();
+    let ids = tokenizer.encode(&text);
+    assert!(ids.iter().copied().eq(0..tokenizer.text_tokens() as u32));
     for tokens in [
         tokenizer.encode_document(&text),
         tokenizer.encode_line(&text),
@@ -66,6 +66,24 @@ pub fn meta(input: &[u8]) {
     if let Some(weights) = accepted(weights) {
         generate_and_score(Arc::new(InferenceGpt::new(meta, weights)));
     }
+}
+
+/// tokenizer.json: an accepted file survives writing and reading unchanged, and any text is encoded and
+/// decoded unchanged.
+pub fn tokenizer(input: &[u8]) {
+    let kind = CorpusKind::Documents;
+    let Some(json) = accepted(TokenizerJson::parse(input)) else {
+        return;
+    };
+    let tokenizer = Tokenizer::from_json(json, kind);
+    let written = tokenizer
+        .to_json()
+        .expect("it is no vocabulary of characters");
+    let again = TokenizerJson::parse(written.to_string().as_bytes());
+    let again = Tokenizer::from_json(again.expect("a written file is valid"), kind);
+    assert_eq!(again, tokenizer);
+    let text = String::from_utf8_lossy(input);
+    assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text);
 }
 
 /// train_state.json: an accepted file survives writing and reading unchanged, and a run resumes from

@@ -24,7 +24,7 @@ macro_rules! targets {
     };
 }
 
-targets!(weights meta train_state conversations text command_line http_body http_requests);
+targets!(weights meta tokenizer train_state conversations text command_line http_body http_requests);
 
 fn run(name: &str, target: fn(&[u8])) {
     let Some(corpus) = corpus(name) else { return };

@@ -30,7 +30,7 @@ pub fn text(input: &[u8]) {
         if let Some(corpus) = accepted(Corpus::new(&text, kind)) {
             let tokenizer = corpus.tokenizer();
             for text in corpus.texts() {
-                assert_eq!(decode(&tokenizer, tokenizer.encode(text)), text);
+                assert_eq!(tokenizer.decode(&tokenizer.encode(text)), text);
             }
             train_on(&corpus, &tokenizer);
         }
@@ -76,12 +76,6 @@ pub fn conversations(input: &[u8]) {
         }
     }
     train_on(&corpus, &tokenizer);
-}
-
-/// Decodes tokens to a string.
-fn decode(tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> String {
-    let character = |token| tokenizer.char_of(token).expect("it is a character's");
-    tokens.map(character).collect()
 }
 
 /// Builds batches of a corpus, with a validation set and without.

@@ -6,14 +6,19 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::config::ModelConfig;
-use crate::data::{CorpusKind, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer};
-use crate::store::{JsonObject, META, Snapshot, TensorFile, WEIGHTS};
+use crate::data::{
+    CorpusKind, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer, TokenizerJson,
+};
+use crate::store::{JsonObject, META, Snapshot, TOKENIZER, TensorFile, WEIGHTS};
 
 /// The key of meta.json that marks a model of one continuous text.
 const CONTINUOUS: &str = "continuous_text";
 
+/// The key of meta.json for the tokenizer of a model without `chars`, and its only value.
+const TOKENIZER_KIND: (&str, &str) = ("tokenizer", "byte_level_bpe");
+
 /// A model's size and vocabulary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelMeta {
     pub config: ModelConfig,
     pub tokenizer: Tokenizer,
@@ -30,7 +35,12 @@ impl ModelMeta {
                 missing.display()
             );
         }
-        let meta = Self::from_json(&snapshot.read_json(META)?)
+        let json = snapshot.read_json(META)?;
+        let tokenizer = match json.get(TOKENIZER_KIND.0) {
+            None => None,
+            Some(_) => Some(read_tokenizer(snapshot)?),
+        };
+        let meta = Self::from_json(&json, tokenizer)
             .with_context(|| snapshot.path(META).display().to_string())?;
         let weights = TensorFile::new(snapshot.map(WEIGHTS)?, meta.tensors(), true)
             .with_context(|| snapshot.path(WEIGHTS).display().to_string())?;
@@ -52,6 +62,25 @@ impl ModelMeta {
         self.tokenizer.kind() == CorpusKind::Conversations
     }
 
+    /// Returns the names of its files.
+    pub fn files(&self) -> &'static [&'static str] {
+        match self.tokenizer.chars() {
+            Some(_) => &[META],
+            None => &[META, TOKENIZER],
+        }
+    }
+
+    /// Returns the content of one of its files.
+    pub fn encode(&self, file: &str) -> Result<Vec<u8>> {
+        let json = match file {
+            META => Some(self.to_json()),
+            TOKENIZER => self.tokenizer.to_json(),
+            _ => None,
+        };
+        let json = json.with_context(|| format!("the model has no {file}"))?;
+        Ok(json.to_string().into_bytes())
+    }
+
     /// Returns the content of meta.json.
     pub fn to_json(&self) -> serde_json::Value {
         let ModelConfig {
@@ -66,8 +95,11 @@ impl ModelMeta {
             "n_head": n_head,
             "n_layer": n_layer,
             "block_size": block_size,
-            "chars": self.tokenizer.chars(),
         });
+        match self.tokenizer.chars() {
+            Some(chars) => meta["chars"] = json!(chars),
+            None => meta[TOKENIZER_KIND.0] = json!(TOKENIZER_KIND.1),
+        }
         match self.tokenizer.kind() {
             CorpusKind::Documents => {}
             CorpusKind::Continuous => meta[CONTINUOUS] = json!(true),
@@ -78,8 +110,9 @@ impl ModelMeta {
         meta
     }
 
-    /// Reads and validates the content of meta.json.
-    pub fn from_json(meta: &JsonObject) -> Result<Self> {
+    /// Reads and validates the content of meta.json, and its agreement with the content of
+    /// tokenizer.json.
+    pub fn from_json(meta: &JsonObject, bpe: Option<TokenizerJson>) -> Result<Self> {
         let size = |key| Ok::<usize, anyhow::Error>(meta.integer(key)?.try_into()?);
         let config = ModelConfig {
             n_embd: size("n_embd")?,
@@ -88,14 +121,6 @@ impl ModelMeta {
             block_size: size("block_size")?,
         };
         config.validate()?;
-        let chars = meta
-            .strings("chars")?
-            .into_iter()
-            .map(|text| match text.chars().collect::<Vec<_>>()[..] {
-                [c] => Ok(c),
-                _ => bail!("chars must hold single characters, got {text:?}"),
-            })
-            .collect::<Result<Vec<char>>>()?;
         let special = meta.get_strings("special_tokens")?.unwrap_or_default();
         let has_system = special == SPECIAL_TOKENS_WITH_SYSTEM;
         ensure!(
@@ -108,21 +133,56 @@ impl ModelMeta {
             (true, Some(true)) => CorpusKind::Continuous,
             (true, _) => CorpusKind::Documents,
         };
-        let mut tokenizer = Tokenizer::new(chars, kind)?;
+        let added_tokens = bpe.as_ref().map(|json| json.special_tokens.clone());
+        let mut tokenizer = match meta.get_string(TOKENIZER_KIND.0)? {
+            None => Tokenizer::new(chars(meta)?, kind)?,
+            Some(name) => {
+                let (key, expected) = TOKENIZER_KIND;
+                ensure!(name == expected, "{key} must be {expected:?}, got {name:?}");
+                Tokenizer::from_json(bpe.context("tokenizer.json is missing")?, kind)
+            }
+        };
         if has_system {
             tokenizer = tokenizer.with_system();
         }
         let vocab_size = size("vocab_size")?;
         ensure!(
             vocab_size == tokenizer.vocab_size(),
-            "vocab_size is {vocab_size}, but {} characters and {} special tokens make {}",
-            tokenizer.chars().len(),
-            tokenizer.vocab_size() - tokenizer.chars().len(),
+            "vocab_size is {vocab_size}, but {} {} and {} special tokens make {}",
+            tokenizer.text_tokens(),
+            match tokenizer.chars() {
+                Some(_) => "characters",
+                None => "tokens of tokenizer.json",
+            },
+            tokenizer.vocab_size() - tokenizer.text_tokens(),
             tokenizer.vocab_size()
         );
+        if let Some(found) = added_tokens {
+            let expected = tokenizer.added_tokens();
+            ensure!(
+                found == expected,
+                "the added tokens of tokenizer.json must be {expected:?}, got {found:?}"
+            );
+        }
         config.parameters(vocab_size)?;
         Ok(Self { config, tokenizer })
     }
+}
+
+/// Reads tokenizer.json.
+fn read_tokenizer(snapshot: &Snapshot) -> Result<TokenizerJson> {
+    let json = snapshot.read(TOKENIZER)?;
+    TokenizerJson::parse(&json).with_context(|| snapshot.path(TOKENIZER).display().to_string())
+}
+
+/// The characters of a vocabulary.
+fn chars(meta: &JsonObject) -> Result<Vec<char>> {
+    let texts = meta.strings("chars")?.into_iter();
+    let single = texts.map(|text| match text.chars().collect::<Vec<_>>()[..] {
+        [c] => Ok(c),
+        _ => bail!("chars must hold single characters, got {text:?}"),
+    });
+    single.collect()
 }
 
 #[cfg(test)]
@@ -137,14 +197,17 @@ mod tests {
         }
         .to_json();
         change(&mut meta);
-        ModelMeta::from_json(&JsonObject::parse(meta.to_string().as_bytes()).unwrap())
+        ModelMeta::from_json(
+            &JsonObject::parse(meta.to_string().as_bytes()).unwrap(),
+            None,
+        )
     }
 
     #[test]
     fn round_trip_ignores_unknown_keys() {
         let meta = read(|meta| meta["author"] = json!("somebody")).unwrap();
         assert_eq!(meta.config, ModelConfig::default());
-        assert_eq!(meta.tokenizer.chars(), ['a', 'b']);
+        assert_eq!(meta.tokenizer.chars().unwrap(), ['a', 'b']);
         assert!(meta.is_chat());
         let chat = read(|meta| {
             meta["special_tokens"] = json!(["user", "assistant", "system", "end_turn"]);

@@ -12,7 +12,8 @@ use super::json::JsonObject;
 /// The name of the commit file. It exists from the commit of a save until its files are in place.
 pub const COMMIT: &str = "save.commit";
 
-/// The maximum size of a JSON file in bytes. All of Unicode in `chars` takes less.
+/// The maximum size of a JSON file in bytes. All of Unicode in `chars` takes less, and so does the largest
+/// vocabulary of byte-level BPE.
 const MAX_JSON_BYTES: u64 = 8 << 20;
 
 /// Returns the name under which a save writes a file before the commit.

@@ -10,6 +10,15 @@ pub const TRAIN_STATE: &str = "train_state.json";
 pub const OPTIMIZER_M: &str = "optimizer_m.safetensors";
 /// Adam's second moments.
 pub const OPTIMIZER_V: &str = "optimizer_v.safetensors";
+/// The vocabulary of a model of byte-level BPE.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 /// All files of a model directory.
-pub const FILES: [&str; 5] = [WEIGHTS, META, TRAIN_STATE, OPTIMIZER_M, OPTIMIZER_V];
+pub const FILES: [&str; 6] = [
+    WEIGHTS,
+    META,
+    TRAIN_STATE,
+    OPTIMIZER_M,
+    OPTIMIZER_V,
+    TOKENIZER,
+];

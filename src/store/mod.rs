@@ -22,7 +22,7 @@ mod tensors;
 #[cfg(test)]
 pub use disk::faults;
 
-pub use files::{FILES, META, OPTIMIZER_M, OPTIMIZER_V, TRAIN_STATE, WEIGHTS};
+pub use files::{FILES, META, OPTIMIZER_M, OPTIMIZER_V, TOKENIZER, TRAIN_STATE, WEIGHTS};
 pub use json::{JsonError, JsonObject, required};
 pub use lock::DirectoryLock;
 pub use save::{check_writable, save};

@@ -103,7 +103,7 @@ impl Snapshot {
     }
 
     /// Reads a JSON file.
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let bytes = read_json_file(self.file(name)?);
         bytes.with_context(|| format!("cannot read {}", self.path(name).display()))
     }

@@ -8,8 +8,8 @@ use super::state::TrainState;
 use crate::data::Tokenizer;
 use crate::model::{ModelConfig, ModelMeta, initial_weights};
 use crate::store::{
-    FILES, META, NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
-    TensorFile, Tensors, WEIGHTS, encode_tensors, save,
+    NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile, Tensors,
+    WEIGHTS, encode_tensors, save,
 };
 
 /// The complete state of a run: everything that a model directory holds.
@@ -93,13 +93,14 @@ impl Checkpoint {
 
     /// Writes a model directory, all files or none.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        save(dir, &FILES, |name| match name {
+        let training = [WEIGHTS, TRAIN_STATE, OPTIMIZER_M, OPTIMIZER_V];
+        let names = [&training, self.meta.files()].concat();
+        save(dir, &names, |name| match name {
             WEIGHTS => encode_tensors(&self.weights, Precision::F32),
             OPTIMIZER_M => encode_tensors(&self.m, Precision::F32),
             OPTIMIZER_V => encode_tensors(&self.v, Precision::F32),
-            META => Ok(self.meta.to_json().to_string().into_bytes()),
             TRAIN_STATE => Ok(self.state.to_json().to_string().into_bytes()),
-            _ => bail!("a model directory has no {name}"),
+            name => self.meta.encode(name),
         })
     }
 

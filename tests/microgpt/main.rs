@@ -3,6 +3,7 @@
 //! Reference numbers and real data are read from `../shared`; a test whose files are missing prints
 //! that it is skipped, or fails if `MICROGPT_REQUIRE_SHARED` is set, as `.ci/run` does.
 
+mod byte_level_bpe;
 mod chat;
 mod cli_errors;
 mod continuous_text;

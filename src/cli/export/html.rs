@@ -24,7 +24,7 @@ const MAX_PARAMETERS: usize = 2_000_000;
 const SIGNATURE: &str = "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
     <meta name=\"generator\" content=\"microgpt ";
 
-/// Checks that the model is small enough, and that the output is a new file, a page to replace, or `-`.
+/// Checks that the model is small enough and has characters, and that the output is a new file, a page to replace, or `-`.
 pub fn check(meta: &ModelMeta, output: &Path) -> Result<()> {
     let parameters = meta.parameters()?;
     ensure!(
@@ -32,6 +32,10 @@ pub fn check(meta: &ModelMeta, output: &Path) -> Result<()> {
         "the model has {} parameters, and a page may have {}: a browser would take too long per token",
         console::group_thousands(parameters as u64),
         console::group_thousands(MAX_PARAMETERS as u64)
+    );
+    ensure!(
+        meta.tokenizer.chars().is_some(),
+        "a page can have a model of characters only, and this one has a byte-level BPE"
     );
     let path = output.display();
     if output.is_dir() {

@@ -1,12 +1,13 @@
 //! The typed arguments of the commands. A default holds where an option is not given.
 
 use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::value::{Choice, HostName, Origin, Threads, Value};
 use crate::cli::failure::Failure;
 use crate::data::CorpusKind;
-use crate::engine::{GenerateOptions, UnknownCost};
+use crate::engine::{GenerateOptions, ScoreUnit, UnknownCost};
 use crate::model::{InvalidValue, ModelConfig};
 use crate::train::{Hyperparameters, LearningRate, LossOn, Schedule};
 
@@ -35,6 +36,8 @@ pub struct TrainArgs {
     pub force: bool,
     /// The size of a new model.
     pub config: ModelConfig,
+    /// The number of tokens of a byte-level BPE; `None` for characters.
+    pub vocab_size: Option<usize>,
     pub steps: usize,
     /// Those of a new run; a resumed one inherits those not given.
     pub hyperparameters: Hyperparameters,
@@ -55,6 +58,9 @@ pub struct TrainArgs {
     pub quiet: bool,
 }
 
+/// All bytes and `bos`, up to ids of two bytes.
+const VOCAB_SIZES: RangeInclusive<usize> = 257..=65_536;
+
 impl Default for TrainArgs {
     fn default() -> Self {
         Self {
@@ -64,6 +70,7 @@ impl Default for TrainArgs {
             output: None,
             force: false,
             config: ModelConfig::default(),
+            vocab_size: None,
             steps: 1000,
             hyperparameters: Hyperparameters::default(),
             lr: None,
@@ -114,6 +121,14 @@ impl TrainArgs {
             ))
         })?;
         self.hyperparameters.validate().map_err(usage_error)?;
+        if let Some(size) = self.vocab_size
+            && !VOCAB_SIZES.contains(&size)
+        {
+            let (min, max) = (VOCAB_SIZES.start(), VOCAB_SIZES.end());
+            return Err(Failure::Usage(format!(
+                "--vocab-size must be from {min} to {max}, got {size}"
+            )));
+        }
         if self.resume.is_some() {
             return Ok(());
         }
@@ -238,10 +253,12 @@ pub struct ScoreArgs {
     /// Standard input if empty.
     pub files: Vec<PathBuf>,
     pub summary: bool,
+    /// Print bits per byte, not per token.
+    pub per_byte: bool,
     /// Print the bits of each token.
     pub tokens: bool,
     pub unknown: UnknownCost,
-    /// Minimum bits per token of the lines to print.
+    /// Minimum bits per token or byte of the lines to print.
     pub threshold: Option<f64>,
     /// Maximum number of lines to print.
     pub top: Option<usize>,
@@ -251,6 +268,14 @@ pub struct ScoreArgs {
 }
 
 impl ScoreArgs {
+    /// The unit of the bits of a line.
+    pub fn unit(&self) -> ScoreUnit {
+        match self.per_byte {
+            true => ScoreUnit::Byte,
+            false => ScoreUnit::Token,
+        }
+    }
+
     /// Checks the range of numbers.
     pub fn check(&self) -> Result<(), Failure> {
         match self.threshold {

@@ -62,6 +62,10 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     ("meta.json", "The model's size and characters."),
     (
+        "tokenizer.json",
+        "The vocabulary of a model of byte-level BPE, in the format of Hugging Face's tokenizers.",
+    ),
+    (
         "train_state.json",
         "The number of training steps and the hyperparameters.",
     ),

@@ -10,7 +10,7 @@ pub const SCORE: Command = Command {
     name: "score",
     summary: "Score lines in bits per token",
     details: "Prints, for each line of the files or of standard input, its bits per token, a \
-        tab, and the line. The bits are the mean of -log2 p over its characters and its end. \
+        tab, and the line. The bits are the mean of -log2 p over its tokens and its end. \
         A line that is longer than the context is scored with a sliding window that moves by \
         half of the context. For a chat model, each line is a conversation as JSON.",
     operand: Some(Operand {
@@ -29,11 +29,19 @@ pub const SCORE: Command = Command {
                     Infinite lines are left out of the bits and the tokens.",
                 )
                 .sets(|args| &mut args.score.summary),
+            Flag::switch("per-byte", "Print bits per byte, not per token")
+                .aliases(&["bits-per-byte", "bpb"])
+                .details(
+                    "To compare models with different vocabularies. The bytes are those of the line, one \
+                    for its end and, for a chat model, one for each special token. --threshold, --top \
+                    and --summary count bits per byte, too; --json has the key bytes.",
+                )
+                .sets(|args| &mut args.score.per_byte),
             Flag::switch("tokens", "Print the bits of each token, too")
                 .excludes("summary", "a summary has no lines")
                 .details(
                     "Between the bits of the line and the line, after a tab: the bits of its \
-                    characters in order and of its end, separated by spaces. For a chat model, those \
+                    tokens in order and of its end, separated by spaces. For a chat model, those \
                     of the role and of the end of each message, too. With --json, the key token_bits \
                     has an object with the keys token and bits for each.",
                 )

@@ -106,6 +106,9 @@ const DATA: &[Flag] = &[
 /// The reason why the options of the size exclude `--resume` and `--init-from`.
 const FIXED_SIZE: &str = "a model keeps its size";
 
+/// The reason why `--vocab-size` excludes `--resume` and `--init-from`.
+const FIXED_VOCABULARY: &str = "a model keeps its vocabulary";
+
 const MODEL: &[Flag] = &[
     Flag::dir("output", "Model directory to write")
         .short('o')
@@ -136,7 +139,19 @@ const MODEL: &[Flag] = &[
         .excludes("init-from", FIXED_SIZE)
         .aliases(&["depth", "layers", "num-layers"])
         .sets(|args| &mut args.train.config.n_layer),
-    Flag::integer("block-size", "Context length in tokens (characters)")
+    Flag::integer("vocab-size", "Learn a byte-level BPE of N tokens")
+        .computed_default("characters")
+        .excludes("resume", FIXED_VOCABULARY)
+        .excludes("init-from", FIXED_VOCABULARY)
+        .aliases(&["vocabulary-size", "bpe", "n-vocab"])
+        .details(
+            "The tokens are frequent parts of words of the text, so that the context holds more of it, \
+            and all bytes, so that no character is unknown. From 257 to 65536, special tokens included. \
+            Without it, the tokens are the characters of the text.",
+        )
+        .sets(|args| &mut args.train.vocab_size)
+        .rare(),
+    Flag::integer("block-size", "Context length in tokens")
         .excludes("resume", FIXED_SIZE)
         .excludes("init-from", FIXED_SIZE)
         .aliases(&[

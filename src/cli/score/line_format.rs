@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::ser::{Serialize, Serializer};
 
 use crate::data::Tokenizer;
-use crate::engine::{Score, TokenBits};
+use crate::engine::{Score, ScoreUnit, TokenBits};
 
 /// Shades of characters from these bits on, 2⁻⁵, 2⁻⁸ and 2⁻¹², as the parameters of an escape sequence:
 /// yellow, then black on yellow and on red.
@@ -16,6 +16,8 @@ const SHADES: [(f64, &str); 3] = [(5.0, "33"), (8.0, "30;43"), (12.0, "30;41")];
 #[derive(Clone, Copy)]
 pub struct LineFormat {
     pub json: bool,
+    /// The unit of the line's bits.
+    pub unit: ScoreUnit,
     /// Print the bits of each token.
     pub tokens: bool,
     /// Shade the characters by their bits.
@@ -28,6 +30,8 @@ struct JsonLine<'a> {
     line: &'a str,
     bits: f64,
     tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
     #[serde(skip_serializing_if = "is_zero")]
     unknown: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,12 +83,13 @@ impl LineFormat {
                 line: text,
                 bits: score.bits,
                 tokens: score.tokens,
+                bytes: (self.unit == ScoreUnit::Byte).then_some(score.bytes),
                 unknown: score.unknown,
                 token_bits: self.tokens.then_some(JsonTokens { tokenizer, tokens }),
             };
             serde_json::to_writer(&mut *out, &json)?;
         } else {
-            write!(out, "{:.6}\t", score.bits_per_token())?;
+            write!(out, "{:.6}\t", score.bits_per(self.unit))?;
             if self.tokens {
                 write_bits(tokens, out)?;
             }
@@ -109,19 +114,18 @@ fn write_bits(tokens: &[TokenBits], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line with its characters shaded. Characters that are not scored are not shaded: spaces
-/// around a document, and unknown ones that are left out.
+/// Writes a line with its characters shaded by the bits of their tokens, the most of several. Characters
+/// that are not scored are not shaded: spaces around a document, and unknown ones that are left out.
 fn write_shaded(
     line: &[u8],
     tokens: &[TokenBits],
     tokenizer: &Tokenizer,
     out: &mut Vec<u8>,
 ) -> Result<()> {
-    let mut tokens = tokens.iter().peekable();
+    let mut tokens = ShadedTokens::new(tokens, tokenizer);
     let mut current = None;
     let mut write = |c: char, bytes: &[u8]| -> Result<()> {
-        let token = tokens.next_if(|next| tokenizer.char_of(next.token) == Some(c));
-        let shade = token.and_then(|token| shade(token.bits));
+        let shade = tokens.bits_of(c).and_then(shade);
         if shade != current {
             if current.is_some() {
                 out.extend_from_slice(b"\x1b[0m");
@@ -147,6 +151,52 @@ fn write_shaded(
         out.extend_from_slice(b"\x1b[0m");
     }
     Ok(())
+}
+
+/// The tokens of a line, in step with its characters.
+struct ShadedTokens<'a> {
+    tokens: &'a [TokenBits],
+    tokenizer: &'a Tokenizer,
+    /// The bytes that remain of the token before `tokens`, and its bits.
+    rest: usize,
+    bits: f64,
+}
+
+impl<'a> ShadedTokens<'a> {
+    fn new(tokens: &'a [TokenBits], tokenizer: &'a Tokenizer) -> Self {
+        Self {
+            tokens,
+            tokenizer,
+            rest: 0,
+            bits: 0.0,
+        }
+    }
+
+    /// Takes a character. Returns the bits of its tokens, the most of several; `None` if it is not
+    /// scored.
+    fn bits_of(&mut self, c: char) -> Option<f64> {
+        let mut buffer = [0; 4];
+        let mut bytes: &[u8] = c.encode_utf8(&mut buffer).as_bytes();
+        let mut bits = f64::NEG_INFINITY;
+        while !bytes.is_empty() {
+            if self.rest == 0 {
+                let (next, tokens) = self.tokens.split_first()?;
+                self.rest = match self.tokenizer.bytes_of(next.token) {
+                    Some(token) if token.starts_with(bytes) || bytes.starts_with(token) => {
+                        token.len()
+                    }
+                    None if self.tokenizer.unknown_char(next.token) == Some(c) => bytes.len(),
+                    _ => return None,
+                };
+                (self.tokens, self.bits) = (tokens, next.bits);
+            }
+            bits = bits.max(self.bits);
+            let shared = self.rest.min(bytes.len());
+            self.rest -= shared;
+            bytes = &bytes[shared..];
+        }
+        Some(bits)
+    }
 }
 
 /// Returns the shade of a character.

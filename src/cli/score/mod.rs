@@ -1,4 +1,4 @@
-//! `microgpt score`: bits per token of each line, on all cores, in the order of the lines.
+//! `microgpt score`: bits per token or byte of each line, on all cores, in the order of the lines.
 //!
 //! The threads take turns in reading a chunk of lines, which each then scores. So a line from a slow
 //! pipe is scored as it arrives, and memory holds a few chunks, or the longest line.
@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::flags::{ColorChoice, ScoreArgs};
 use super::{console, model_dir};
 use crate::data::CorpusKind;
-use crate::engine::{Pipeline, Score, ScoreOptions, Scorer};
+use crate::engine::{Pipeline, Score, ScoreOptions, ScoreUnit, Scorer};
 use crate::infer::InferenceGpt;
 
 /// Chunks in flight per thread, which bounds the memory.
@@ -31,6 +31,7 @@ const CHUNKS_AHEAD: u64 = 4;
 /// Runs `microgpt score`.
 pub fn run(args: ScoreArgs) -> Result<(), Failure> {
     let options = ChunkOptions::new(&args);
+    let unit = args.unit();
     let model = model_dir::load(args.model_dir.as_deref())?;
     let mut chunks = start(args.files, model, args.threads.count(), options)?;
     let mut output = console::Output::new();
@@ -39,7 +40,7 @@ pub fn run(args: ScoreArgs) -> Result<(), Failure> {
     while let Some(chunk) = chunks.next_result()? {
         chunk.scores.iter().for_each(|score| total.add(score));
         match &mut top {
-            Some(top) => chunk.add_to(top),
+            Some(top) => chunk.add_to(top, unit),
             None => output.write(&chunk.text)?,
         }
         if !chunks.is_ready() {
@@ -50,7 +51,7 @@ pub fn run(args: ScoreArgs) -> Result<(), Failure> {
         output.write(line)?;
     }
     if args.summary {
-        output.write(total.describe(args.json))?;
+        output.write(total.describe(args.json, unit))?;
     }
     output.flush()
 }
@@ -61,7 +62,9 @@ struct ChunkOptions {
     scoring: ScoreOptions,
     /// `None` if no line is printed.
     format: Option<LineFormat>,
-    /// The minimum bits per token of a line that is printed.
+    /// The unit of the bits that are compared.
+    unit: ScoreUnit,
+    /// The minimum bits per unit of a line that is printed.
     threshold: f64,
 }
 
@@ -75,6 +78,7 @@ impl ChunkOptions {
         let shade = wants_shades && !args.json && !args.summary;
         let format = LineFormat {
             json: args.json,
+            unit: args.unit(),
             tokens: args.tokens,
             shade,
         };
@@ -85,6 +89,7 @@ impl ChunkOptions {
                 threads: args.threads.count(),
             },
             format: (!args.summary).then_some(format),
+            unit: args.unit(),
             threshold: args.threshold.unwrap_or(0.0),
         }
     }
@@ -101,11 +106,11 @@ struct ScoredChunk {
 
 impl ScoredChunk {
     /// Adds the output of the lines that are printed.
-    fn add_to(&self, top: &mut TopLines) {
+    fn add_to(&self, top: &mut TopLines, unit: ScoreUnit) {
         let mut start = 0;
         for (score, &end) in self.scores.iter().zip(&self.ends) {
             if end > start {
-                top.add(score.bits_per_token(), &self.text[start..end]);
+                top.add(score.bits_per(unit), &self.text[start..end]);
             }
             start = end;
         }
@@ -173,7 +178,7 @@ fn score_chunk(
     let (mut printed, mut ends) = (Vec::new(), Vec::with_capacity(lines.len()));
     for ((score, line), text) in scores.iter_mut().zip(&lines).zip(&texts) {
         if let Some(format) = options.format
-            && score.bits_per_token() >= options.threshold
+            && score.bits_per(options.unit) >= options.threshold
         {
             format.write(line, text, score, scorer.tokenizer(), &mut printed)?;
         }

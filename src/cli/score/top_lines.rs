@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-/// The output of the lines with the most bits per token.
+/// The output of the lines with the most bits per token or byte.
 pub struct TopLines {
     max_lines: usize,
     /// The least odd of them first.
@@ -12,7 +12,7 @@ pub struct TopLines {
 }
 
 struct OddLine {
-    bits_per_token: f64,
+    mean_bits: f64,
     index: u64,
     output: Vec<u8>,
 }
@@ -27,11 +27,11 @@ impl TopLines {
     }
 
     /// Adds the output of a line, and drops that of the least odd one if there are too many.
-    pub fn add(&mut self, bits_per_token: f64, output: &[u8]) {
+    pub fn add(&mut self, mean_bits: f64, output: &[u8]) {
         let index = self.next_index;
         self.next_index += 1;
         let mut line = OddLine {
-            bits_per_token,
+            mean_bits,
             index,
             output: Vec::new(),
         };
@@ -55,7 +55,7 @@ impl TopLines {
 /// By oddness; of equally odd lines, the earlier is the greater.
 impl Ord for OddLine {
     fn cmp(&self, other: &Self) -> Ordering {
-        let bits = self.bits_per_token.total_cmp(&other.bits_per_token);
+        let bits = self.mean_bits.total_cmp(&other.mean_bits);
         bits.then(other.index.cmp(&self.index))
     }
 }

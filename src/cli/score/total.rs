@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cli::console;
-use crate::engine::Score;
+use crate::engine::{Score, ScoreUnit};
 
 /// The sums over all lines.
 #[derive(Default)]
@@ -12,6 +12,7 @@ pub struct Total {
     /// Of the lines whose bits are finite, as `tokens`.
     bits: f64,
     tokens: u64,
+    bytes: u64,
     unknown: u64,
     /// Lines with unknown characters.
     unknown_lines: u64,
@@ -27,14 +28,16 @@ impl Total {
         if score.bits.is_finite() {
             self.bits += score.bits;
             self.tokens += score.tokens as u64;
+            self.bytes += score.bytes as u64;
         } else {
             self.left_out += 1;
         }
     }
 
     /// Returns the line that `--summary` prints.
-    pub fn describe(&self, as_json: bool) -> String {
+    pub fn describe(&self, as_json: bool, unit: ScoreUnit) -> String {
         let per_token = self.bits / self.tokens as f64;
+        let per_byte = self.bits / self.bytes as f64;
         if as_json {
             // JSON has no NaN: it becomes null.
             let mut json = json!({
@@ -44,13 +47,20 @@ impl Total {
                 "bits_per_token": per_token,
                 "lines_with_unknown_characters": self.unknown_lines,
             });
+            if unit == ScoreUnit::Byte {
+                json["bytes"] = self.bytes.into();
+                json["bits_per_byte"] = per_byte.into();
+            }
             if self.unknown > 0 {
                 json["unknown"] = self.unknown.into();
             }
             return format!("{json}\n");
         }
         let lines = console::pluralize(self.lines, "line");
-        let tokens = console::pluralize(self.tokens, "token");
+        let (bits, count) = match unit {
+            ScoreUnit::Token => (per_token, console::pluralize(self.tokens, "token")),
+            ScoreUnit::Byte => (per_byte, console::pluralize(self.bytes, "byte")),
+        };
         let unknown = match (self.left_out, self.unknown) {
             (0, 0) => String::new(),
             (0, count) => format!(", {}", console::pluralize(count, "unknown character")),
@@ -59,6 +69,6 @@ impl Total {
                 console::group_thousands(count)
             ),
         };
-        format!("{per_token:.6}\t{lines}, {tokens}{unknown}\n")
+        format!("{bits:.6}\t{lines}, {count}{unknown}\n")
     }
 }

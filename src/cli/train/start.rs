@@ -120,9 +120,14 @@ impl Start {
     ) -> Result<Checkpoint> {
         match self {
             Start::New => {
+                let characters = corpus.tokenizer();
+                let tokenizer = match args.vocab_size {
+                    Some(size) => characters.learn_bpe(corpus.texts(), size)?,
+                    None => characters,
+                };
                 let meta = ModelMeta {
                     config: args.config,
-                    tokenizer: corpus.tokenizer(),
+                    tokenizer,
                 };
                 check_memory(meta.parameters()?)?;
                 Ok(Checkpoint::initial(meta, seed))

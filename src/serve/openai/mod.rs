@@ -120,9 +120,9 @@ impl CompletionRequest {
         let tokenizer = &app.model.meta().tokenizer;
         let end = self.end_token(app, &completion);
         // The tokens of a stop sequence are not part of the text.
-        let characters = completion.logprobs.into_iter();
-        let characters = characters.take(completion.text.chars().count());
-        tokens.extend(characters.map(LoggedToken::from));
+        let text_tokens = completion.logprobs.into_iter();
+        let text_tokens = text_tokens.take(completion.text_tokens);
+        tokens.extend(text_tokens.map(LoggedToken::from));
         tokens.extend(end);
         text += &completion.text;
         Choice {
@@ -137,7 +137,7 @@ impl CompletionRequest {
     /// generated token without text.
     fn end_token(&self, app: &AppState, completion: &Completion) -> Option<LoggedToken> {
         let last = completion.logprobs.last()?;
-        let is_end = app.model.meta().tokenizer.char_of(last.token).is_none();
+        let is_end = app.model.meta().tokenizer.bytes_of(last.token).is_none();
         (is_end && self.format() == Format::Text).then(|| LoggedToken::from(last.clone()))
     }
 
@@ -223,6 +223,7 @@ impl Completion {
     fn empty() -> Self {
         Self {
             text: String::new(),
+            text_tokens: 0,
             tokens: Vec::new(),
             logprobs: Vec::new(),
             finish: FinishReason::Length,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::data::Tokenizer;
+use crate::data::{TextDecoder, Tokenizer};
 use crate::engine::{Completion, FinishReason, Generator, TokenLogprob, prompt_logprobs};
 use crate::serve::app_state::unix_time;
 
@@ -130,9 +130,11 @@ fn text_logprobs(tokenizer: &Tokenizer, offset: usize, tokens: &[LoggedToken]) -
         let top = top.map(|&(token, logprob)| (tokenizer.name_of(token), json!(logprob)));
         Some(top.collect::<Map<_, _>>())
     };
+    let mut decoder = TextDecoder::default();
     let offsets = tokens.iter().scan(offset, |next, logged| {
         let offset = *next;
-        *next += usize::from(tokenizer.char_of(logged.token).is_some());
+        let bytes = tokenizer.bytes_of(logged.token).unwrap_or_default();
+        *next += decoder.push(bytes).chars().count();
         Some(offset)
     });
     let logprob = |logged: &LoggedToken| logged.logprob.as_ref().map(|l| l.logprob);
@@ -147,8 +149,9 @@ fn text_logprobs(tokenizer: &Tokenizer, offset: usize, tokens: &[LoggedToken]) -
 /// The `logprobs` of a chat completion: an object per token.
 fn chat_logprobs(tokenizer: &Tokenizer, tokens: &[LoggedToken]) -> Value {
     let entry = |token: u32, logprob: f64| {
-        let token = tokenizer.name_of(token);
-        json!({ "token": token, "logprob": logprob, "bytes": token.as_bytes() })
+        let name = tokenizer.name_of(token);
+        let bytes = tokenizer.bytes_of(token).unwrap_or(name.as_bytes());
+        json!({ "token": name, "logprob": logprob, "bytes": bytes })
     };
     let logprobs = tokens.iter().filter_map(|logged| logged.logprob.as_ref());
     let content = logprobs.map(|logprob| {
