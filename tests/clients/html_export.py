@@ -113,6 +113,20 @@ def test_replies_equal_those_of_chat(browser, directory):
     session.close()
 
 
+def test_system_message_is_part_of_the_conversation(browser, directory):
+    session = Session(browser, directory, "system")
+    session.fill(system="loud", prompt="hi")
+    session.generate()
+    replies = run(directory, "chat", "--model-dir", "system", "--system", "loud", input="hi\n").splitlines()
+    assert session.page.locator("#messages .assistant").all_text_contents() == replies
+    session.page.select_option("#mode", "samples")
+    expect(session.page.locator("#system")).to_be_hidden()
+    session.close()
+    session = Session(browser, directory, "chat")
+    expect(session.page.locator("#system")).to_be_hidden()
+    session.close()
+
+
 def test_steps_show_the_distribution(browser, directory):
     session = Session(browser, directory, "documents")
     page = session.page
@@ -211,11 +225,16 @@ def main():
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
         with open(os.path.join(directory, "text.txt"), "w") as file:
             file.write("".join(f"{n} green bottles stand on the wall, and one falls.\n" for n in range(300)))
+        with open(os.path.join(directory, "system.jsonl"), "w") as file:
+            for system, reply in (("loud", "HELLO"), ("quiet", "hello")):
+                turns = [("system", system), ("user", "hi"), ("assistant", reply)]
+                file.write(json.dumps([{"role": role, "content": content} for role, content in turns]) + "\n")
+        train(directory, "system", "--chat", "--input", "system.jsonl", "--steps", "100", "--block-size", "32")
         train(directory, "documents", "--steps", "200")
         train(directory, "chat", "--chat", "--steps", "200", "--batch-size", "4", "--block-size", "64")
         train(directory, "continuous", "--text", "--input", "text.txt", "--steps", "60", "--n-layer", "2")
         run(directory, "export", "--model-dir", "documents", "--half", "--output", "half")
-        for model in ("documents", "half", "chat", "continuous"):
+        for model in ("documents", "half", "chat", "system", "continuous"):
             run(directory, "export", "--model-dir", model, "--format", "html", "--output", f"{model}.html")
         browser = playwright.chromium.launch(**chromium.OPTIONS)
         tests = [test for name, test in globals().items() if name.startswith("test_")]
