@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::sha256::sha256;
 use crate::cli::console;
@@ -32,10 +33,6 @@ pub fn check(meta: &ModelMeta, output: &Path) -> Result<()> {
         "the model has {} parameters, and a page may have {}: a browser would take too long per token",
         console::group_thousands(parameters as u64),
         console::group_thousands(MAX_PARAMETERS as u64)
-    );
-    ensure!(
-        meta.tokenizer.chars().is_some(),
-        "a page can have a model of characters only, and this one has a byte-level BPE"
     );
     let path = output.display();
     if output.is_dir() {
@@ -73,12 +70,17 @@ fn page(meta: &ModelMeta, weights: &[u8]) -> String {
         version = env!("CARGO_PKG_VERSION"),
         policy = content_security_policy(),
         style = STYLE,
-        // No character may end the script element.
-        meta = meta.to_json().to_string().replace('<', "\\u003c"),
+        meta = json_in_script(&meta.to_json()),
+        tokenizer = json_in_script(&meta.tokenizer.to_json().unwrap_or_default()),
         weights = base64(weights),
         model_script = MODEL_SCRIPT,
         page_script = PAGE_SCRIPT,
     )
+}
+
+/// Encodes JSON without the character that could end the script element.
+fn json_in_script(json: &Value) -> String {
+    json.to_string().replace('<', "\\u003c")
 }
 
 /// Forbids everything but the style and the two scripts of the page.
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn vocabulary_cannot_end_its_script_element() {
         let page = page_of("</script><!--");
-        assert_eq!(page.matches("</script>").count(), 4);
+        assert_eq!(page.matches("</script>").count(), 5);
         assert!(!page.contains("<!--"));
     }
 

@@ -129,25 +129,50 @@ const argmax = (x) => x.reduce((best, value, i) => (value > x[best] ? i : best),
 // ---------- 3. Tokens ----------
 
 // The tokens of a text, without its unknown characters.
-const encode = (model, text) => [...text].map((c) => model.ids.get(c)).filter((id) => id !== undefined);
+const encode = (model, text) => (model.merges ? words(text).flatMap((word) => encodeWord(model, word)) : encodeCharacters(model, text));
 
-const unknownCharacters = (model, text) => [...new Set(text)].filter((c) => !model.ids.has(c));
+const encodeCharacters = (model, text) => [...text].map((c) => model.ids.get(c)).filter((id) => id !== undefined);
 
-// The text of tokens, without the special ones.
-const decode = (model, tokens) => tokens.map((token) => model.tokens[token] ?? "").join("");
+const unknownCharacters = (model, text) => (model.merges ? [] : [...new Set(text)].filter((c) => !model.ids.has(c)));
 
-const tokenName = (model, token) =>
-  model.tokens[token] ?? `<${model.specialNames[token - model.tokens.length]}>`;
+// The words of byte-level BPE, as GPT-2 splits them. No token extends over the end of a word.
+const words = (text) =>
+  text.match(/'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu) ?? [];
+
+// The tokens of a word: its bytes, of which the pair that was learned first is merged, again and again.
+function encodeWord(model, word) {
+  const parts = Array.from(new TextEncoder().encode(word), (byte) => model.alphabet[byte]);
+  for (;;) {
+    const ranks = parts.slice(1).map((part, i) => model.merges.get(`${parts[i]} ${part}`) ?? Infinity);
+    const first = ranks.indexOf(Math.min(...ranks));
+    if (first < 0 || ranks[first] === Infinity) return parts.map((part) => model.ids.get(part));
+    parts.splice(first, 2, parts[first] + parts[first + 1]);
+  }
+}
+
+// The text of tokens, without the special ones. While more are to come, the bytes of an incomplete character
+// at the end are held back.
+function decode(model, tokens, isPartial = false) {
+  const bytes = tokens.flatMap((token) => model.bytes[token] ?? []);
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes), { stream: isPartial });
+}
+
+function tokenName(model, token) {
+  const bytes = model.bytes[token];
+  if (!bytes) return `<${model.specialNames[token - model.bytes.length]}>`;
+  const name = decode(model, [token]);
+  return name.includes("\ufffd") ? bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("") : name;
+}
 
 // The messages of a conversation: a role token starts each.
-function decodeConversation(model, tokens) {
+function decodeConversation(model, tokens, isPartial = false) {
   const { user, assistant, system } = model.special;
   const messages = [];
   for (const token of tokens) {
-    if ([user, assistant, system].includes(token)) messages.push({ role: tokenName(model, token).slice(1, -1), content: "" });
-    else if (messages.length) messages.at(-1).content += model.tokens[token] ?? "";
+    if ([user, assistant, system].includes(token)) messages.push({ role: tokenName(model, token).slice(1, -1), tokens: [] });
+    else messages.at(-1)?.tokens.push(token);
   }
-  return messages;
+  return messages.map(({ role, tokens }) => ({ role, content: decode(model, tokens, isPartial) }));
 }
 
 // [bos, turns…, assistant], at most `maxTokens` of them. Drops the earliest turns first, but keeps a system
@@ -217,7 +242,7 @@ function startSample(model, { prompt, seed, temperature, maxTokens }, index) {
   const { bos, user } = model.special;
   const isContinuous = model.kind === "continuous";
   let start = [bos];
-  if (isContinuous) start = prompt ? [] : [model.ids.get("\n") ?? bos];
+  if (isContinuous) start = prompt ? [] : [encode(model, "\n")[0] ?? bos];
   if (user !== undefined && prompt) start.push(user);
   const tokens = [...start, ...encode(model, prompt)];
   const left = model.block_size + 1 - tokens.length;
@@ -238,8 +263,9 @@ function startReply(model, messages, { seed, temperature, maxTokens }, index) {
 
 // ---------- 5. Weights ----------
 
-// The model of a model directory's files: meta.json, and weights.safetensors in base64.
-function loadModel(metaJson, weightsBase64) {
+// The model of a model directory's files: meta.json, tokenizer.json if it has a byte-level BPE, and
+// weights.safetensors in base64.
+function loadModel(metaJson, tokenizerJson, weightsBase64) {
   const model = JSON.parse(metaJson);
   const matrices = readSafetensors(decodeBase64(weightsBase64));
   const layer = (i) => {
@@ -252,11 +278,34 @@ function loadModel(metaJson, weightsBase64) {
   Object.assign(model, matrices, { layers: Array.from({ length: model.n_layer }, (_, i) => layer(i)) });
   model.parameters = Object.values(matrices).reduce((sum, { rows, cols }) => sum + rows * cols, 0);
   model.kind = model.special_tokens ? "conversations" : model.continuous_text ? "continuous" : "documents";
-  model.tokens = model.chars;
-  model.ids = new Map(model.tokens.map((token, id) => [token, id]));
+  if (model.chars) loadCharacters(model);
+  else loadBpe(model, JSON.parse(tokenizerJson).model);
   model.specialNames = [...(model.special_tokens ?? []), "bos"];
-  model.special = Object.fromEntries(model.specialNames.map((name, i) => [name, model.tokens.length + i]));
+  model.special = Object.fromEntries(model.specialNames.map((name, i) => [name, model.bytes.length + i]));
   return model;
+}
+
+function loadCharacters(model) {
+  model.ids = new Map(model.chars.map((c, id) => [c, id]));
+  model.bytes = model.chars.map((c) => [...new TextEncoder().encode(c)]);
+}
+
+// The tokens of a byte-level BPE are written with one character per byte.
+function loadBpe(model, { vocab, merges }) {
+  model.alphabet = byteAlphabet();
+  model.ids = new Map(Object.entries(vocab));
+  model.merges = new Map(merges.map((pair, rank) => [[pair].flat().join(" "), rank]));
+  const byteOf = new Map(model.alphabet.map((c, byte) => [c, byte]));
+  model.bytes = [];
+  for (const [token, id] of model.ids) model.bytes[id] = [...token].map((c) => byteOf.get(c));
+}
+
+// The character of each byte: itself, if it is printable Latin-1, or one from U+0100 on. From
+// `bytes_to_unicode` of GPT-2.
+function byteAlphabet() {
+  let next = 0x100;
+  const isPrintable = (byte) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+  return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : next++));
 }
 
 // The matrices of a safetensors file: the length of a JSON header, the header, and the numbers.

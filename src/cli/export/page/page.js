@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const MAX_BARS = 12;
 const MIN_SHARE = 0.0005;
 
-const model = loadModel($("meta").textContent, $("weights").textContent);
+const model = loadModel(...["meta", "tokenizer", "weights"].map((id) => $(id).textContent));
 const isChatModel = model.kind === "conversations";
 
 // The steps of the samples or of the reply in progress.
@@ -43,15 +43,19 @@ function* makeSamples(options, count) {
   for (let index = 0n; index < count; index++) {
     const { tokens, steps } = startSample(model, options, index);
     const item = addItem($("samples"), "", "running");
-    const show = () => { item.textContent = isChatModel ? decodeConversation(model, tokens).map((m) => m.content).join("\n") : decode(model, tokens); };
-    show();
+    const show = (isPartial) => {
+      const contents = isChatModel ? decodeConversation(model, tokens, isPartial).map(({ content }) => content) : [decode(model, tokens, isPartial)];
+      item.textContent = contents.join("\n");
+    };
+    show(true);
     for (const step of steps) {
       if (step) {
         tokens.push(step.token);
-        show();
+        show(true);
       }
       yield step;
     }
+    show(false);
     item.classList.remove("running");
   }
 }
@@ -67,18 +71,19 @@ function* makeReply(options) {
   $("prompt").value = "";
   const system = $("system").value.trim();
   const conversation = system ? [{ role: "system", content: system }, ...messages] : messages;
-  const reply = { role: "assistant", content: "" };
+  const tokens = [];
   const item = addItem($("messages"), "", "assistant running");
   const index = replies++;
   for (const step of startReply(model, conversation, options, index)) {
     if (step) {
-      reply.content += decode(model, [step.token]);
-      item.textContent = reply.content;
+      tokens.push(step.token);
+      item.textContent = decode(model, tokens, true);
       item.scrollIntoView({ block: "nearest" });
     }
     yield step;
   }
-  messages.push(reply);
+  item.textContent = decode(model, tokens);
+  messages.push({ role: "assistant", content: item.textContent });
   item.classList.remove("running");
 }
 
@@ -172,11 +177,10 @@ function clear() {
   for (const id of ["messages", "samples", "bars", "draw", "error", "status"]) $(id).replaceChildren();
 }
 
-// A token as a reader sees it.
+// The name of a token with visible white space.
 function visibleName(token) {
-  const names = { " ": "␣", "\n": "↵", "\t": "⇥" };
-  const name = tokenName(model, token);
-  return names[name] ?? name;
+  const signs = { " ": "␣", "\n": "↵", "\t": "⇥" };
+  return tokenName(model, token).replace(/[ \n\t]/g, (c) => signs[c]);
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
