@@ -1,7 +1,6 @@
 //! `microgpt export`: a copy of a model without its training state, or as a web page.
 
 mod html;
-mod sha256;
 
 use std::path::Path;
 
