@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::flags::DEFAULT_MODEL_DIR;
 use crate::infer::InferenceGpt;
-use crate::model::ModelMeta;
+use crate::model::{ModelMeta, huggingface};
 use crate::store::Snapshot;
 
 /// Opens a model directory, the default one for `None`. The error for a missing one names the command
@@ -20,6 +20,16 @@ pub fn open(dir: Option<&Path>) -> Result<Snapshot> {
         dir.display()
     );
     Snapshot::open(dir)
+}
+
+/// Errors if a directory to write a model to holds one of transformers, which the new one would hide.
+pub fn check_not_huggingface(snapshot: &Snapshot, output: &Path) -> Result<()> {
+    ensure!(
+        !snapshot.is_huggingface() || huggingface::read_config(snapshot).is_err(),
+        "{} holds a Hugging Face model; choose another --output",
+        output.display()
+    );
+    Ok(())
 }
 
 /// Loads the model in a directory, the default one for `None`.

@@ -8,7 +8,7 @@ use half::f16;
 
 use crate::kernels::matmul_f64::matmul;
 use crate::kernels::simd::Weight;
-use crate::store::{NamedTensor, Precision, TensorFile, Tensors};
+use crate::store::{ByteRange, NamedTensor, Precision, TensorFile, Tensors};
 
 /// All matrices of a model, `[rows, cols]` each, with `V` tokens, `T` = `block_size`, `E` = `n_embd`.
 #[derive(Debug)]
@@ -90,16 +90,17 @@ impl Weights {
 /// Elements of a mapped file, or a copy if they are not aligned there.
 #[derive(Debug)]
 enum Storage<T> {
-    Mapped(Arc<TensorFile>, Range<usize>),
+    Mapped(Arc<TensorFile>, ByteRange),
     Copied(Vec<T>),
 }
 
 impl<T: Weight> Storage<T> {
-    fn new(file: &Arc<TensorFile>, range: Range<usize>) -> Self {
-        match bytemuck::try_cast_slice::<u8, T>(&file.bytes()[range.clone()]) {
-            Ok(_) => Storage::Mapped(Arc::clone(file), range),
+    fn new(file: &Arc<TensorFile>, location: ByteRange) -> Self {
+        let bytes = file.bytes(&location);
+        match bytemuck::try_cast_slice::<u8, T>(bytes) {
+            Ok(_) => Storage::Mapped(Arc::clone(file), location),
             Err(_) => {
-                let elements = file.bytes()[range].chunks_exact(size_of::<T>());
+                let elements = bytes.chunks_exact(size_of::<T>());
                 Storage::Copied(elements.map(bytemuck::pod_read_unaligned).collect())
             }
         }
@@ -107,7 +108,7 @@ impl<T: Weight> Storage<T> {
 
     fn as_slice(&self) -> &[T] {
         match self {
-            Storage::Mapped(file, range) => bytemuck::cast_slice(&file.bytes()[range.clone()]),
+            Storage::Mapped(file, location) => bytemuck::cast_slice(file.bytes(location)),
             Storage::Copied(values) => values,
         }
     }
@@ -138,13 +139,15 @@ impl WeightMatrix {
     /// Panics unless the file has a matrix of this name.
     fn new(file: &Arc<TensorFile>, name: &str) -> Self {
         let tensor = file.tensor(name);
-        let range = tensor.range.clone();
+        let location = tensor.location.clone();
         Self {
             rows: tensor.shape[0],
             cols: tensor.shape[1],
             stored: match tensor.precision {
-                Precision::F32 => StoredElements::F32(Storage::new(file, range)),
-                Precision::F16 => StoredElements::F16(Storage::new(file, range)),
+                Precision::F32 => StoredElements::F32(Storage::new(file, location)),
+                Precision::F16 => StoredElements::F16(Storage::new(file, location)),
+                // The kernels have no bf16; f32 represents it exactly.
+                Precision::BF16 => StoredElements::F32(Storage::Copied(file.decode(tensor))),
             },
         }
     }

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::config::ModelConfig;
+use super::huggingface;
 use crate::data::{
     CorpusKind, SPECIAL_TOKENS, SPECIAL_TOKENS_WITH_SYSTEM, Tokenizer, TokenizerJson,
 };
-use crate::store::{JsonObject, META, Snapshot, TOKENIZER, TensorFile, WEIGHTS};
+use crate::store::{CONFIG, JsonObject, META, Snapshot, TOKENIZER, TensorFile, WEIGHTS};
 
 /// The key of meta.json that marks a model of one continuous text.
 const CONTINUOUS: &str = "continuous_text";
@@ -27,6 +28,11 @@ pub struct ModelMeta {
 impl ModelMeta {
     /// Reads and validates the metadata and the weights of a model directory.
     pub fn load(snapshot: &Snapshot) -> Result<(Self, TensorFile)> {
+        if snapshot.is_huggingface() {
+            let meta = Self::read(snapshot, CONFIG, &huggingface::read_config(snapshot)?)?;
+            let weights = huggingface::read_weights(snapshot, meta.tensors())?;
+            return Ok((meta, weights));
+        }
         if !snapshot.has(META) || !snapshot.has(WEIGHTS) {
             let missing = snapshot.path(if snapshot.has(META) { WEIGHTS } else { META });
             let dir = missing.parent().unwrap_or(Path::new("")).display();
@@ -35,16 +41,19 @@ impl ModelMeta {
                 missing.display()
             );
         }
-        let json = snapshot.read_json(META)?;
+        let meta = Self::read(snapshot, META, &snapshot.read_json(META)?)?;
+        let weights = TensorFile::new(snapshot.map(WEIGHTS)?, meta.tensors(), true)
+            .with_context(|| snapshot.path(WEIGHTS).display().to_string())?;
+        Ok((meta, weights))
+    }
+
+    /// Validates the metadata, the content of `file`, and reads its tokenizer.
+    fn read(snapshot: &Snapshot, file: &str, json: &JsonObject) -> Result<Self> {
         let tokenizer = match json.get(TOKENIZER_KIND.0) {
             None => None,
             Some(_) => Some(read_tokenizer(snapshot)?),
         };
-        let meta = Self::from_json(&json, tokenizer)
-            .with_context(|| snapshot.path(META).display().to_string())?;
-        let weights = TensorFile::new(snapshot.map(WEIGHTS)?, meta.tensors(), true)
-            .with_context(|| snapshot.path(WEIGHTS).display().to_string())?;
-        Ok((meta, weights))
+        Self::from_json(json, tokenizer).with_context(|| snapshot.path(file).display().to_string())
     }
 
     /// Iterates over the names and shapes `[out, in]` of the weights.

@@ -3,6 +3,7 @@
 
 mod config;
 mod dropout;
+pub mod huggingface;
 mod invalid_value;
 mod meta;
 mod tensor_gpt;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::files::FILES;
+use super::files::{FILES, HUGGINGFACE_FILES};
 use super::json::JsonObject;
 
 /// The name of the commit file. It exists from the commit of a save until its files are in place.
@@ -30,7 +30,8 @@ pub fn committed_files(dir: &Path) -> Result<Option<Vec<String>>> {
     };
     let names = JsonObject::parse(&bytes).and_then(|commit| commit.strings("files"));
     let names = names.with_context(|| path.display().to_string())?;
-    if let Some(name) = names.iter().find(|name| !FILES.contains(&name.as_str())) {
+    let is_known = |name: &str| FILES.contains(&name) || HUGGINGFACE_FILES.contains(&name);
+    if let Some(name) = names.iter().find(|name| !is_known(name)) {
         bail!(
             "{}: {name:?} is not a file of a model directory",
             path.display()

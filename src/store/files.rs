@@ -13,6 +13,26 @@ pub const OPTIMIZER_V: &str = "optimizer_v.safetensors";
 /// The vocabulary of a model of byte-level BPE.
 pub const TOKENIZER: &str = "tokenizer.json";
 
+/// The size and vocabulary of a model in a Hugging Face directory.
+pub const CONFIG: &str = "config.json";
+/// The weights of a model in a Hugging Face directory.
+pub const HUGGINGFACE_WEIGHTS: &str = "model.safetensors";
+/// The list of the weights' files in a Hugging Face directory that has several.
+pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+
+/// The files that an export writes in a Hugging Face directory.
+pub const HUGGINGFACE_FILES: [&str; 9] = [
+    HUGGINGFACE_WEIGHTS,
+    CONFIG,
+    "configuration_microgpt.py",
+    "modeling_microgpt.py",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "README.md",
+];
+
 /// All files of a model directory.
 pub const FILES: [&str; 6] = [
     WEIGHTS,

@@ -16,15 +16,22 @@ mod files;
 mod json;
 mod lock;
 mod save;
+mod shards;
 mod snapshot;
 mod tensors;
 
 #[cfg(test)]
 pub use disk::faults;
 
-pub use files::{FILES, META, OPTIMIZER_M, OPTIMIZER_V, TOKENIZER, TRAIN_STATE, WEIGHTS};
+pub use files::{
+    CONFIG, FILES, HUGGINGFACE_FILES, HUGGINGFACE_WEIGHTS, META, OPTIMIZER_M, OPTIMIZER_V,
+    TOKENIZER, TRAIN_STATE, WEIGHTS, WEIGHTS_INDEX,
+};
 pub use json::{JsonError, JsonObject, required};
 pub use lock::DirectoryLock;
 pub use save::{check_writable, save};
 pub use snapshot::{FileBytes, Snapshot};
-pub use tensors::{NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors};
+pub use tensors::{
+    ByteRange, NamedTensor, Precision, StoredTensor, TensorFile, Tensors, encode_tensors,
+    encode_weights,
+};

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::commit::{COMMIT, committed_files, staged};
 use super::disk;
-use super::files::FILES;
+use super::files::{FILES, HUGGINGFACE_FILES};
 
 /// Replaces the files `names` of a model directory atomically. Creates the directory if it is
 /// missing; keeps its other files.
@@ -78,7 +78,8 @@ fn recover(dir: &Path) -> Result<()> {
         disk::remove(&dir.join(COMMIT))?;
         disk::sync_directory(dir)?;
     }
-    for name in FILES.into_iter().chain([COMMIT]) {
+    let names = FILES.into_iter().chain(HUGGINGFACE_FILES);
+    for name in names.chain([COMMIT]) {
         ignore_not_found(disk::remove(&dir.join(staged(name))))?;
     }
     Ok(())

@@ -1,16 +1,17 @@
 //! Consistent reads of a model directory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::commit::{committed_files, open_file, read_json_file, staged};
-use super::files::FILES;
+use super::files::{CONFIG, FILES, HUGGINGFACE_WEIGHTS, META, WEIGHTS_INDEX};
 use super::json::JsonObject;
+use super::shards::shard_names;
 
 /// The maximum number of attempts to open the files while saves replace them.
 const MAX_ATTEMPTS: usize = 100;
@@ -43,7 +44,7 @@ impl From<Vec<u8>> for FileBytes {
 /// no lock.
 pub struct Snapshot {
     dir: PathBuf,
-    files: Vec<(&'static str, File)>,
+    files: Vec<(String, File)>,
 }
 
 impl Snapshot {
@@ -73,7 +74,33 @@ impl Snapshot {
 
     /// Returns whether the directory has a file of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.files.iter().any(|(file_name, _)| *file_name == name)
+        self.files.iter().any(|(file_name, _)| file_name == name)
+    }
+
+    /// Returns whether it is a Hugging Face directory. One that is a model directory, too, is not.
+    pub fn is_huggingface(&self) -> bool {
+        self.has(CONFIG)
+    }
+
+    /// Reads the files with the weights of a Hugging Face directory. It does not map them: transformers
+    /// writes to existing files.
+    pub fn read_huggingface_weights(&self) -> Result<Vec<FileBytes>> {
+        let mut names: Vec<&str> = self.files.iter().map(|(name, _)| &**name).collect();
+        names.retain(|name| name.ends_with(".safetensors"));
+        ensure!(
+            !names.is_empty(),
+            "{} is missing, and so is {WEIGHTS_INDEX}",
+            self.path(HUGGINGFACE_WEIGHTS).display()
+        );
+        let read = |name: &str| {
+            let mut bytes = Vec::new();
+            let mut file = self.file(name)?;
+            file.seek(SeekFrom::Start(0))
+                .and_then(|_| file.read_to_end(&mut bytes))
+                .with_context(|| format!("cannot read {}", self.path(name).display()))?;
+            Ok(FileBytes::Read(bytes))
+        };
+        names.into_iter().map(read).collect()
     }
 
     /// Returns the path of a file, for messages.
@@ -82,7 +109,7 @@ impl Snapshot {
     }
 
     fn file(&self, name: &str) -> Result<&File> {
-        match self.files.iter().find(|(file_name, _)| *file_name == name) {
+        match self.files.iter().find(|(file_name, _)| file_name == name) {
             Some((_, file)) => Ok(file),
             None => bail!("{} is missing", self.path(name).display()),
         }
@@ -117,38 +144,65 @@ impl Snapshot {
     }
 }
 
-/// Opens the existing files. A committed file may still have its staged name.
-fn open_files(dir: &Path) -> Result<Vec<(&'static str, File)>> {
+/// Opens the existing files; without a meta.json, those of a Hugging Face directory, too.
+fn open_files(dir: &Path) -> Result<Vec<(String, File)>> {
     let committed = committed_files(dir)?.unwrap_or_default();
-    let mut files = Vec::new();
-    for name in FILES {
-        let mut paths = vec![dir.join(name)];
-        if committed.iter().any(|committed| committed == name) {
-            paths.insert(0, dir.join(staged(name)));
-        }
-        for path in paths {
-            match open_file(&path) {
-                Ok(file) => {
-                    files.push((name, file));
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot open {}", path.display()));
-                }
+    let open = |names: &[&str], files: &mut Vec<(String, File)>| {
+        for name in names {
+            if let Some(file) = open_existing(dir, name, &committed)? {
+                files.push((name.to_string(), file));
             }
         }
+        Ok::<_, anyhow::Error>(())
+    };
+    let mut files = Vec::new();
+    open(&FILES, &mut files)?;
+    if files.iter().any(|(name, _)| name == META) {
+        return Ok(files);
+    }
+    open(&[CONFIG, HUGGINGFACE_WEIGHTS], &mut files)?;
+    if files.iter().all(|(name, _)| name != HUGGINGFACE_WEIGHTS)
+        && let Some(index) = open_existing(dir, WEIGHTS_INDEX, &committed)?
+    {
+        let path = dir.join(WEIGHTS_INDEX);
+        let bytes = read_json_file(&index);
+        let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+        for name in shard_names(&bytes).with_context(|| path.display().to_string())? {
+            match open_existing(dir, &name, &[])? {
+                Some(file) => files.push((name, file)),
+                None => bail!("{} is missing", dir.join(&name).display()),
+            }
+        }
+        files.push((WEIGHTS_INDEX.to_string(), index));
     }
     Ok(files)
 }
 
+/// Opens a file if it exists. A committed file may still have its staged name.
+fn open_existing(dir: &Path, name: &str, committed: &[String]) -> Result<Option<File>> {
+    let mut paths = vec![dir.join(name)];
+    if committed.iter().any(|committed| committed == name) {
+        paths.insert(0, dir.join(staged(name)));
+    }
+    for path in paths {
+        match open_file(&path) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Returns the name, device and inode of each file.
-fn inodes(files: &[(&'static str, File)]) -> io::Result<Vec<(&'static str, u64, u64)>> {
+fn inodes(files: &[(String, File)]) -> io::Result<Vec<(&str, u64, u64)>> {
     files
         .iter()
         .map(|(name, file)| {
             let metadata = file.metadata()?;
-            Ok((*name, metadata.dev(), metadata.ino()))
+            Ok((&**name, metadata.dev(), metadata.ino()))
         })
         .collect()
 }

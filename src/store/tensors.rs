@@ -1,11 +1,11 @@
 //! Weights and moments as safetensors files, validated on reading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
-use half::f16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
 
 use super::snapshot::FileBytes;
 
@@ -24,6 +24,7 @@ pub type Tensors = BTreeMap<String, NamedTensor>;
 pub enum Precision {
     F32,
     F16,
+    BF16,
 }
 
 impl Precision {
@@ -32,149 +33,213 @@ impl Precision {
         match self {
             Precision::F32 => "f32",
             Precision::F16 => "f16",
+            Precision::BF16 => "bf16",
+        }
+    }
+
+    fn dtype(self) -> Dtype {
+        match self {
+            Precision::F32 => Dtype::F32,
+            Precision::F16 => Dtype::F16,
+            Precision::BF16 => Dtype::BF16,
         }
     }
 }
 
-/// A validated safetensors file.
+/// A validated safetensors file, or several that hold the tensors of one model.
 #[derive(Debug)]
 pub struct TensorFile {
-    bytes: FileBytes,
+    files: Vec<FileBytes>,
     tensors: BTreeMap<String, StoredTensor>,
-    /// F16 if any tensor is.
+    /// F16 or BF16 if any tensor is.
     pub precision: Precision,
 }
 
-/// The location of a tensor in its file, row-major.
+/// A tensor in its file, row-major.
 #[derive(Debug)]
 pub struct StoredTensor {
     pub shape: [usize; 2],
     pub precision: Precision,
-    /// The tensor's bytes in the file.
-    pub range: Range<usize>,
+    pub location: ByteRange,
+}
+
+/// The bytes of a tensor.
+#[derive(Clone, Debug)]
+pub struct ByteRange {
+    /// The index of the file.
+    file: usize,
+    range: Range<usize>,
 }
 
 impl TensorFile {
     /// Validates a file. It must contain exactly the expected names and shapes, in f32 or, with
-    /// `allow_half`, f16, and only finite numbers. Errors name the tensor, the value and the
+    /// `allow_half`, f16 or bf16, and only finite numbers. Errors name the tensor, the value and the
     /// expectation.
     pub fn new(
         bytes: FileBytes,
         expected: impl Iterator<Item = (String, [usize; 2])>,
         allow_half: bool,
     ) -> Result<Self> {
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| anyhow::anyhow!("not a complete safetensors file: {error}"))?;
+        let expected = expected.map(|(name, shape)| (name.clone(), name, shape));
+        Self::from_files(vec![bytes], expected, allow_half)
+    }
+
+    /// Validates files that together contain the tensors, as [`Self::new`]. A tensor is expected as its
+    /// name, its name in the file, and its shape.
+    pub fn from_files(
+        files: Vec<FileBytes>,
+        expected: impl Iterator<Item = (String, String, [usize; 2])>,
+        allow_half: bool,
+    ) -> Result<Self> {
+        let mut stored = stored_tensors(&files)?;
         let mut tensors = BTreeMap::new();
         let mut precision = Precision::F32;
-        for (name, shape) in expected {
-            let Some(info) = metadata.info(&name) else {
-                bail!("the tensor {name} is missing")
+        for (name, file_name, shape) in expected {
+            let Some((info, location)) = stored.remove(&file_name) else {
+                bail!("the tensor {file_name} is missing")
             };
             ensure!(
                 info.shape == shape,
-                "the tensor {name} has the shape {:?}, expected {shape:?}",
+                "the tensor {file_name} has the shape {:?}, expected {shape:?}",
                 info.shape
             );
-            // The file starts with the length of its header, in eight bytes.
-            let start = 8 + header;
-            let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let stored = match info.dtype {
-                Dtype::F32 => Precision::F32,
-                Dtype::F16 if allow_half => {
-                    precision = Precision::F16;
-                    Precision::F16
-                }
-                other => {
-                    let expected = if allow_half { "F32 or F16" } else { "F32" };
-                    bail!("the tensor {name} holds {other:?} numbers, expected {expected}");
-                }
+            let tensor = StoredTensor {
+                shape,
+                precision: match info.dtype {
+                    Dtype::F32 => Precision::F32,
+                    Dtype::F16 if allow_half => Precision::F16,
+                    Dtype::BF16 if allow_half => Precision::BF16,
+                    other => {
+                        let expected = if allow_half {
+                            "F32, F16 or BF16"
+                        } else {
+                            "F32"
+                        };
+                        bail!(
+                            "the tensor {file_name} holds {other:?} numbers, expected {expected}"
+                        );
+                    }
+                },
+                location,
             };
-            if let Some(at) = stored.first_non_finite(&bytes[range.clone()]) {
-                let values = stored.decode(&bytes[range]);
+            let bytes = &files[tensor.location.file][tensor.location.range.clone()];
+            if let Some(at) = tensor.precision.first_non_finite(bytes) {
                 bail!(
-                    "the tensor {name} holds {} at [{}, {}], expected finite numbers",
-                    values[at],
+                    "the tensor {file_name} holds {} at [{}, {}], expected finite numbers",
+                    tensor.precision.decode(bytes)[at],
                     at / shape[1],
                     at % shape[1]
                 );
             }
-            tensors.insert(
-                name,
-                StoredTensor {
-                    shape,
-                    precision: stored,
-                    range,
-                },
-            );
+            if tensor.precision != Precision::F32 {
+                precision = tensor.precision;
+            }
+            tensors.insert(name, tensor);
         }
-        if let Some(name) = metadata
-            .offset_keys()
-            .into_iter()
-            .find(|name| !tensors.contains_key(name))
-        {
+        if let Some(name) = stored.keys().next() {
             bail!("the tensor {name} is not part of this model");
         }
         Ok(Self {
-            bytes,
+            files,
             tensors,
             precision,
         })
     }
 
-    /// The bytes of the file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The bytes of a tensor.
+    pub fn bytes(&self, location: &ByteRange) -> &[u8] {
+        &self.files[location.file][location.range.clone()]
     }
 
-    /// Returns the location of a tensor. Panics if it was not among the expected ones.
+    /// Returns a tensor. Panics if it was not among the expected ones.
     pub fn tensor(&self, name: &str) -> &StoredTensor {
         &self.tensors[name]
     }
 
-    /// Decodes all tensors. F32 represents f16 exactly.
+    /// Decodes a tensor. F32 represents f16 and bf16 exactly.
+    pub fn decode(&self, tensor: &StoredTensor) -> Vec<f32> {
+        tensor.precision.decode(self.bytes(&tensor.location))
+    }
+
+    /// Decodes all tensors.
     pub fn to_tensors(&self) -> Tensors {
         let read = |(name, tensor): (&String, &StoredTensor)| {
-            let values = tensor.precision.decode(&self.bytes[tensor.range.clone()]);
             let shape = tensor.shape.to_vec();
+            let values = self.decode(tensor);
             (name.clone(), NamedTensor { shape, values })
         };
         self.tensors.iter().map(read).collect()
     }
 }
 
+/// Returns the header entry and the bytes of each tensor in the files, by name. Errors if two files have
+/// the same one.
+fn stored_tensors(files: &[FileBytes]) -> Result<BTreeMap<String, (TensorInfo, ByteRange)>> {
+    let mut stored = BTreeMap::new();
+    for (file, bytes) in files.iter().enumerate() {
+        let (header, metadata) = SafeTensors::read_metadata(bytes)
+            .map_err(|error| anyhow::anyhow!("not a complete safetensors file: {error}"))?;
+        // The file starts with the length of its header, in eight bytes.
+        let start = 8 + header;
+        for (name, info) in metadata.tensors() {
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            let location = ByteRange { file, range };
+            if stored
+                .insert(name.clone(), (info.clone(), location))
+                .is_some()
+            {
+                bail!("the tensor {name} is in two files");
+            }
+        }
+    }
+    Ok(stored)
+}
+
 impl Precision {
     /// Decodes the bytes of a tensor.
     fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let halves = bytes.as_chunks().0.iter();
         match self {
             Precision::F32 => {
                 let numbers = bytes.as_chunks().0.iter();
                 numbers.map(|&b| f32::from_le_bytes(b)).collect()
             }
-            Precision::F16 => {
-                let numbers = bytes.as_chunks().0.iter();
-                numbers.map(|&b| f16::from_le_bytes(b).to_f32()).collect()
-            }
+            Precision::F16 => halves.map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+            Precision::BF16 => halves.map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
         }
     }
 
     /// Returns the index of the first infinity or NaN.
     fn first_non_finite(self, bytes: &[u8]) -> Option<usize> {
+        let mut halves = bytes.as_chunks().0.iter();
         match self {
             Precision::F32 => {
                 let mut numbers = bytes.as_chunks().0.iter();
                 numbers.position(|&b| !f32::from_le_bytes(b).is_finite())
             }
-            Precision::F16 => {
-                let mut numbers = bytes.as_chunks().0.iter();
-                numbers.position(|&b| !f16::from_le_bytes(b).is_finite())
-            }
+            Precision::F16 => halves.position(|&b| !f16::from_le_bytes(b).is_finite()),
+            Precision::BF16 => halves.position(|&b| !bf16::from_le_bytes(b).is_finite()),
         }
     }
 }
 
 /// Encodes a safetensors file. Errors if a number overflows the precision.
 pub fn encode_tensors(tensors: &Tensors, precision: Precision) -> Result<Vec<u8>> {
+    encode_with_metadata(tensors, precision, None)
+}
+
+/// Encodes the weights of a model, with the metadata that transformers requires: `format: pt`. Errors
+/// as [`encode_tensors`].
+pub fn encode_weights(tensors: &Tensors, precision: Precision) -> Result<Vec<u8>> {
+    let metadata = [("format".to_string(), "pt".to_string())];
+    encode_with_metadata(tensors, precision, Some(metadata.into()))
+}
+
+fn encode_with_metadata(
+    tensors: &Tensors,
+    precision: Precision,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<Vec<u8>> {
     let encoded = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -183,30 +248,32 @@ pub fn encode_tensors(tensors: &Tensors, precision: Precision) -> Result<Vec<u8>
             Ok((name, &tensor.shape, values))
         })
         .collect::<Result<Vec<_>>>()?;
-    let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::F16 => Dtype::F16,
-    };
+    let dtype = precision.dtype();
     let views = encoded
         .iter()
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.to_vec(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize(views, None).context("cannot serialize the tensors")
+    safetensors::serialize(views, metadata).context("cannot serialize the tensors")
 }
 
 fn encode(values: &[f32], precision: Precision) -> Result<Vec<u8>> {
-    match precision {
-        Precision::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        Precision::F16 => {
-            let mut bytes = Vec::with_capacity(values.len() * 2);
-            for &value in values {
+    let mut bytes = Vec::with_capacity(values.len() * precision.dtype().bitsize() / 8);
+    for &value in values {
+        match precision {
+            Precision::F32 => bytes.extend(value.to_le_bytes()),
+            Precision::F16 => {
                 let half = f16::from_f32(value);
                 ensure!(half.is_finite(), "{value} is too large for half precision");
                 bytes.extend(half.to_le_bytes());
             }
-            Ok(bytes)
+            Precision::BF16 => {
+                let half = bf16::from_f32(value);
+                ensure!(half.is_finite(), "{value} is too large for bf16");
+                bytes.extend(half.to_le_bytes());
+            }
         }
     }
+    Ok(bytes)
 }
 
 #[cfg(test)]

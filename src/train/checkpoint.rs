@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::state::TrainState;
 use crate::data::Tokenizer;
 use crate::model::{ModelConfig, ModelMeta, initial_weights};
 use crate::store::{
-    NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile, Tensors,
-    WEIGHTS, encode_tensors, save,
+    NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
+    TensorFile, Tensors, WEIGHTS, encode_tensors, encode_weights, save,
 };
 
 /// The complete state of a run: everything that a model directory holds.
@@ -96,7 +96,7 @@ impl Checkpoint {
         let training = [WEIGHTS, TRAIN_STATE, OPTIMIZER_M, OPTIMIZER_V];
         let names = [&training, self.meta.files()].concat();
         save(dir, &names, |name| match name {
-            WEIGHTS => encode_tensors(&self.weights, Precision::F32),
+            WEIGHTS => encode_weights(&self.weights, Precision::F32),
             OPTIMIZER_M => encode_tensors(&self.m, Precision::F32),
             OPTIMIZER_V => encode_tensors(&self.v, Precision::F32),
             TRAIN_STATE => Ok(self.state.to_json().to_string().into_bytes()),
@@ -107,6 +107,12 @@ impl Checkpoint {
     /// Reads and checks a model directory. Errors if it was exported without the training state, or
     /// in half precision.
     pub fn load(snapshot: &Snapshot) -> Result<Self> {
+        ensure!(
+            !snapshot.is_huggingface(),
+            "{} is missing: a Hugging Face directory has no training state; start a new run from it with \
+            --init-from",
+            snapshot.path(TRAIN_STATE).display()
+        );
         let (meta, weights) = ModelMeta::load(snapshot)?;
         if weights.precision != Precision::F32 {
             bail!(
@@ -120,8 +126,7 @@ impl Checkpoint {
                 snapshot.path(TRAIN_STATE).display()
             );
         }
-        let state = TrainState::from_json(&snapshot.read_json(TRAIN_STATE)?)
-            .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())?;
+        let state = TrainState::load(snapshot)?;
         let moments = |name| {
             let file = TensorFile::new(snapshot.map(name)?, meta.tensors(), false);
             file.map(|file| file.to_tensors())

@@ -1,10 +1,10 @@
 //! train_state.json: the progress of a run and its hyperparameters.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::hyperparameters::Hyperparameters;
-use crate::store::JsonObject;
+use crate::store::{JsonObject, Snapshot, TRAIN_STATE};
 
 /// The progress of a run and its hyperparameters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +39,12 @@ impl TrainState {
             json.extend(hyperparameters);
         }
         json
+    }
+
+    /// Reads train_state.json.
+    pub fn load(snapshot: &Snapshot) -> Result<Self> {
+        Self::from_json(&snapshot.read_json(TRAIN_STATE)?)
+            .with_context(|| snapshot.path(TRAIN_STATE).display().to_string())
     }
 
     /// Reads and checks the content of train_state.json.

@@ -306,12 +306,14 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     #[default]
     Microgpt,
+    Huggingface,
     Html,
 }
 
 impl Choice for ExportFormat {
     const NAMED: &'static [(&'static str, Self)] = &[
         ("microgpt", ExportFormat::Microgpt),
+        ("huggingface", ExportFormat::Huggingface),
         ("html", ExportFormat::Html),
     ];
 }

@@ -129,7 +129,7 @@ pub const INFO: Command = Command {
 
 pub const EXPORT: Command = Command {
     name: "export",
-    summary: "Copy a model without its training state, or as a web page",
+    summary: "Copy a model without its training state, for transformers, or as a web page",
     details: "",
     operand: None,
     groups: &[(
@@ -139,10 +139,11 @@ pub const EXPORT: Command = Command {
             Flag::path("output", "Directory or file to write; required")
                 .short('o')
                 .sets(|args| &mut args.export.output),
-            Flag::choice::<ExportFormat>("format", "Model directory, or web page")
+            Flag::choice::<ExportFormat>("format", "Model directory, one for transformers, or web page")
                 .aliases(&["type", "to"])
                 .details(
-                    "html writes one file with the weights and a program in JavaScript, which generates the \
+                    "huggingface writes a directory for AutoModelForCausalLM with trust_remote_code; it is a \
+                    --model-dir, too. html writes one file with the weights and a program in JavaScript, which generates the \
                     samples of `microgpt generate`, or chats, in any browser and without a network; - is \
                     standard output. It may have 2,000,000 parameters.",
                 )
@@ -156,6 +157,10 @@ pub const EXPORT: Command = Command {
         (
             "microgpt export --half --output small-model",
             "Write a model of a sixth of the size.",
+        ),
+        (
+            "microgpt export --format huggingface --output names-hf",
+            "Write a directory that transformers loads.",
         ),
         (
             "microgpt export --format html --output names.html",

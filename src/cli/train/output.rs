@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::super::flags::{DEFAULT_MODEL_DIR, TrainArgs};
+use super::super::model_dir;
 use crate::store::{META, Snapshot, WEIGHTS};
 use crate::train::Checkpoint;
 
@@ -31,6 +32,7 @@ pub fn check_replaceable(args: &TrainArgs, output: &Path) -> Result<()> {
         return Ok(());
     }
     let snapshot = Snapshot::open(output)?;
+    model_dir::check_not_huggingface(&snapshot, output)?;
     let has_model = snapshot.has(WEIGHTS) || snapshot.has(META);
     let is_example = args.input.is_none()
         && args.output.is_none()
