@@ -16,10 +16,12 @@ FUZZ_TARGETS ?= weights meta tokenizer train_state conversations text command_li
 CLIENTS := target/clients
 # Python environment of the tests of examples/.
 EXAMPLES := target/examples
+# The Python files of the program and the examples, and their tests.
+PYTHON := src/cli/export/huggingface tests/clients/huggingface.py
 CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
-	unit-and-program-tests doc-check metal-check formula-check deny-check advisories asan bench clients \
+	unit-and-program-tests doc-check metal-check formula-check deny-check advisories python-check asan bench clients \
 	test-clients test-web examples test-examples test-mpi soak fuzz
 
 help: ## Show this list
@@ -73,6 +75,11 @@ deny-check:
 
 advisories: ## Check the dependencies for RustSec advisories (needs the network and cargo-deny)
 	$(CARGO) deny check advisories
+
+python-check: ## Check the format and style of the Python files for transformers
+	@[ -x $(CLIENTS)/bin/ruff ] || { echo "python-check needs: make clients" >&2; exit 1; }
+	$(CLIENTS)/bin/ruff check $(PYTHON)
+	$(CLIENTS)/bin/ruff format --check $(PYTHON)
 
 asan: ## Run the unit tests under AddressSanitizer (needs a nightly toolchain)
 	@rustup run nightly rustc --version >/dev/null || \
@@ -135,7 +142,7 @@ test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis,
 	$(CARGO) build --locked
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
 		{ echo "test-clients needs: apt-get install nginx" >&2; exit 1; }
-	for test in openai_api harness schema proxy; do \
+	for test in openai_api harness schema proxy huggingface; do \
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
 	done
 	$(CLIENTS)/bin/python tests/clients/tokenizer.py target/debug/microgpt ../shared/data

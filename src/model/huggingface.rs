@@ -4,7 +4,9 @@
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::store::{CONFIG, HUGGINGFACE_WEIGHTS, JsonError, JsonObject, Snapshot, TensorFile};
+use crate::store::{
+    CONFIG, HUGGINGFACE_WEIGHTS, JsonError, JsonObject, Snapshot, TensorFile, WEIGHTS_INDEX,
+};
 
 /// The keys of config.json that fix the architecture, and their only values. Only the first is required.
 pub fn architecture() -> [(&'static str, Value); 3] {
@@ -44,8 +46,12 @@ pub fn read_weights(
         let file_name = tensor_name(&name);
         (name, file_name, shape)
     });
-    let path = || snapshot.path(HUGGINGFACE_WEIGHTS).display().to_string();
-    TensorFile::from_files(files, expected, true).with_context(path)
+    let weights = match snapshot.has(WEIGHTS_INDEX) {
+        true => WEIGHTS_INDEX,
+        false => HUGGINGFACE_WEIGHTS,
+    };
+    TensorFile::from_files(files, expected, true)
+        .with_context(|| snapshot.path(weights).display().to_string())
 }
 
 /// Returns the name in a Hugging Face directory of a tensor of a model directory.
@@ -106,6 +112,6 @@ mod tests {
         );
         assert_eq!(error("{}"), "model_type is missing, expected \"microgpt\"");
         let json = r#"{"model_type": "microgpt", "rms_norm_eps": 1e-6}"#;
-        assert_eq!(error(json), "rms_norm_eps must be 1e-5, got 1e-6");
+        assert_eq!(error(json), "rms_norm_eps must be 0.00001, got 1e-6");
     }
 }

@@ -26,7 +26,7 @@ pub const HUGGINGFACE_FILES: [&str; 9] = [
     CONFIG,
     "configuration_microgpt.py",
     "modeling_microgpt.py",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "chat_template.jinja",
     "generation_config.json",

@@ -8,8 +8,8 @@ use super::state::TrainState;
 use crate::data::Tokenizer;
 use crate::model::{ModelConfig, ModelMeta, initial_weights};
 use crate::store::{
-    NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE,
-    TensorFile, Tensors, WEIGHTS, encode_tensors, encode_weights, save,
+    NamedTensor, OPTIMIZER_M, OPTIMIZER_V, Precision, Snapshot, TRAIN_STATE, TensorFile, Tensors,
+    WEIGHTS, encode_tensors, encode_weights, save,
 };
 
 /// The complete state of a run: everything that a model directory holds.

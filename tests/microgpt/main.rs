@@ -13,6 +13,7 @@ mod generate;
 mod hostile_http;
 mod http_access;
 mod http_timeouts;
+mod huggingface;
 mod init_from;
 mod input_formats;
 mod input_limits;

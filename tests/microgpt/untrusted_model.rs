@@ -66,7 +66,7 @@ fn mismatched_weights_are_rejected() {
     let dir = text_model_dir();
     let dir = dir.path();
     let other = error_with_weights(dir, |header, _| header["wpe"]["dtype"] = json!("I32"));
-    assert!(other.contains("wpe holds I32 numbers, expected F32 or F16"));
+    assert!(other.contains("wpe holds I32 numbers, expected F32, F16 or BF16"));
     let extra = error_with_weights(dir, |header, numbers| {
         let (start, end) = (numbers.len(), numbers.len() + 4);
         header["more"] = json!({"dtype": "F32", "shape": [1], "data_offsets": [start, end]});

@@ -8,12 +8,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::data::{CorpusKind, Tokenizer};
+use crate::data::Tokenizer;
 use crate::engine::SamplingOptions;
 use crate::model::{ModelMeta, huggingface};
 use crate::store::{
     CONFIG, DirectoryLock, HUGGINGFACE_FILES, HUGGINGFACE_WEIGHTS, META, Precision, Snapshot,
-    TRAIN_STATE, Tensors, WEIGHTS, encode_weights, save,
+    TOKENIZER, TRAIN_STATE, Tensors, WEIGHTS, encode_weights, save,
 };
 use crate::train::TrainState;
 
@@ -71,7 +71,7 @@ pub fn write(
                 include_str!("huggingface/configuration_microgpt.py").to_string()
             }
             "modeling_microgpt.py" => include_str!("huggingface/modeling_microgpt.py").to_string(),
-            "tokenizer.json" => json(tokenizer::tokenizer(&meta.tokenizer)),
+            TOKENIZER => json(tokenizer::tokenizer(&meta.tokenizer)),
             "tokenizer_config.json" => json(tokenizer::config(meta)),
             "chat_template.jinja" => chat_template(&meta.tokenizer),
             "generation_config.json" => json(generation_config(meta)),
@@ -100,26 +100,17 @@ fn config(meta: &ModelMeta, precision: Precision) -> Value {
         Precision::BF16 => "bfloat16",
     });
     config["bos_token_id"] = json!(meta.tokenizer.bos());
-    config["eos_token_id"] = json!(end_token(&meta.tokenizer));
+    config["eos_token_id"] = json!(tokenizer::end_token(&meta.tokenizer));
     config["pad_token_id"] = json!(meta.tokenizer.bos());
     config
-}
-
-/// The token that ends a document or a reply; `None` for a continuous text.
-fn end_token(tokenizer: &Tokenizer) -> Option<u32> {
-    match (tokenizer.kind(), tokenizer.chat_tokens()) {
-        (CorpusKind::Continuous, _) => None,
-        (_, Some(chat)) => Some(chat.end_turn),
-        (_, None) => Some(tokenizer.bos()),
-    }
 }
 
 /// generation_config.json: the defaults of `microgpt generate` and `chat`.
 fn generation_config(meta: &ModelMeta) -> Value {
     let tokenizer = &meta.tokenizer;
-    let end = end_token(tokenizer);
+    let end = tokenizer::end_token(tokenizer);
     // All special tokens but the end: a text or a reply has none.
-    let text_tokens = tokenizer.chars().len() as u32;
+    let text_tokens = tokenizer.text_tokens() as u32;
     let special = text_tokens..tokenizer.vocab_size() as u32;
     let suppressed: Vec<u32> = special.filter(|token| Some(*token) != end).collect();
     let mut config = json!({

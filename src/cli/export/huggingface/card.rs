@@ -58,6 +58,11 @@ pub fn card(meta: &ModelMeta, precision: Precision, state: Option<&TrainState>) 
         subject = subject,
         table = table,
         usage = usage,
+        tokens = match meta.tokenizer.chars() {
+            Some(_) =>
+                "A token is a character. A character that is not in the vocabulary is left out.",
+            None => "A token is a sequence of bytes that is frequent in the training text.",
+        },
         version = env!("CARGO_PKG_VERSION"),
         block_size = block_size,
     ))
