@@ -137,7 +137,7 @@ clients: ## Install the dependencies of test-clients and test-web in target/clie
 	python3 -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 
-test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis, nginx and tokenizers
+test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis, nginx, tokenizers and transformers
 	@[ -x $(CLIENTS)/bin/python ] || { echo "test-clients needs: make clients" >&2; exit 1; }
 	$(CARGO) build --locked
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
