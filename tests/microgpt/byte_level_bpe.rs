@@ -89,8 +89,7 @@ fn resumed_and_exported_models_are_those_of_one_run() {
         assert!(read("more") == read("whole"), "{file}");
     }
     run_in(dir, "export -m whole -o exported").ok();
-    let error = run_in(dir, "export -m whole -o page.html --format html").error(1);
-    assert!(error.contains("has a byte-level BPE"), "{error}");
+    run_in(dir, "export -m whole -o page.html --format html").ok();
     let sample = |model| {
         run_in(dir, &format!("generate -m {model} -n 3 --prompt the"))
             .ok()
