@@ -4,8 +4,7 @@ use std::ops::RangeInclusive;
 
 use anyhow::Result;
 
-use super::corpus::parse_conversations;
-use super::message::Message;
+use super::message::{Message, parse_conversation};
 
 /// First names from many languages, one per line.
 pub const BUILT_IN_NAMES: &str = include_str!("names.txt");
@@ -19,14 +18,27 @@ const LONG_CONVERSATIONS: usize = 5000;
 /// The length of a long conversation in tokens, give or take a short one.
 const LONG_TOKENS: RangeInclusive<usize> = 60..=280;
 
-/// Returns the built-in conversations, and long ones joined from them at random.
+/// Returns the built-in conversations as JSON, one per line.
+pub fn built_in_conversations() -> Result<String> {
+    let mut text = String::new();
+    for conversation in conversations()? {
+        text += &serde_json::to_string(&conversation)?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Returns the short conversations, and long ones joined from them at random.
 ///
 /// Short conversations alone teach a model to answer the first message only, because it never sees a
 /// question late in its context. Asked 300 of the questions in conversations of seven turns, a model
 /// of 64/4/2/256 after 2,000 steps gave 43 of the trained answers, all to first messages; with the
 /// long conversations, 298.
-pub fn built_in_conversations() -> Result<Vec<Vec<Message>>> {
-    let mut conversations = parse_conversations(SHORT_CONVERSATIONS)?;
+fn conversations() -> Result<Vec<Vec<Message>>> {
+    let mut conversations = SHORT_CONVERSATIONS
+        .lines()
+        .map(parse_conversation)
+        .collect::<serde_json::Result<Vec<_>>>()?;
     let short = conversations.len();
     let mut rng = fastrand::Rng::with_seed(0);
     for _ in 0..LONG_CONVERSATIONS {
@@ -71,7 +83,7 @@ mod tests {
 
     #[test]
     fn conversations_match_the_documentation() {
-        let all = built_in_conversations().unwrap();
+        let all = conversations().unwrap();
         let short = &all[..all.len() - LONG_CONVERSATIONS];
         let distinct: HashSet<String> = short.iter().map(|c| format!("{c:?}")).collect();
         assert!(distinct.len() >= 200 && distinct.len() == short.len());

@@ -1,176 +1,319 @@
-//! A training text, split into documents or conversations.
+//! A training text of any size, split into documents or conversations.
 
-use anyhow::{Context, Result, bail};
+use std::cell::Cell;
 
+use anyhow::{Context, Result, bail, ensure};
+
+use super::byte_store::ByteStore;
+use super::char_table::CharTable;
 use super::corpus_kind::CorpusKind;
+use super::fingerprint::{Fingerprint, Hasher};
 use super::message::{Message, Role, is_like_conversation, parse_conversation};
+use super::text_blocks::{BlockEnd, for_each_block};
 use super::tokenizer::Tokenizer;
 
-/// A training text.
-pub enum Corpus<'a> {
-    Documents(Vec<&'a str>),
-    Continuous(&'a str),
-    Conversations(Vec<Vec<Message>>),
+/// The size of the text in bytes that a byte-level BPE is learned from.
+const BPE_SAMPLE: usize = 32 << 20;
+
+/// A training text. It is read once to check and count it, and again for its tokens.
+pub struct Corpus<'a> {
+    text: ByteStore<'a>,
+    kind: CorpusKind,
+    /// The number of documents, characters or conversations.
+    len: u64,
+    /// The distinct characters, sorted.
+    characters: String,
+    has_system: bool,
+    fingerprint: Fingerprint,
 }
 
 impl<'a> Corpus<'a> {
-    /// Parses a text of the given kind. Errors if it is empty or of another kind.
+    /// Reads a text of the given kind. Errors if it is empty or of another kind.
     pub fn new(text: &'a str, kind: CorpusKind) -> Result<Self> {
-        match kind {
-            CorpusKind::Documents => Self::documents(text),
-            CorpusKind::Continuous => Self::continuous(text),
-            CorpusKind::Conversations => Ok(Corpus::Conversations(parse_conversations(text)?)),
-        }
+        Self::read(ByteStore::Borrowed(text.as_bytes()), kind, &|_| {})
     }
 
-    /// Takes each non-empty line as a document, trimmed. Errors if there is none, or if the lines are
-    /// conversations in JSON.
+    /// Takes each non-empty line as a document, trimmed.
     pub fn documents(text: &'a str) -> Result<Self> {
-        let documents: Vec<&str> = numbered_lines(text).map(|(_, line)| line).collect();
-        if documents.is_empty() {
-            bail!("there is no text to train on, only empty lines");
-        }
-        reject_conversations(text)?;
-        Ok(Corpus::Documents(documents))
+        Self::new(text, CorpusKind::Documents)
     }
 
-    /// Takes all of `text`, white space included. Errors if it has fewer than two characters, or if
-    /// its lines are conversations in JSON.
+    /// Takes all of `text`, white space included.
     pub fn continuous(text: &'a str) -> Result<Self> {
-        reject_conversations(text)?;
-        if text.trim().is_empty() || text.chars().nth(1).is_none() {
-            bail!("there is no text to train on");
+        Self::new(text, CorpusKind::Continuous)
+    }
+
+    /// Reads a text from its start to its end. `progress` is called with the number of bytes read.
+    ///
+    /// Errors if the text has no document or conversation, or less than two characters; if a
+    /// conversation is not valid; and if other lines are conversations.
+    pub fn read(text: ByteStore<'a>, kind: CorpusKind, progress: &dyn Fn(u64)) -> Result<Self> {
+        let mut corpus = Self {
+            text,
+            kind,
+            len: 0,
+            characters: String::new(),
+            has_system: false,
+            fingerprint: Fingerprint::default(),
+        };
+        let mut survey = Survey::default();
+        let fingerprint = corpus.for_each_item(progress, |item| {
+            survey.add(item);
+            Ok(())
+        })?;
+        match kind {
+            CorpusKind::Documents if survey.items == 0 => {
+                bail!("there is no text to train on, only empty lines")
+            }
+            CorpusKind::Conversations if survey.items == 0 => {
+                bail!("there is no conversation to train on, only empty lines")
+            }
+            CorpusKind::Continuous if survey.characters < 2 || !survey.has_text => {
+                bail!("there is no text to train on")
+            }
+            CorpusKind::Continuous => corpus.len = survey.characters,
+            _ => corpus.len = survey.items,
         }
-        Ok(Corpus::Continuous(text))
+        corpus.characters = survey.known.to_string();
+        corpus.has_system = survey.has_system;
+        corpus.fingerprint = fingerprint;
+        Ok(corpus)
     }
 
     /// The number of documents, characters or conversations.
     #[allow(clippy::len_without_is_empty)] // a corpus is never empty
-    pub fn len(&self) -> usize {
-        match self {
-            Corpus::Documents(documents) => documents.len(),
-            Corpus::Continuous(text) => text.chars().count(),
-            Corpus::Conversations(conversations) => conversations.len(),
-        }
-    }
-
-    /// Iterates over the strings that the vocabulary is built from.
-    pub fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        match self {
-            Corpus::Documents(documents) => Box::new(documents.iter().copied()),
-            Corpus::Continuous(text) => Box::new(std::iter::once(*text)),
-            Corpus::Conversations(conversations) => Box::new(
-                conversations
-                    .iter()
-                    .flatten()
-                    .map(|message| message.content.as_str()),
-            ),
-        }
+    pub fn len(&self) -> u64 {
+        self.len
     }
 
     pub fn kind(&self) -> CorpusKind {
-        match self {
-            Corpus::Documents(_) => CorpusKind::Documents,
-            Corpus::Continuous(_) => CorpusKind::Continuous,
-            Corpus::Conversations(_) => CorpusKind::Conversations,
-        }
+        self.kind
     }
 
-    /// Creates the tokenizer of this text.
+    /// The size of the text in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.text.len()
+    }
+
+    /// The distinct characters, sorted by code point.
+    pub fn characters(&self) -> &str {
+        &self.characters
+    }
+
+    /// Returns whether a conversation has a system message.
+    pub fn has_system(&self) -> bool {
+        self.has_system
+    }
+
+    /// The length and the hash of the text.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Creates the tokenizer of this text's characters.
     pub fn tokenizer(&self) -> Tokenizer {
-        let tokenizer = Tokenizer::from_texts(self.texts(), self.kind());
-        match self.has_system() {
+        let tokenizer = Tokenizer::from_texts([self.characters()].into_iter(), self.kind());
+        match self.has_system {
             true => tokenizer.with_system(),
             false => tokenizer,
         }
     }
 
-    /// Returns whether a conversation has a system message.
-    pub fn has_system(&self) -> bool {
-        let Corpus::Conversations(conversations) = self else {
-            return false;
-        };
-        let mut messages = conversations.iter().flatten();
-        messages.any(|message| message.role == Role::System)
-    }
-
-    /// Visits the tokens of each document; a continuous text is one document. Errors if the
-    /// tokenizer is of another kind.
-    pub fn for_each(&self, tokenizer: &Tokenizer, mut visit: impl FnMut(Vec<u32>)) -> Result<()> {
-        match (self, tokenizer.kind()) {
-            (Corpus::Documents(documents), CorpusKind::Documents) => {
-                documents
-                    .iter()
-                    .for_each(|text| visit(tokenizer.encode_document(text)));
+    /// Visits the strings that are encoded: documents, blocks of a continuous text, and the contents
+    /// of messages.
+    pub fn for_each_text(&self, mut visit: impl FnMut(&str) -> Result<()>) -> Result<()> {
+        self.for_each_item(&|_| {}, |item| match item {
+            Item::Document(text) | Item::Block(text) => visit(text),
+            Item::Conversation(messages) => {
+                let mut contents = messages.iter().map(|message| &*message.content);
+                contents.try_for_each(&mut visit)
             }
-            (Corpus::Continuous(text), CorpusKind::Continuous) => {
-                visit(tokenizer.encode(text));
-            }
-            (Corpus::Conversations(conversations), CorpusKind::Conversations) => {
-                let chat = tokenizer.chat_tokens().expect("the kind is checked");
-                conversations
-                    .iter()
-                    .for_each(|messages| visit(tokenizer.encode_conversation(chat, messages)));
-            }
-            (_, CorpusKind::Documents) => bail!("this model is trained on documents, one per line"),
-            (_, CorpusKind::Continuous) => bail!("this model is trained on one continuous text"),
-            (_, CorpusKind::Conversations) => bail!("this model is trained on conversations"),
-        }
+        })?;
         Ok(())
     }
-}
 
-/// Errors if the first line is a conversation as JSON.
-fn reject_conversations(text: &str) -> Result<()> {
-    match numbered_lines(text).next() {
-        Some((_, line)) if is_like_conversation(line) => {
-            bail!("the lines are conversations; train on them with --chat")
+    /// Creates the tokenizer of a byte-level BPE, learned from the first [`BPE_SAMPLE`] bytes.
+    pub fn bpe_tokenizer(&self, vocab_size: usize) -> Result<Tokenizer> {
+        let (mut sample, mut ends) = (String::new(), vec![0]);
+        let read = self.for_each_text(|text| {
+            sample.push_str(text);
+            ends.push(sample.len());
+            ensure!(sample.len() < BPE_SAMPLE, "the sample is complete");
+            Ok(())
+        });
+        if sample.len() < BPE_SAMPLE {
+            read?;
         }
-        _ => Ok(()),
+        let texts = ends.windows(2).map(|ends| &sample[ends[0]..ends[1]]);
+        self.tokenizer().learn_bpe(texts, vocab_size)
     }
-}
 
-/// Parses conversations as JSON, one per non-empty line. Errors name the line.
-pub fn parse_conversations(text: &str) -> Result<Vec<Vec<Message>>> {
-    let parse = |(number, line)| {
-        let messages = parse_conversation(line).with_context(|| {
-            format!(
-                "line {number} is not a conversation, [{{\"role\": \"user\", \"content\": \
-                \"…\"}}, …] or {{\"messages\": […]}} (for plain text, leave out --chat)"
-            )
+    /// Visits the tokens of each document. Those of a continuous text come in blocks. Errors if the
+    /// tokenizer is of another kind, or if the text has changed since it was read.
+    pub fn for_each_encoded(
+        &self,
+        tokenizer: &Tokenizer,
+        progress: &dyn Fn(u64),
+        mut visit: impl FnMut(&[u32]) -> Result<()>,
+    ) -> Result<()> {
+        if self.kind != tokenizer.kind() {
+            match tokenizer.kind() {
+                CorpusKind::Documents => bail!("this model is trained on documents, one per line"),
+                CorpusKind::Continuous => bail!("this model is trained on one continuous text"),
+                CorpusKind::Conversations => bail!("this model is trained on conversations"),
+            }
+        }
+        let table = tokenizer.chars();
+        let table = table.map(|_| CharTable::new(&self.characters, tokenizer));
+        let encode = |text: &str, tokens: &mut Vec<u32>| match &table {
+            Some(table) => table.encode(text, tokens),
+            None => tokens.extend(tokenizer.encode(text)),
+        };
+        let chat = tokenizer.chat_tokens();
+        let mut tokens = Vec::new();
+        let fingerprint = self.for_each_item(progress, |item| {
+            tokens.clear();
+            match (item, chat) {
+                (Item::Document(text), _) => {
+                    tokens.push(tokenizer.bos());
+                    encode(text, &mut tokens);
+                    tokens.push(tokenizer.bos());
+                }
+                (Item::Block(text), _) => encode(text, &mut tokens),
+                (Item::Conversation(messages), Some(chat)) => {
+                    tokens = tokenizer.encode_conversation(chat, &messages);
+                }
+                (Item::Conversation(_), None) => unreachable!("the kind is checked"),
+            }
+            visit(&tokens)
         })?;
-        if messages.is_empty() {
-            bail!("line {number} is a conversation without messages");
-        }
-        Ok(messages)
-    };
-    let conversations = numbered_lines(text)
-        .map(parse)
-        .collect::<Result<Vec<_>>>()?;
-    if conversations.is_empty() {
-        bail!("there is no conversation to train on, only empty lines");
+        ensure!(
+            fingerprint == self.fingerprint,
+            "it changed while it was read"
+        );
+        Ok(())
     }
-    Ok(conversations)
+
+    /// Visits the documents, blocks or conversations of the text.
+    fn for_each_item(
+        &self,
+        progress: &dyn Fn(u64),
+        mut visit: impl FnMut(Item) -> Result<()>,
+    ) -> Result<Fingerprint> {
+        let end = match self.kind {
+            CorpusKind::Continuous => BlockEnd::Character,
+            _ => BlockEnd::Line,
+        };
+        let mut hasher = Hasher::default();
+        let is_first_line = Cell::new(true);
+        let check_first_line = |line: &str| match is_first_line.take() {
+            true if is_like_conversation(line) => {
+                bail!("the lines are conversations; train on them with --chat")
+            }
+            _ => Ok(()),
+        };
+        for_each_block(&self.text, end, progress, |block, lines_before| {
+            hasher.add(block.as_bytes());
+            match self.kind {
+                CorpusKind::Continuous => {
+                    if let Some((_, line)) = lines(block).next() {
+                        check_first_line(line)?;
+                    }
+                    visit(Item::Block(block))
+                }
+                CorpusKind::Documents => lines(block).try_for_each(|(_, line)| {
+                    check_first_line(line)?;
+                    visit(Item::Document(line))
+                }),
+                CorpusKind::Conversations => lines(block).try_for_each(|(number, line)| {
+                    let messages = parse_numbered(line, lines_before + number)?;
+                    visit(Item::Conversation(messages))
+                }),
+            }
+        })?;
+        Ok(hasher.finish())
+    }
+}
+
+/// A part of a text that is encoded at once.
+enum Item<'a> {
+    Document(&'a str),
+    Block(&'a str),
+    Conversation(Vec<Message>),
+}
+
+/// The counts and characters of a text.
+#[derive(Default)]
+struct Survey {
+    items: u64,
+    /// Characters of a continuous text.
+    characters: u64,
+    /// A continuous text has more than white space.
+    has_text: bool,
+    has_system: bool,
+    known: super::char_table::CharSet,
+}
+
+impl Survey {
+    fn add(&mut self, item: Item) {
+        self.items += 1;
+        match item {
+            Item::Document(text) => self.known.add(text),
+            Item::Block(text) => {
+                self.known.add(text);
+                self.characters += text.chars().count() as u64;
+                self.has_text |= !text.trim().is_empty();
+            }
+            Item::Conversation(messages) => {
+                for message in messages {
+                    self.known.add(&message.content);
+                    self.has_system |= message.role == Role::System;
+                }
+            }
+        }
+    }
 }
 
 /// Iterates over the non-empty lines, trimmed, with their numbers from 1.
-fn numbered_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().map(str::trim).enumerate();
-    lines
-        .map(|(i, line)| (i + 1, line))
-        .filter(|(_, line)| !line.is_empty())
+fn lines(block: &str) -> impl Iterator<Item = (u64, &str)> {
+    let lines = (1..).zip(block.split('\n').map(str::trim));
+    lines.filter(|(_, line)| !line.is_empty())
+}
+
+/// Parses a line as a conversation with messages. Errors name the line's number.
+fn parse_numbered(line: &str, number: u64) -> Result<Vec<Message>> {
+    let messages = parse_conversation(line).with_context(|| {
+        format!(
+            "line {number} is not a conversation, [{{\"role\": \"user\", \"content\": \
+            \"…\"}}, …] or {{\"messages\": […]}} (for plain text, leave out --chat)"
+        )
+    })?;
+    ensure!(
+        !messages.is_empty(),
+        "line {number} is a conversation without messages"
+    );
+    Ok(messages)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn texts(corpus: &Corpus) -> Vec<String> {
+        let mut texts = Vec::new();
+        let visit = |text: &str| {
+            texts.push(text.to_string());
+            Ok(())
+        };
+        corpus.for_each_text(visit).unwrap();
+        texts
+    }
+
     #[test]
     fn documents_are_trimmed_non_empty_lines() {
-        let Corpus::Documents(documents) = Corpus::documents(" emma \n\n\t\nava").unwrap() else {
-            panic!("not documents");
-        };
-        assert_eq!(documents, ["emma", "ava"]);
+        let corpus = Corpus::documents(" emma \n\n\t\nava").unwrap();
+        assert_eq!((corpus.len(), corpus.characters()), (2, "aemv"));
+        assert_eq!(texts(&corpus), ["emma", "ava"]);
         assert!(Corpus::documents(" \n\n").is_err());
         let conversation = "[{\"role\": \"user\", \"content\": \"hi\"}]";
         let error = Corpus::documents(conversation).err().unwrap().to_string();
@@ -181,22 +324,55 @@ mod tests {
     fn continuous_text_keeps_white_space() {
         let corpus = Corpus::continuous(" ab \n\nc\n").unwrap();
         assert_eq!(corpus.len(), 8);
-        let mut tokens = Vec::new();
-        corpus
-            .for_each(&corpus.tokenizer(), |t| tokens = t)
-            .unwrap();
-        assert_eq!(tokens, [1, 2, 3, 1, 0, 0, 4, 0]);
+        let mut encoded = Vec::new();
+        let visit = |tokens: &[u32]| {
+            encoded.extend_from_slice(tokens);
+            Ok(())
+        };
+        let tokenizer = corpus.tokenizer();
+        corpus.for_each_encoded(&tokenizer, &|_| {}, visit).unwrap();
+        assert_eq!(encoded, [1, 2, 3, 1, 0, 0, 4, 0]);
         assert!(Corpus::continuous("a").is_err() && Corpus::continuous(" \n ").is_err());
     }
 
     #[test]
     fn conversation_error_names_the_line() {
-        let text = "\n[{\"role\": \"user\", \"content\": \"hi\"}]\nhello\n";
-        let error = parse_conversations(text).err().unwrap();
+        let parse = |text| Corpus::new(text, CorpusKind::Conversations).err().unwrap();
+        let error = parse("\n[{\"role\": \"user\", \"content\": \"hi\"}]\nhello\n");
         assert!(
             format!("{error:#}").starts_with("line 3 is not a conversation"),
             "{error:#}"
         );
-        assert!(parse_conversations("[]").is_err());
+        parse("[]");
+    }
+
+    #[test]
+    fn text_of_many_blocks_is_read_whole() {
+        let text: String = (0..400_000).map(|i| format!(" línea {i} \n")).collect();
+        let corpus = Corpus::documents(&text).unwrap();
+        assert_eq!(
+            (corpus.len(), corpus.characters()),
+            (400_000, " 0123456789aelní")
+        );
+        assert_eq!(texts(&corpus)[123_456], "línea 123456");
+        let corpus = Corpus::continuous(&text).unwrap();
+        assert_eq!(corpus.len(), text.chars().count() as u64);
+        assert!(texts(&corpus).concat() == text);
+        assert_eq!(corpus.fingerprint().bytes, text.len() as u64);
+    }
+
+    #[test]
+    fn file_changed_between_the_passes_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        std::fs::write(&path, "emma\nava\n").unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let text = ByteStore::File { file, len: 9 };
+        let corpus = Corpus::read(text, CorpusKind::Documents, &|_| {}).unwrap();
+        let encode = || corpus.for_each_encoded(&corpus.tokenizer(), &|_| {}, |_| Ok(()));
+        encode().unwrap();
+        std::fs::write(&path, "emma\neva\n").unwrap();
+        let error = encode().unwrap_err().to_string();
+        assert_eq!(error, "it changed while it was read");
     }
 }

@@ -93,19 +93,24 @@ impl<R: Read> Read for TextReader<R> {
 /// Decodes UTF-8. Errors name the line and the likely encoding. NUL is refused because `generate
 /// --null` ends samples with it.
 pub fn decode_utf8(bytes: Vec<u8>) -> Result<String> {
-    let line = |at: usize, bytes: &[u8]| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
+    check_utf8(&bytes, 0)?;
+    Ok(String::from_utf8(bytes)?)
+}
+
+/// Decodes a part of a text that `lines_before` line breaks precede. Errors as [`decode_utf8`].
+pub fn check_utf8(bytes: &[u8], lines_before: u64) -> Result<&str> {
+    let line = |at: usize| 1 + lines_before + count_line_breaks(&bytes[..at]);
     if let Some(at) = bytes.iter().position(|&b| b == 0) {
-        if let Some(encoding) = utf16_without_mark(&bytes) {
+        if let Some(encoding) = utf16_without_mark(bytes) {
             bail!("it looks like UTF-16; convert it with `iconv -f {encoding} -t UTF-8`");
         }
         bail!(
             "line {} has a NUL byte, which text does not contain",
-            line(at, &bytes)
+            line(at)
         );
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let hint = match single_byte_encoding(error.as_bytes()) {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let hint = match single_byte_encoding(bytes) {
             Some(encoding) => {
                 format!("it looks like {encoding}; convert it with `iconv -f {encoding} -t UTF-8`")
             }
@@ -113,9 +118,13 @@ pub fn decode_utf8(bytes: Vec<u8>) -> Result<String> {
                 "find its encoding and convert it with `iconv -f ENCODING -t UTF-8`".to_string()
             }
         };
-        let line = line(valid, error.as_bytes());
+        let line = line(error.valid_up_to());
         anyhow!("line {line} is not UTF-8 text; {hint}")
     })
+}
+
+pub fn count_line_breaks(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// Returns the byte order if every other byte of the text is mostly NUL.

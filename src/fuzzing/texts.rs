@@ -7,7 +7,10 @@ use anyhow::Result;
 
 use super::support::{accepted, small_model};
 use crate::cli::score_on_this_thread;
-use crate::data::{Corpus, CorpusKind, Dataset, TextReader, Tokenizer, chat_prompt, decode_utf8};
+use crate::data::{
+    Corpus, CorpusKind, Dataset, TextReader, Tokenizer, chat_prompt, decode_utf8,
+    parse_conversation,
+};
 use crate::engine::{GenerateOptions, Generator, Sample};
 use crate::infer::InferenceGpt;
 
@@ -29,9 +32,11 @@ pub fn text(input: &[u8]) {
         let kind = model.meta().tokenizer.kind();
         if let Some(corpus) = accepted(Corpus::new(&text, kind)) {
             let tokenizer = corpus.tokenizer();
-            for text in corpus.texts() {
+            let decoded = corpus.for_each_text(|text| {
                 assert_eq!(tokenizer.decode(&tokenizer.encode(text)), text);
-            }
+                Ok(())
+            });
+            decoded.expect("the text was read before");
             train_on(&corpus, &tokenizer);
         }
         let options = GenerateOptions {
@@ -61,10 +66,9 @@ pub fn conversations(input: &[u8]) {
     };
     let tokenizer = corpus.tokenizer();
     let chat = tokenizer.chat_tokens().expect("its kind has them");
-    let Corpus::Conversations(conversations) = &corpus else {
-        panic!("conversations are conversations");
-    };
-    for messages in conversations {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    for messages in lines.map(parse_conversation) {
+        let messages = &messages.expect("the corpus was accepted");
         let tokens = tokenizer.encode_conversation(chat, messages);
         let read = tokenizer.decode_conversation(&tokens);
         assert_eq!(&read, messages);
@@ -80,7 +84,11 @@ pub fn conversations(input: &[u8]) {
 
 /// Builds batches of a corpus, with a validation set and without.
 fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
-    assert!(tokenizer.unknown_chars(corpus.texts()).is_empty());
+    assert!(
+        tokenizer
+            .unknown_chars([corpus.characters()].into_iter())
+            .is_empty()
+    );
     for fraction in [0.0, 0.3] {
         let dataset = Dataset::new(corpus, tokenizer, BLOCK_SIZE, 1);
         let mut dataset = dataset.expect("the tokenizer is this corpus'");
@@ -91,8 +99,10 @@ fn train_on(corpus: &Corpus, tokenizer: &Tokenizer) {
                 held_out => held_out,
             },
         };
-        let held_out = held_out.map_or(vec![], |held_out| held_out.batches(20));
-        for batch in dataset.batch(3, 5, 2).iter().chain(&held_out) {
+        let held_out = held_out.iter().flat_map(|held_out| held_out.batches(20));
+        let batches = dataset.batch(3, 5, 2).expect("it is in memory");
+        for batch in held_out.chain(batches.into_iter().map(Ok)) {
+            let batch = batch.expect("it is in memory");
             assert!(!batch.tokens.is_empty());
             assert_eq!(batch.tokens.len(), batch.targets.len());
             let all = batch.tokens.iter().chain(&*batch.targets);

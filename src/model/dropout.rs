@@ -71,7 +71,7 @@ mod tests {
         let text: String = (0..40).map(|i| format!("document {i}\n")).collect();
         let corpus = Corpus::documents(&text).unwrap();
         let dataset = Dataset::new(&corpus, &corpus.tokenizer(), 16, 1).unwrap();
-        dataset.batch(0, 40, shards)
+        dataset.batch(0, 40, shards).unwrap()
     }
 
     fn masks(batch: &Batch, site: u64) -> Vec<Vec<f32>> {

@@ -16,6 +16,9 @@ use super::workers::Workers;
 use crate::data::{Batch, Dataset};
 use crate::model::{Dropout, ModelMeta, TensorGpt};
 
+/// The number of batches in memory during an evaluation.
+const EVALUATED_TOGETHER: usize = 64;
+
 /// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
@@ -135,11 +138,11 @@ impl Trainer {
     /// Trains one step. Errors if the loss is not finite, and leaves the weights as they were.
     pub fn step(&mut self) -> Result<StepReport> {
         let shards = self.next_batch();
-        let tokens = shards.iter().map(|shard| shard.targets.len()).sum();
+        let count = |shards: &Vec<Batch>| shards.iter().map(|shard| shard.targets.len()).sum();
+        let tokens = shards.as_ref().map_or(0, count);
         let lr = self.config.hyperparameters.lr_at(self.step, self.last_step);
-        let (loss, mut gradients) = self
-            .ranks
-            .agree_on_loss(self.loss_and_gradients(shards, tokens))?;
+        let computed = shards.and_then(|shards| self.loss_and_gradients(shards, tokens));
+        let (loss, mut gradients) = self.ranks.agree_on_loss(computed)?;
         self.check_loss(loss)?;
         if self.ranks.count() > 1 {
             let sums = self
@@ -160,7 +163,7 @@ impl Trainer {
     }
 
     /// Returns the batch of the next step, in one shard per worker of all ranks.
-    fn next_batch(&self) -> Vec<Batch> {
+    fn next_batch(&self) -> Result<Vec<Batch>> {
         let Hyperparameters { batch_size, .. } = self.config.hyperparameters;
         self.dataset.batch(self.documents, batch_size, self.shards)
     }
@@ -196,17 +199,40 @@ impl Trainer {
         Ok((losses.into_iter().map(f64::from).sum(), gradients))
     }
 
-    /// Returns the mean cross-entropy over all predictions of the batches, in nats per token.
-    pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
-        let count = batches.iter().map(|batch| batch.targets.len()).sum();
-        let model = Arc::clone(&self.model);
-        let loss = move |batch: Batch| model.loss(&batch, count, None)?.to_scalar::<f32>();
-        let losses = self.workers.map(self.own(batches.to_vec()), loss);
-        let sum = losses.and_then(|losses| {
-            let losses: Vec<f32> = losses.into_iter().collect::<candle_core::Result<_>>()?;
-            Ok((losses.into_iter().map(f64::from).sum(), ()))
-        });
-        Ok(self.ranks.agree_on_loss(sum)?.0)
+    /// Returns the mean cross-entropy over all predictions of the batches, in nats per token. Reads
+    /// the batches twice rather than keep them.
+    pub fn evaluate<B>(&self, batches: impl Fn() -> Result<B>) -> Result<f64>
+    where
+        B: Iterator<Item = Result<Batch>>,
+    {
+        let own_part = self.own_loss(&batches).map(|loss| (loss, ()));
+        Ok(self.ranks.agree_on_loss(own_part)?.0)
+    }
+
+    /// Returns this rank's part of the loss of [`Self::evaluate`].
+    fn own_loss<B>(&self, batches: impl Fn() -> Result<B>) -> Result<f64>
+    where
+        B: Iterator<Item = Result<Batch>>,
+    {
+        let mut count = 0;
+        for batch in batches()? {
+            count += batch?.targets.len();
+        }
+        let (rank, ranks) = (self.ranks.rank(), self.ranks.count());
+        let mut own = batches()?.skip(rank).step_by(ranks);
+        let mut sum = 0.0;
+        loop {
+            let part = own.by_ref().take(EVALUATED_TOGETHER);
+            let part = part.collect::<Result<Vec<Batch>>>()?;
+            if part.is_empty() {
+                return Ok(sum);
+            }
+            let model = Arc::clone(&self.model);
+            let loss = move |batch: Batch| model.loss(&batch, count, None)?.to_scalar::<f32>();
+            for loss in self.workers.map(part, loss)? {
+                sum += f64::from(loss?);
+            }
+        }
     }
 
     /// Returns [`Self::checkpoint`] if training can continue from it. Errors if the loss of the next
@@ -216,7 +242,8 @@ impl Trainer {
         input: Option<String>,
         validation_loss: Option<f64>,
     ) -> Result<Checkpoint> {
-        self.check_loss(self.evaluate(&self.next_batch())?)?;
+        let batch = || Ok(self.next_batch()?.into_iter().map(Ok));
+        self.check_loss(self.evaluate(batch)?)?;
         let checkpoint = self.checkpoint(input, validation_loss)?;
         self.ranks.agree_on_same(match checkpoint.is_finite() {
             true => Ok(checkpoint),

@@ -9,24 +9,65 @@ use std::process::{Command, Stdio};
 use crate::program::{run_in, run_with_stdin, text_model_dir, tool};
 
 #[test]
-fn input_over_size_limit_is_rejected_and_writes_nothing() {
+fn large_file_that_is_not_text_is_rejected_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // A sparse file of 1 GiB.
     let file = File::create(dir.path().join("long")).unwrap();
     file.set_len(1 << 30).unwrap();
     for kind in ["", "--text", "--chat"] {
         let error = run_in(dir.path(), &format!("train {kind} --input long -o model")).error(1);
-        assert!(error.contains("long has more than 256 MiB"), "{error}");
+        assert!(error.contains("long: line 1 has a NUL byte"), "{error}");
     }
-    let mut train = Command::new("sh");
-    train.args(["-c", "$0 train --input - -o model < /dev/zero"]);
-    train
-        .arg(env!("CARGO_BIN_EXE_microgpt"))
-        .current_dir(dir.path());
-    let output = train.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("standard input has more than"));
     assert!(!dir.path().join("model").exists());
+}
+
+#[test]
+fn corpus_in_temporary_files_trains_like_one_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = text(5_000_000);
+    let text = text(40_000_000);
+    fs::write(dir.path().join("text"), &text).unwrap();
+    let options = "--steps 2 --threads 1 --block-size 8 --n-embd 4 --tmp-dir";
+    let train = |input: &str, stdin: &[u8], model: &str| {
+        let line = format!("train --input {input} -o {model} {options} .");
+        run_with_stdin(dir.path(), &line, stdin).ok().stdout
+    };
+    let file = train("text", b"", "file");
+    assert_eq!(train("-", text.as_bytes(), "stdin"), file);
+    let weights = |model: &str| fs::read(dir.path().join(model).join("weights.safetensors"));
+    assert!(weights("file").unwrap() == weights("stdin").unwrap());
+    // Neither named files nor those of the copy are left.
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    // A small text takes no file, so that its directory need not exist.
+    let line = format!("train --input - -o small {options} nowhere");
+    run_with_stdin(dir.path(), &line, start.as_bytes()).ok();
+    let line = format!("train --input - -o large {options} nowhere");
+    let error = run_with_stdin(dir.path(), &line, text.as_bytes()).error(1);
+    let expected = "cannot write a temporary file in nowhere; --tmp-dir sets another directory: ";
+    assert!(error.contains(expected), "{error}");
+}
+
+/// A text of lines, of at least `size` bytes.
+fn text(size: usize) -> String {
+    let lines: String = (0..10_000).map(|i| format!("{i} line\n")).collect();
+    lines.repeat(size.div_ceil(lines.len()))
+}
+
+#[test]
+fn full_disk_while_preparing_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("text"), text(40_000_000)).unwrap();
+    // The signal of the limit is ignored, so that a write beyond it fails.
+    let script = "trap '' XFSZ; ulimit -f 1000; exec $0 train --input text -o model";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_microgpt")]);
+    let output = shell.current_dir(dir.path()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let expected = "cannot write a temporary file in .; --tmp-dir sets another directory: File too";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]

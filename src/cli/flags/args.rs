@@ -29,6 +29,7 @@ pub struct Args {
 
 pub struct TrainArgs {
     pub input: Option<PathBuf>,
+    pub tmp_dir: Option<PathBuf>,
     pub chat: bool,
     pub text: bool,
     pub output: Option<PathBuf>,
@@ -65,6 +66,7 @@ impl Default for TrainArgs {
     fn default() -> Self {
         Self {
             input: None,
+            tmp_dir: None,
             chat: false,
             text: false,
             output: None,

@@ -75,8 +75,8 @@ const DATA: &[Flag] = &[
         .aliases(&["data", "dataset", "corpus", "file"])
         .details(
             "One document per line. With --chat, one conversation per line as JSON (default: \
-            the built-in conversations); with --text, one continuous text. The maximum is 256 \
-            MiB, which takes up to 5 GB of memory to train on.",
+            the built-in conversations); with --text, one continuous text. Its size is not \
+            limited, see --tmp-dir.",
         )
         .sets(|args| &mut args.train.input),
     Flag::switch("chat", "Train on conversations")
@@ -101,6 +101,16 @@ const DATA: &[Flag] = &[
             included; validation holds out the end of the text.",
         )
         .sets(|args| &mut args.train.text),
+    Flag::dir("tmp-dir", "Directory of temporary files")
+        .computed_default("beside --output")
+        .aliases(&["temp-dir", "tmpdir", "cache-dir"])
+        .details(
+            "The tokens of a text beyond 32 MiB, and a text beyond that from standard input, are \
+            in files without a name there, which vanish with the process. They take 1 byte per \
+            token (2 with more than 256 tokens) and 8 per line.",
+        )
+        .sets(|args| &mut args.train.tmp_dir)
+        .rare(),
 ];
 
 /// The reason why the options of the size exclude `--resume` and `--init-from`.
@@ -320,6 +330,8 @@ mod tests {
         let default: TrainArgs = args("train");
         assert_eq!((default.input.clone(), default.kind()), (None, None));
         assert_eq!(args::<TrainArgs>("train --input -").input, Some("-".into()));
+        let tmp_dir = args::<TrainArgs>("train --tmp-dir dir").tmp_dir;
+        assert_eq!(tmp_dir, Some("dir".into()));
         let kind = |line| args::<TrainArgs>(line).kind();
         assert_eq!(kind("train --chat"), Some(CorpusKind::Conversations));
         assert_eq!(kind("train --text"), Some(CorpusKind::Continuous));

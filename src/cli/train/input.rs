@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
+use super::preparation_progress::PreparationProgress;
 use crate::data::{
-    BUILT_IN_NAMES, Corpus, CorpusKind, TextReader, built_in_conversations, decode_utf8,
+    BUILT_IN_NAMES, ByteStore, ByteStoreWriter, Corpus, CorpusKind, SpillOptions,
+    built_in_conversations,
 };
-
-/// The maximum size of a training text in bytes. Its tokens take several times as much memory.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// A source of training text.
 #[derive(PartialEq)]
@@ -31,29 +30,36 @@ impl Input {
         }
     }
 
-    /// Reads and parses the text. The corpus borrows from `text`, which this overwrites.
-    pub fn read<'a>(&self, kind: CorpusKind, text: &'a mut String) -> Result<Corpus<'a>> {
-        let bytes = match (self, kind) {
+    /// Reads the text once, to check and count it. What is not a file of known size is copied first,
+    /// as it can be read only once.
+    pub fn read(
+        &self,
+        kind: CorpusKind,
+        spill: &SpillOptions,
+        progress: &PreparationProgress,
+    ) -> Result<Corpus<'static>> {
+        let source = self.describe(kind);
+        let cannot_read = || format!("cannot read {source}");
+        let text = match (self, kind) {
             (Input::BuiltIn, CorpusKind::Conversations) => {
-                return built_in_conversations().map(Corpus::Conversations);
+                ByteStore::Memory(built_in_conversations()?.into_bytes())
             }
-            (Input::BuiltIn, _) => return Corpus::new(BUILT_IN_NAMES, kind),
-            (Input::Stdin, _) => read(io::stdin().lock()),
-            (Input::File(path), _) => File::open(path).and_then(read),
+            (Input::BuiltIn, _) => ByteStore::Borrowed(BUILT_IN_NAMES.as_bytes()),
+            (Input::Stdin, _) => {
+                copy(io::stdin().lock(), spill, progress).with_context(cannot_read)?
+            }
+            (Input::File(path), _) => {
+                let file = File::open(path).with_context(cannot_read)?;
+                let metadata = file.metadata().with_context(cannot_read)?;
+                match metadata.len() {
+                    // Files in /proc have no size before they are read.
+                    len if metadata.is_file() && len > 0 => ByteStore::File { file, len },
+                    _ => copy(file, spill, progress).with_context(cannot_read)?,
+                }
+            }
         };
-        let bytes = bytes.with_context(|| format!("cannot read {}", self.describe(kind)))?;
-        ensure!(
-            bytes.len() as u64 <= MAX_BYTES,
-            "{} has more than {} MiB, the maximum to train on; shorten it, for example with \
-            `head -c {1}M`",
-            self.describe(kind),
-            MAX_BYTES >> 20
-        );
-        let corpus = decode_utf8(bytes).and_then(|decoded| {
-            *text = decoded;
-            Corpus::new(text, kind)
-        });
-        corpus.with_context(|| self.describe(kind))
+        let progress = progress.pass("reading", text.len());
+        Corpus::read(text, kind, &progress).with_context(|| source.clone())
     }
 
     /// Returns the name for messages.
@@ -80,10 +86,22 @@ impl Input {
     }
 }
 
-/// Reads at most one byte more than [`MAX_BYTES`].
-fn read(source: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let source = TextReader::new(source);
-    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Copies a text that can be read only once.
+fn copy(
+    mut source: impl Read,
+    spill: &SpillOptions,
+    progress: &PreparationProgress,
+) -> Result<ByteStore<'static>> {
+    let progress = progress.pass("copying", 0);
+    let mut writer = ByteStoreWriter::new(spill);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = match source.read(&mut buffer) {
+            Ok(0) => return writer.finish(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        writer.push(&buffer[..count])?;
+        progress(writer.len());
+    }
 }

@@ -7,6 +7,7 @@ mod loss_curve;
 mod memory;
 mod output;
 mod plan;
+mod preparation_progress;
 mod requests;
 mod signals;
 mod start;
@@ -19,8 +20,7 @@ mod validation;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 
@@ -29,11 +29,11 @@ use super::flags::{RawArgs, TrainArgs};
 use super::generate::{SampleFormat, print_all};
 use super::progress::ProgressMeter;
 use super::{allocator, console, model_dir};
-use crate::data::CorpusKind;
+use crate::data::{Corpus, CorpusKind};
 use crate::engine::{GenerateOptions, Generator, Sample, start_samples};
 use crate::store::{DirectoryLock, Snapshot, check_writable};
 use crate::train::{Checkpoint, FailedElsewhere, Ranks, StepReport, Trainer};
-use known_documents::KnownDocuments;
+use known_documents::count_repeated;
 use log::Log;
 use loss_curve::{LossCurve, Point};
 use plan::Plan;
@@ -109,7 +109,7 @@ struct Run {
     /// The entry of the input in train_state.json.
     input: Option<String>,
     checkpoint_every: u64,
-    known_documents: Option<KnownDocuments>,
+    corpus: Corpus<'static>,
     quiet: bool,
     ranks: Rc<Ranks>,
 }
@@ -176,7 +176,7 @@ impl Run {
             validation_set,
             config,
             checkpoint,
-            known_documents,
+            corpus,
         } = plan;
         let steps = config.steps;
         let trainer = ranks.agree(Trainer::new(config, checkpoint, dataset, &device))?;
@@ -190,7 +190,7 @@ impl Run {
                 let patience = args.patience.map(|patience| patience as u64);
                 let interval = args.eval_interval();
                 Validation::new(
-                    &validation_set,
+                    validation_set,
                     interval,
                     patience,
                     &output,
@@ -203,7 +203,7 @@ impl Run {
             output,
             input: input.to_state(),
             checkpoint_every: args.checkpoint_every,
-            known_documents,
+            corpus,
             quiet,
             ranks: Rc::clone(ranks),
         };
@@ -377,8 +377,8 @@ impl Run {
         // Frees the memory of the training before the samples.
         drop(self.trainer);
         allocator::release_freed_memory();
-        let known = self.known_documents.filter(|_| !self.quiet);
-        print_samples(&self.output, self.threads, known)
+        let corpus = (!self.quiet).then_some(&self.corpus);
+        print_samples(&self.output, self.threads, corpus)
     }
 
     /// Plots the loss if stderr is a terminal.
@@ -397,8 +397,9 @@ impl Run {
     }
 }
 
-/// Prints samples of the model in a directory, then the number of those that are `known` documents.
-fn print_samples(dir: &Path, threads: usize, known: Option<KnownDocuments>) -> Result<(), Failure> {
+/// Prints samples of the model in a directory, then the number of those that are documents of the
+/// corpus, if given.
+fn print_samples(dir: &Path, threads: usize, corpus: Option<&Corpus>) -> Result<(), Failure> {
     let model = model_dir::load(Some(dir))?;
     // They fit a screen.
     let kind = model.meta().tokenizer.kind();
@@ -414,20 +415,22 @@ fn print_samples(dir: &Path, threads: usize, known: Option<KnownDocuments>) -> R
             ..Default::default()
         },
     )?;
-    let repeated = Arc::new(AtomicU64::new(0));
-    let counter = known.map(|known| (known, Arc::clone(&repeated)));
-    let has_counter = counter.is_some();
+    let samples = Arc::new(Mutex::new(Vec::new()));
+    let collected = Arc::clone(&samples);
     let format = move |index, sample: &Sample| {
-        if let (Some((known, counter)), Sample::Text(text)) = (&counter, sample)
-            && known.contains(text)
-        {
-            counter.fetch_add(1, Ordering::Relaxed);
+        if let (CorpusKind::Documents, Sample::Text(text)) = (kind, sample) {
+            let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+            collected.push(text.clone());
         }
         SampleFormat::plain(kind).format(0, index, sample)
     };
     print_all(start_samples(generator, threads, 0, count, true, format)?)?;
-    if has_counter {
-        let repeated = repeated.load(Ordering::Relaxed);
+    if let (CorpusKind::Documents, Some(corpus)) = (kind, corpus) {
+        let samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
+        // The model is trained and its samples are printed, even if the text is gone by now.
+        let Ok(repeated) = count_repeated(corpus, &samples) else {
+            return Ok(());
+        };
         let verb = if repeated == 1 {
             "is a line"
         } else {

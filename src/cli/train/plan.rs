@@ -1,7 +1,7 @@
 //! The plan of a training run, from its arguments, its text, and the resumed model.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
@@ -10,10 +10,10 @@ use super::super::console;
 use super::super::failure::Failure;
 use super::super::flags::{Choice, DeviceKind, RawArgs, TrainArgs};
 use super::input::Input;
-use super::known_documents::KnownDocuments;
 use super::output;
+use super::preparation_progress::PreparationProgress;
 use super::start::Start;
-use crate::data::{Corpus, CorpusKind, Dataset, ValidationSet};
+use crate::data::{Corpus, CorpusKind, Dataset, DatasetOptions, SpillOptions, ValidationSet};
 use crate::model::ModelConfig;
 use crate::store::DirectoryLock;
 use crate::train::{Checkpoint, Hyperparameters, LossOn, Ranks, TrainConfig};
@@ -26,11 +26,11 @@ pub struct Plan {
     /// The lock of the output directory, if it exists.
     pub lock: Option<DirectoryLock>,
     pub device: Device,
+    pub corpus: Corpus<'static>,
     pub dataset: Dataset,
     pub validation_set: Option<ValidationSet>,
     pub config: TrainConfig,
     pub checkpoint: Checkpoint,
-    pub known_documents: Option<KnownDocuments>,
 }
 
 impl Plan {
@@ -50,8 +50,9 @@ impl Plan {
         let kind = start.kind(&args)?;
         let input = start.input(&args)?;
         check_ranks(&args, &input, ranks)?;
-        let mut text = String::new();
-        let corpus = input.read(kind, &mut text)?;
+        let spill = SpillOptions::in_dir(args.tmp_dir.clone().unwrap_or_else(|| beside(&output)));
+        let progress = PreparationProgress::new(args.quiet || !ranks.is_first());
+        let corpus = input.read(kind, &spill, &progress)?;
         let hyperparameters = start.hyperparameters(&args, raw)?;
         args.check_validation(&hyperparameters)?;
         let config = TrainConfig {
@@ -64,17 +65,26 @@ impl Plan {
         let new_tokens = known.map(|known| checkpoint.meta.tokenizer.vocab_size() - known);
         let block_size = checkpoint.meta.config.block_size;
         let tokenizer = &checkpoint.meta.tokenizer;
-        let mut dataset = Dataset::new(&corpus, tokenizer, block_size, hyperparameters.seed)?;
-        let chat = tokenizer.chat_tokens();
-        match (hyperparameters.loss_on, chat) {
-            (LossOn::All, _) => {}
-            (LossOn::Assistant, Some(chat)) => dataset.predict_replies_only(chat)?,
+        let replies = match (hyperparameters.loss_on, tokenizer.chat_tokens()) {
+            (LossOn::All, _) => None,
+            (LossOn::Assistant, Some(chat)) => Some(chat),
             (LossOn::Assistant, None) => {
                 return Err(Failure::Usage(
                     "--loss-on assistant needs a chat model to resume".to_string(),
                 ));
             }
-        }
+        };
+        let options = DatasetOptions {
+            block_size,
+            seed: hyperparameters.seed,
+            replies,
+            spill,
+        };
+        let pass = progress.pass("encoding", corpus.bytes());
+        let mut dataset = Dataset::build(&corpus, tokenizer, &options, &pass)
+            .with_context(|| input.describe(kind))?;
+        drop(pass);
+        progress.finish();
         let validation_set = match hyperparameters.validation_fraction {
             0.0 => None,
             fraction => Some(dataset.split_validation(fraction)?),
@@ -87,11 +97,11 @@ impl Plan {
             validation_set,
             config,
             checkpoint,
-            known_documents: KnownDocuments::new(&corpus),
+            corpus,
             input,
             args,
         };
-        plan.print(&corpus, new_tokens.unwrap_or(0), ranks)?;
+        plan.print(new_tokens.unwrap_or(0), ranks)?;
         Ok(plan)
     }
 
@@ -117,13 +127,7 @@ impl Plan {
                 bits.for_each(|bits| bits.hash(&mut hasher));
             }
         }
-        let batch_size = self.config.hyperparameters.batch_size;
-        for batch in self
-            .dataset
-            .batch(state.documents.unwrap_or(0), batch_size, 1)
-        {
-            batch.tokens.hash(&mut hasher);
-        }
+        self.corpus.fingerprint().hash(&mut hasher);
         ensure!(
             ranks.is_same(hasher.finish()),
             "the {} processes differ in the text, the options or the model to start from; copy the \
@@ -134,11 +138,11 @@ impl Plan {
     }
 
     /// Prints the plan to stderr. `new_tokens` were added to the vocabulary of the given model.
-    fn print(&self, corpus: &Corpus, new_tokens: usize, ranks: &Ranks) -> Result<()> {
+    fn print(&self, new_tokens: usize, ranks: &Ranks) -> Result<()> {
         if self.args.quiet || !ranks.is_first() {
             return Ok(());
         }
-        self.print_text(corpus);
+        self.print_text();
         let ModelConfig {
             n_embd,
             n_head,
@@ -160,7 +164,7 @@ impl Plan {
                 console::pluralize(new_tokens as u64, "token")
             ));
         }
-        self.print_training(corpus.kind());
+        self.print_training(self.corpus.kind());
         let device = self.args.device.name();
         let threads = console::pluralize(self.config.threads as u64, "thread");
         match ranks.count() {
@@ -172,8 +176,8 @@ impl Plan {
         Ok(())
     }
 
-    fn print_text(&self, corpus: &Corpus) {
-        let kind = corpus.kind();
+    fn print_text(&self) {
+        let kind = self.corpus.kind();
         let unit = match kind {
             CorpusKind::Documents => "document",
             CorpusKind::Continuous => "character",
@@ -181,26 +185,26 @@ impl Plan {
         };
         console::eprintln(format_args!(
             "text    {} from {}",
-            console::pluralize(corpus.len() as u64, unit),
+            console::pluralize(self.corpus.len(), unit),
             self.input.describe(kind)
         ));
         if self.dataset.truncated > 0 {
             console::eprintln(format_args!(
                 "        {} of them truncated to the context of {}; --block-size sets it",
-                console::group_thousands(self.dataset.truncated as u64),
+                console::group_thousands(self.dataset.truncated),
                 console::pluralize(self.checkpoint.meta.config.block_size as u64, "token"),
             ));
         }
         if self.dataset.without_reply > 0 {
             console::eprintln(format_args!(
                 "        {} of them left out: no assistant's message within the context",
-                console::group_thousands(self.dataset.without_reply as u64),
+                console::group_thousands(self.dataset.without_reply),
             ));
         }
         if let Some(validation_set) = &self.validation_set {
             console::eprintln(format_args!(
                 "        {} of them held out for validation every {}; the best model is kept",
-                console::group_thousands(validation_set.count as u64),
+                console::group_thousands(validation_set.count),
                 match self.args.eval_interval() {
                     1 => "step".to_string(),
                     steps => console::pluralize(steps, "step"),
@@ -259,6 +263,13 @@ fn check_ranks(args: &TrainArgs, input: &Input, ranks: &Ranks) -> Result<(), Fai
         )));
     }
     Ok(())
+}
+
+/// Returns the nearest existing directory above the output.
+fn beside(output: &Path) -> PathBuf {
+    let mut parents = output.ancestors().skip(1);
+    let existing = parents.find(|parent| parent.is_dir());
+    existing.unwrap_or(Path::new(".")).to_path_buf()
 }
 
 /// Opens a device. Errors if this build or this machine has none of the kind.

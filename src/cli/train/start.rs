@@ -120,10 +120,9 @@ impl Start {
     ) -> Result<Checkpoint> {
         match self {
             Start::New => {
-                let characters = corpus.tokenizer();
                 let tokenizer = match args.vocab_size {
-                    Some(size) => characters.learn_bpe(corpus.texts(), size)?,
-                    None => characters,
+                    Some(size) => corpus.bpe_tokenizer(size)?,
+                    None => corpus.tokenizer(),
                 };
                 let meta = ModelMeta {
                     config: args.config,
@@ -146,7 +145,7 @@ impl Start {
 
 /// Errors if the resumed model does not know a character or role of the text.
 fn check_known(tokenizer: &Tokenizer, corpus: &Corpus, input: &Input) -> Result<()> {
-    let unknown = tokenizer.unknown_chars(corpus.texts());
+    let unknown = tokenizer.unknown_chars([corpus.characters()].into_iter());
     ensure!(
         unknown.is_empty(),
         "{} has characters that the resumed model doesn't know: {}; --extend adds them",

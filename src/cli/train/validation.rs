@@ -9,7 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 
 use super::super::console;
-use crate::data::{Batch, ValidationSet};
+use crate::data::ValidationSet;
 use crate::store::Snapshot;
 use crate::train::{Checkpoint, Ranks, Trainer};
 
@@ -18,7 +18,7 @@ const BATCH_TOKENS: usize = 2048;
 
 /// The validation of a run.
 pub struct Validation {
-    batches: Vec<Batch>,
+    validation_set: ValidationSet,
     /// Steps between two evaluations.
     interval: u64,
     patience: Option<u64>,
@@ -41,14 +41,14 @@ struct Evaluation {
 impl Validation {
     /// Evaluates every `interval` steps. Saves the best checkpoint in `best` in the output.
     pub fn new(
-        validation_set: &ValidationSet,
+        validation_set: ValidationSet,
         interval: u64,
         patience: Option<u64>,
         output: &Path,
         ranks: Rc<Ranks>,
     ) -> Self {
         Self {
-            batches: validation_set.batches(BATCH_TOKENS),
+            validation_set,
             interval,
             patience,
             dir: output.join("best"),
@@ -120,7 +120,8 @@ impl Validation {
     /// is the best.
     pub fn evaluate(&mut self, trainer: &Trainer, input: Option<&str>) -> Result<(f64, bool)> {
         let step = trainer.step_count();
-        let loss = trainer.evaluate(&self.batches)?;
+        let batches = || Ok(self.validation_set.batches(BATCH_TOKENS));
+        let loss = trainer.evaluate(batches)?;
         self.latest = Some(Evaluation { step, loss });
         let is_best = self.best.is_none_or(|best| loss < best.loss);
         if is_best {
