@@ -17,7 +17,8 @@ CLIENTS := target/clients
 # Python environment of the tests of examples/.
 EXAMPLES := target/examples
 # The Python files of the program and the examples, and their tests.
-PYTHON := src/cli/export/huggingface tests/clients/huggingface.py
+PYTHON := src/cli/export/huggingface tests/clients/huggingface.py tests/clients/torchrun.py \
+	examples/torchrun
 CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: help build docs install uninstall static dist test-dist test-cpus test fmt-check clippy \
@@ -142,7 +143,7 @@ test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis,
 	$(CARGO) build --locked
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
 		{ echo "test-clients needs: apt-get install nginx" >&2; exit 1; }
-	for test in openai_api harness schema proxy huggingface; do \
+	for test in openai_api harness schema proxy huggingface torchrun; do \
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
 	done
 	$(CLIENTS)/bin/python tests/clients/tokenizer.py target/debug/microgpt ../shared/data
