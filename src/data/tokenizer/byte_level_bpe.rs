@@ -5,12 +5,15 @@
 
 use std::array;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::{Anchored, Input};
 use serde_json::{Value, json};
+use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, BpeTrainer, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
 use super::token_bytes::TokenBytes;
 
@@ -21,14 +24,12 @@ const MAX_TOKEN_BYTES: usize = 24;
 /// The minimum number of times that a pair of tokens occurs to become a token.
 const MIN_FREQUENCY: u64 = 2;
 
-/// The number of bytes to split into words at a time; a word takes some 20 bytes per byte meanwhile.
-const PART_BYTES: usize = 64 << 10;
-
 /// Tokens and merges.
 #[derive(Debug, PartialEq)]
 pub struct ByteLevelBpe {
     bpe: BPE,
     bytes: TokenBytes,
+    alphabet: [char; 256],
     /// The token of each byte.
     byte_tokens: Vec<u32>,
 }
@@ -37,19 +38,23 @@ impl ByteLevelBpe {
     /// Learns `size` tokens from texts: all bytes, then the most frequent pair of tokens, again and
     /// again. Texts with fewer pairs that occur twice give fewer.
     pub fn learn<'a>(texts: impl Iterator<Item = &'a str>, size: usize) -> Result<Self> {
-        let mut trainer: BpeTrainer = BpeTrainerBuilder::new()
+        let trainer: BpeTrainer = BpeTrainerBuilder::new()
             .vocab_size(size)
             .min_frequency(MIN_FREQUENCY)
             .max_token_length(Some(MAX_TOKEN_BYTES))
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .show_progress(false)
             .build();
-        let parts: Vec<&str> = texts.flat_map(parts).collect();
-        let words = |text: &str| Ok(words(text));
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for word in texts.flat_map(words) {
+            *counts.entry(word).or_default() += 1;
+        }
+        let alphabet = byte_alphabet();
+        let counts = counts.into_iter();
+        let counts = counts.map(|(word, count)| (spell(word, &alphabet).into(), count));
         let mut bpe = BPE::default();
         trainer
-            .feed(parts.into_iter(), words)
-            .and_then(|()| trainer.train(&mut bpe))
+            .do_train(&counts.collect(), &mut bpe)
             .map_err(|error| anyhow!("cannot learn a vocabulary: {error}"))?;
         Self::new(bpe)
     }
@@ -85,6 +90,7 @@ impl ByteLevelBpe {
         Ok(Self {
             bpe,
             bytes,
+            alphabet,
             byte_tokens,
         })
     }
@@ -97,15 +103,16 @@ impl ByteLevelBpe {
                 "rstrip": false, "normalized": false, "special": true,
             })
         };
+        let byte_level = ByteLevel::new(false, true, true);
         json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": special_tokens.iter().map(added).collect::<Vec<_>>(),
             "normalizer": null,
-            "pre_tokenizer": pre_tokenizer(),
+            "pre_tokenizer": byte_level,
             "post_processor": null,
-            "decoder": pre_tokenizer(),
+            "decoder": byte_level,
             "model": self.bpe,
         })
     }
@@ -122,45 +129,44 @@ impl ByteLevelBpe {
 
     /// Appends the tokens of a text.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        for word in parts(text).flat_map(words) {
+        for word in words(text).map(|word| spell(word, &self.alphabet)) {
             let tokens = self.bpe.tokenize(&word).expect("every byte is a token");
             ids.extend(tokens.iter().map(|token| token.id));
         }
     }
 }
 
-/// Splits a text as GPT-2 does: a prefix of spaces, then letters, digits or other characters.
-fn pre_tokenizer() -> ByteLevel {
-    ByteLevel::new(false, true, true)
-}
-
-/// The words of a text, in the characters of bytes. No token extends over the end of a word.
-fn words(text: &str) -> Vec<String> {
-    let mut words = PreTokenizedString::from(text);
-    pre_tokenizer()
-        .pre_tokenize(&mut words)
-        .expect("the pre-tokenizer accepts any text");
-    let splits = words.get_splits(OffsetReferential::Original, OffsetType::None);
-    splits
-        .into_iter()
-        .map(|(word, ..)| word.to_string())
-        .collect()
-}
-
-/// Splits a text before white space that follows another character, where a word ends in any case.
-fn parts(mut text: &str) -> impl Iterator<Item = &str> {
+/// The words of a text, as GPT-2 splits it: no token extends over the end of one.
+fn words(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let mut is_inside = false;
-        let mut is_end = |&(at, c): &(usize, char)| {
-            let is_end = is_inside && c.is_whitespace() && at >= PART_BYTES;
-            is_inside = !c.is_whitespace();
-            is_end
-        };
-        let end = text.char_indices().find(|next| is_end(next));
-        let (part, rest) = text.split_at(end.map_or(text.len(), |(at, _)| at));
+        let input = Input::new(text).anchored(Anchored::Yes);
+        let word = WORD.try_search_fwd(&input).expect("any text is matched");
+        let mut end = word?.offset();
+        let last = text[..end].chars().next_back()?;
+        // White space before a word leaves its last character to it: `\s+(?!\S)`.
+        if last.is_whitespace() && end < text.len() && end > last.len_utf8() {
+            end -= last.len_utf8();
+        }
+        let (word, rest) = text.split_at(end);
         text = rest;
-        (!part.is_empty()).then_some(part)
+        Some(word)
     })
+}
+
+/// The expression of GPT-2, but for white space before a word: the library matches that with a look-ahead,
+/// which would bring another regular expression engine into the program.
+static WORD: LazyLock<dense::DFA<Vec<u32>>> = LazyLock::new(|| {
+    let expression = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
+    let config = dense::Config::new().start_kind(StartKind::Anchored);
+    let word = dense::Builder::new().configure(config).build(expression);
+    word.expect("the expression is valid")
+});
+
+/// Writes the bytes of a word in the characters of tokens.
+fn spell(word: &str, alphabet: &[char; 256]) -> String {
+    word.bytes()
+        .map(|byte| alphabet[usize::from(byte)])
+        .collect()
 }
 
 /// The character that stands for each byte in a token: itself, if it is printable Latin-1, or one from
@@ -175,6 +181,8 @@ fn byte_alphabet() -> [char; 256] {
 
 #[cfg(test)]
 mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
     use super::*;
 
     const TEXT: &str =
@@ -220,18 +228,64 @@ mod tests {
         assert!(encode(&bpe, TEXT).len() < TEXT.len());
     }
 
+    /// The words that the library splits a text into, in the characters of tokens.
+    fn library_words(text: &str) -> Vec<String> {
+        let mut words = PreTokenizedString::from(text);
+        let pre_tokenizer = ByteLevel::new(false, true, true);
+        pre_tokenizer.pre_tokenize(&mut words).unwrap();
+        let splits = words.get_splits(OffsetReferential::Original, OffsetType::None);
+        splits
+            .into_iter()
+            .map(|(word, ..)| word.to_string())
+            .collect()
+    }
+
     #[test]
-    fn text_in_parts_has_the_tokens_of_the_whole() {
-        let bpe = learned(270);
-        let long = TEXT.repeat(3000);
-        assert!(parts(&long).count() > 2);
-        let whole = words(&long);
-        assert_eq!(parts(&long).flat_map(words).collect::<Vec<_>>(), whole);
-        let tokens = |word: &String| bpe.bpe.tokenize(word).unwrap().len();
-        assert_eq!(
-            encode(&bpe, &long).len(),
-            whole.iter().map(tokens).sum::<usize>()
-        );
+    fn words_are_those_of_the_library() {
+        let parts = [
+            " ",
+            " ",
+            " ",
+            "\n",
+            "\t",
+            "\r\n",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{85}",
+            "\u{2028}",
+            "'s",
+            "'ll",
+            "'",
+            "don't",
+            "a",
+            "É",
+            "ß",
+            "漢",
+            "ª",
+            "ʰ",
+            "e\u{301}",
+            "1",
+            "٣",
+            "Ⅷ",
+            "½",
+            ".",
+            "_",
+            "—",
+            "🙂",
+            "\u{200d}",
+            "\u{feff}",
+            "\0",
+            "\u{10ffff}",
+        ];
+        let alphabet = byte_alphabet();
+        let mut rng = fastrand::Rng::with_seed(1);
+        for length in (0..3000).map(|n| n % 12) {
+            let text: String = (0..length)
+                .map(|_| parts[rng.usize(..parts.len())])
+                .collect();
+            let words: Vec<String> = words(&text).map(|word| spell(word, &alphabet)).collect();
+            assert_eq!(words, library_words(&text), "{text:?}");
+        }
     }
 
     #[test]
