@@ -18,6 +18,7 @@ CLIENTS := target/clients
 EXAMPLES := target/examples
 # The Python files of the program and the examples, and their tests.
 PYTHON := src/cli/export/huggingface tests/clients/huggingface.py tests/clients/torchrun.py \
+	tests/clients/lm_eval_tasks.py \
 	examples/torchrun
 CHROMIUM ?= /usr/bin/chromium
 
@@ -143,7 +144,7 @@ test-clients: ## Test with OpenAI's client, lm-evaluation-harness, schemathesis,
 	$(CARGO) build --locked
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
 		{ echo "test-clients needs: apt-get install nginx" >&2; exit 1; }
-	for test in openai_api harness schema proxy huggingface torchrun; do \
+	for test in openai_api harness schema proxy huggingface torchrun lm_eval_tasks; do \
 		$(CLIENTS)/bin/python tests/clients/$$test.py target/debug/microgpt || exit 1; \
 	done
 	$(CLIENTS)/bin/python tests/clients/tokenizer.py target/debug/microgpt ../shared/data
