@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::hyperparameters::Hyperparameters;
+use crate::data::Fingerprint;
 use crate::store::{JsonObject, Snapshot, TRAIN_STATE};
 
 /// The progress of a run and its hyperparameters.
@@ -20,6 +21,8 @@ pub struct TrainState {
     pub validation_loss: Option<f64>,
     /// The path of the training text, `-` for standard input; `None` for the built-in text.
     pub input: Option<String>,
+    /// The length and the hash of the training text; `None` in older directories.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl TrainState {
@@ -30,6 +33,8 @@ impl TrainState {
             "adam_step": self.adam_step,
             "documents": self.documents,
             "input": self.input,
+            "input_bytes": self.fingerprint.map(|fingerprint| fingerprint.bytes),
+            "input_hash": self.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.hash)),
             "validation_loss": self.validation_loss,
             "validation_bits": self.validation_loss.map(nats_to_bits),
         });
@@ -56,8 +61,18 @@ impl TrainState {
             hyperparameters: Hyperparameters::from_json(json)?,
             validation_loss: json.get_number("validation_loss")?,
             input: json.get_string("input")?.map(str::to_string),
+            fingerprint: read_fingerprint(json)?,
         })
     }
+}
+
+/// Reads the fingerprint of the training text. `None` if it is absent or not one of ours.
+fn read_fingerprint(json: &JsonObject) -> Result<Option<Fingerprint>> {
+    let bytes = json.get_integer("input_bytes")?;
+    let hash = json.get_string("input_hash")?;
+    let hash = hash.and_then(|hash| u64::from_str_radix(hash, 16).ok());
+    let pair = bytes.zip(hash);
+    Ok(pair.map(|(bytes, hash)| Fingerprint { bytes, hash }))
 }
 
 /// Converts a loss from nats to bits.

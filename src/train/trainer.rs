@@ -13,7 +13,7 @@ use super::hyperparameters::Hyperparameters;
 use super::ranks::Ranks;
 use super::state::TrainState;
 use super::workers::Workers;
-use crate::data::{Batch, Dataset};
+use crate::data::{Batch, Dataset, Fingerprint};
 use crate::model::{Dropout, ModelMeta, TensorGpt};
 
 /// The number of batches in memory during an evaluation.
@@ -48,6 +48,8 @@ pub struct Trainer {
     model: Arc<TensorGpt>,
     adam: Adam,
     dataset: Dataset,
+    /// That of the training text, for checkpoints.
+    fingerprint: Option<Fingerprint>,
     /// Documents consumed so far: the position in the dataset.
     documents: u64,
     step: u64,
@@ -101,11 +103,18 @@ impl Trainer {
             model,
             adam,
             dataset,
+            fingerprint: None,
             documents,
             step,
             last_step,
             workers,
         })
+    }
+
+    /// Records the fingerprint of the training text in checkpoints.
+    pub fn with_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
     }
 
     /// Trains with the other processes of `ranks`, which have the same data and settings.
@@ -270,6 +279,7 @@ impl Trainer {
             hyperparameters: self.config.hyperparameters,
             validation_loss,
             input,
+            fingerprint: self.fingerprint,
         };
         Ok(Checkpoint {
             meta: self.meta.clone(),

@@ -235,6 +235,31 @@ fn resume_matches_uninterrupted_run_bit_for_bit() {
 }
 
 #[test]
+fn resume_on_a_changed_input_warns_and_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    let resume = || {
+        run_in(dir.path(), "train --resume model --steps 1")
+            .ok()
+            .stderr
+    };
+    std::fs::write(dir.path().join("names"), "emma\nava\nmia\n").unwrap();
+    run_in(dir.path(), "train --input names -o model --steps 1").ok();
+    assert!(!resume().contains("warning"));
+    std::fs::write(dir.path().join("names"), "emma\neva\nmia\n").unwrap();
+    let expected = "names is not the text that the model was trained on: it has the same length \
+        but other content\n";
+    let stderr = resume();
+    assert!(stderr.contains(expected), "{stderr}");
+    std::fs::write(dir.path().join("names"), "emma\neva\n").unwrap();
+    let stderr = resume();
+    assert!(
+        stderr.contains("it has 9 bytes instead of 13\n"),
+        "{stderr}"
+    );
+    assert!(!resume().contains("warning"));
+}
+
+#[test]
 fn resume_finds_its_input_from_another_directory() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("text"), "one\ntwo\nthree\n").unwrap();

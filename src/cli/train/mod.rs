@@ -180,6 +180,7 @@ impl Run {
         } = plan;
         let steps = config.steps;
         let trainer = ranks.agree(Trainer::new(config, checkpoint, dataset, &device))?;
+        let trainer = trainer.with_fingerprint(corpus.fingerprint());
         let trainer = trainer.on_ranks(Rc::clone(ranks));
         let quiet = args.quiet || !ranks.is_first();
         let mut run = Self {

@@ -13,7 +13,9 @@ use super::input::Input;
 use super::output;
 use super::preparation_progress::PreparationProgress;
 use super::start::Start;
-use crate::data::{Corpus, CorpusKind, Dataset, DatasetOptions, SpillOptions, ValidationSet};
+use crate::data::{
+    Corpus, CorpusKind, Dataset, DatasetOptions, Fingerprint, SpillOptions, ValidationSet,
+};
 use crate::model::ModelConfig;
 use crate::store::DirectoryLock;
 use crate::train::{Checkpoint, Hyperparameters, LossOn, Ranks, TrainConfig};
@@ -62,6 +64,11 @@ impl Plan {
         };
         let known = start.vocab_size();
         let checkpoint = start.checkpoint(&args, &corpus, &input, hyperparameters.seed)?;
+        if let Some(resumed) = checkpoint.state.fingerprint
+            && ranks.is_first()
+        {
+            warn_of_change(resumed, corpus.fingerprint(), &input.describe(kind));
+        }
         let new_tokens = known.map(|known| checkpoint.meta.tokenizer.vocab_size() - known);
         let block_size = checkpoint.meta.config.block_size;
         let tokenizer = &checkpoint.meta.tokenizer;
@@ -263,6 +270,25 @@ fn check_ranks(args: &TrainArgs, input: &Input, ranks: &Ranks) -> Result<(), Fai
         )));
     }
     Ok(())
+}
+
+/// Warns that a resumed run has another text than before.
+fn warn_of_change(resumed: Fingerprint, now: Fingerprint, source: &str) {
+    if resumed == now {
+        return;
+    }
+    let difference = match resumed.bytes == now.bytes {
+        true => "the same length but other content".to_string(),
+        false => format!(
+            "{} bytes instead of {}",
+            console::group_thousands(now.bytes),
+            console::group_thousands(resumed.bytes)
+        ),
+    };
+    console::eprintln(format_args!(
+        "microgpt: warning: {source} is not the text that the model was trained on: it has \
+        {difference}"
+    ));
 }
 
 /// Returns the nearest existing directory above the output.
