@@ -132,7 +132,7 @@ impl<'a> Corpus<'a> {
         Ok(())
     }
 
-    /// Creates the tokenizer of a byte-level BPE, learned from the first [`BPE_SAMPLE`] bytes.
+    /// Creates the tokenizer of a byte-level BPE, learned from the first `BPE_SAMPLE` bytes.
     pub fn bpe_tokenizer(&self, vocab_size: usize) -> Result<Tokenizer> {
         let (mut sample, mut ends) = (String::new(), vec![0]);
         let read = self.for_each_text(|text| {
