@@ -129,7 +129,7 @@ pub const INFO: Command = Command {
 
 pub const EXPORT: Command = Command {
     name: "export",
-    summary: "Copy a model without its training state, for transformers, or as a web page",
+    summary: "Export a model: weights, a web page, or for transformers",
     details: "",
     operand: None,
     groups: &[(
