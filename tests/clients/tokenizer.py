@@ -79,7 +79,8 @@ def compare(expected, found, text):
 
 
 def main():
-    data = sys.argv[2] if len(sys.argv) > 2 else None
+    # Absolute, since the program runs in another directory.
+    data = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
     files = [os.path.join(data, name) for name in sorted(os.listdir(data))
              if name.endswith((".txt", ".jsonl"))] if data else []
     with tempfile.TemporaryDirectory() as directory:
