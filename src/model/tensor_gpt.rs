@@ -78,19 +78,17 @@ impl TensorGpt {
         if let Some(dropout) = dropout {
             x = dropout.apply(&x, batch, 0)?;
         }
+        let drop = |x: &Tensor, y: Tensor, site| match dropout {
+            Some(dropout) => dropout.apply_to_block(x, y, batch, site),
+            None => Ok(y),
+        };
         let n_head = self.config.n_head;
         for (site, layer) in (1..).step_by(2).zip(&self.layers) {
             let y =
                 ops::attention_block(&x, &layer.attn_qkv, &layer.attn_wo, &batch.offsets, n_head)?;
-            x = match dropout {
-                Some(dropout) => dropout.apply_to_block(&x, y, batch, site)?,
-                None => y,
-            };
+            x = drop(&x, y, site)?;
             let y = ops::mlp_block(&x, &layer.mlp_fc1, &layer.mlp_fc2)?;
-            x = match dropout {
-                Some(dropout) => dropout.apply_to_block(&x, y, batch, site + 1)?,
-                None => y,
-            };
+            x = drop(&x, y, site + 1)?;
         }
         Ok(x)
     }

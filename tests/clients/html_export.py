@@ -7,14 +7,13 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 
 from playwright.sync_api import expect, sync_playwright
 
 import browser as chromium
-from program import PROGRAM, train
+from program import microgpt, train
 
 SCREENSHOTS = os.path.abspath(sys.argv[2])
 # What a page may not do: each must be reported as a violation of its policy.
@@ -65,13 +64,8 @@ class Session:
         self.context.close()
 
 
-def run(directory, *arguments, **options):
-    process = subprocess.run([PROGRAM, *arguments], cwd=directory, check=True, capture_output=True, text=True, **options)
-    return process.stdout
-
-
 def generate(directory, model, *options):
-    lines = run(directory, "generate", "--model-dir", model, "--json", *options).splitlines()
+    lines = microgpt(directory, "generate", "--model-dir", model, "--json", *options).splitlines()
     samples = [json.loads(line) for line in lines]
     return [s.get("text") if "text" in s else "\n".join(m["content"] for m in s["messages"]) for s in samples]
 
@@ -114,7 +108,7 @@ def test_replies_equal_those_of_chat(browser, directory):
 def check_replies(browser, directory, model):
     session = Session(browser, directory, model)
     messages = ["hello", "what is the opposite of hot?", "<b>how</b> are YÖU?", "a long message " * 5, "bye"]
-    expected = run(directory, "chat", "--model-dir", model, input="\n".join(messages) + "\n").splitlines()
+    expected = microgpt(directory, "chat", "--model-dir", model, input="\n".join(messages) + "\n").splitlines()
     for message in messages:
         session.fill(prompt=message)
         session.page.keyboard.press("Enter")
@@ -136,7 +130,7 @@ def test_system_message_is_part_of_the_conversation(browser, directory):
     session = Session(browser, directory, "system")
     session.fill(system="loud", prompt="hi")
     session.generate()
-    replies = run(directory, "chat", "--model-dir", "system", "--system", "loud", input="hi\n").splitlines()
+    replies = microgpt(directory, "chat", "--model-dir", "system", "--system", "loud", input="hi\n").splitlines()
     assert session.page.locator("#messages .assistant").all_text_contents() == replies
     session.page.select_option("#mode", "samples")
     expect(session.page.locator("#system")).to_be_hidden()
@@ -259,9 +253,9 @@ def main():
         train(directory, "bpe-documents", "--input", "characters.txt", *bpe, "264")
         train(directory, "bpe-continuous", "--text", "--input", "text.txt", *bpe, "280")
         train(directory, "bpe-chat", "--chat", *bpe, "400")
-        run(directory, "export", "--model-dir", "documents", "--half", "--output", "half")
+        microgpt(directory, "export", "--model-dir", "documents", "--half", "--output", "half")
         for model in ("documents", "half", "chat", "system", "continuous", "bpe-documents", "bpe-continuous", "bpe-chat"):
-            run(directory, "export", "--model-dir", model, "--format", "html", "--output", f"{model}.html")
+            microgpt(directory, "export", "--model-dir", model, "--format", "html", "--output", f"{model}.html")
         browser = playwright.chromium.launch(**chromium.OPTIONS)
         tests = [test for name, test in globals().items() if name.startswith("test_")]
         for test in tests:

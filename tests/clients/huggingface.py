@@ -7,28 +7,16 @@ usage: python huggingface.py PATH_TO_MICROGPT
 import json
 import math
 import os
-import subprocess
 import tempfile
 
 import program
 import torch
+from program import microgpt
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 DATA = os.path.join(os.path.dirname(__file__), "../../../shared/data")
 # The difference between bits per token in f32 and in f64.
 TOLERANCE = 2e-5
-
-
-def microgpt(directory, *arguments, **options):
-    run = subprocess.run(
-        [program.PROGRAM, *arguments],
-        cwd=directory,
-        check=True,
-        text=True,
-        capture_output=True,
-        **options,
-    )
-    return run.stdout
 
 
 def load(path, **options):

@@ -15,6 +15,15 @@ def train(directory, name, *options):
     )
 
 
+def microgpt(directory, *arguments, **options):
+    """Runs a command and returns its standard output."""
+    run = subprocess.run(
+        [PROGRAM, *arguments],
+        cwd=directory, check=True, text=True, capture_output=True, **options,
+    )
+    return run.stdout
+
+
 class Server:
     """A server of one model, by default on a free port."""
 

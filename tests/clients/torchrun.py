@@ -12,21 +12,10 @@ import sys
 import tempfile
 
 import program
+from program import microgpt
 
 EXAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/torchrun/finetune.py")
 NAMES = ["anna", "bob", "christopher", "dana", "eve", "frank", "gina", "harriet"] * 4
-
-
-def microgpt(directory, *arguments, **options):
-    run = subprocess.run(
-        [program.PROGRAM, *arguments],
-        cwd=directory,
-        check=True,
-        text=True,
-        capture_output=True,
-        **options,
-    )
-    return run.stdout
 
 
 def main():

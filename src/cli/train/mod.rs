@@ -114,7 +114,7 @@ struct Run {
     ranks: Rc<Ranks>,
 }
 
-/// What a run writes beside the model; nothing on other ranks than 0.
+/// The files that a run writes beside the model; none on other ranks than 0.
 #[derive(Default)]
 struct Outputs {
     /// The lock of the model's directory.
